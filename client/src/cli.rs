@@ -1,0 +1,359 @@
+//! The command line: every flag with its documentation and its parser.
+//! It does not know what the commands do.
+
+use std::ffi::OsString;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use clap::{Args, Parser, Subcommand, ValueEnum};
+use clap_complete::Shell;
+
+use crate::duration::parse_duration;
+
+const AFTER_HELP: &str = "\
+Exit codes: 0 ok, 1 runtime, 2 usage, 3 denied, 4 context overflow, 5 model unavailable, 6 busy,
+7 schema unmet, 8 daemon unreachable, 9 deferred by the power plan, 130 interrupted.
+
+Environment: HEARTH_SOCKET (the daemon's socket), HEARTH_AUTOSTART=0 (never start the daemon),
+NO_COLOR. A daemon that the command starts gets the command's environment.";
+
+/// Ask the language model that stays warm on this machine.
+#[derive(Debug, Parser)]
+#[command(name = "hearth", version, after_help = AFTER_HELP, propagate_version = true)]
+#[command(
+    max_term_width = 100,
+    subcommand_required = true,
+    arg_required_else_help = true
+)]
+pub(crate) struct Cli {
+    /// Flags of every command.
+    #[command(flatten)]
+    pub(crate) global: Global,
+    /// What to do.
+    #[command(subcommand)]
+    pub(crate) command: Command,
+}
+
+/// Flags of every command.
+#[derive(Debug, Clone, Args)]
+#[command(next_help_heading = "Options of every command")]
+pub(crate) struct Global {
+    /// Print JSON instead of text: one object a line
+    #[arg(long, global = true)]
+    pub(crate) json: bool,
+    /// Do not start the daemon if none runs
+    #[arg(long, global = true)]
+    pub(crate) no_start: bool,
+    /// Socket of the daemon [default: $HEARTH_SOCKET, or one in the user's runtime folder]
+    #[arg(long, global = true, value_name = "PATH")]
+    pub(crate) socket: Option<PathBuf>,
+}
+
+/// What to do.
+#[derive(Debug, Subcommand)]
+pub(crate) enum Command {
+    /// Answer one prompt and end
+    Run(RunArgs),
+    /// Talk with the model in the terminal
+    Chat(ChatArgs),
+    /// Show how a text is cut into tokens
+    Tokenize(TokenizeArgs),
+    /// Add a model file to the store
+    Import(ImportArgs),
+    /// List the models in the store
+    #[command(visible_alias = "list")]
+    Ls,
+    /// Show what is known about a model
+    Show(NameArg),
+    /// Load a model onto the GPU and keep it warm
+    Load(NameArg),
+    /// Take the warm model off the GPU
+    Unload,
+    /// Show the daemon's state
+    Status(StatusArgs),
+    /// Look for what keeps Hearth from working, and say how to mend it
+    Doctor,
+    /// Measure the engine's speed (arguments go to `hearthd bench`)
+    #[command(disable_help_flag = true)]
+    Bench(BenchArgs),
+    /// Print a completion script for a shell
+    Completions {
+        /// The shell
+        shell: Shell,
+    },
+    /// Print the manual page, of one command or of `hearth` itself
+    Man(ManArgs),
+}
+
+/// `hearth run`
+#[derive(Debug, Args)]
+#[command(after_help = "\
+Standard input, when it is not a terminal, joins the prompt: its text first, then the words given
+here, so `git diff | hearth run write a commit message` does what it says.")]
+pub(crate) struct RunArgs {
+    /// The prompt; several words are joined by spaces
+    #[arg(value_name = "PROMPT")]
+    pub(crate) prompt: Vec<String>,
+    /// Do not read standard input
+    #[arg(long, short = 'n')]
+    pub(crate) no_stdin: bool,
+    /// What the model is told before the conversation
+    #[arg(long, short, value_name = "TEXT", conflicts_with = "raw")]
+    pub(crate) system: Option<String>,
+    /// Continue the prompt as it is, without the model's chat template
+    #[arg(long)]
+    pub(crate) raw: bool,
+    /// Report log-probabilities, with this many alternatives for each token (0 to 20)
+    #[arg(long, value_name = "N", num_args = 0..=1, default_missing_value = "0", require_equals = true)]
+    pub(crate) logprobs: Option<u32>,
+    /// Report the prompt's tokens too (with --logprobs: how likely each was)
+    #[arg(long)]
+    pub(crate) echo: bool,
+    /// If the prompt is too long, drop its oldest part instead of failing
+    #[arg(long)]
+    pub(crate) allow_truncation: bool,
+    /// Flags shared with `chat`.
+    #[command(flatten)]
+    pub(crate) generation: GenerationArgs,
+}
+
+/// `hearth chat`
+#[derive(Debug, Args)]
+pub(crate) struct ChatArgs {
+    /// What the model is told before the conversation
+    #[arg(long, short, value_name = "TEXT")]
+    pub(crate) system: Option<String>,
+    /// Keep no history of the lines typed here
+    #[arg(long)]
+    pub(crate) no_history: bool,
+    /// Flags shared with `run`.
+    #[command(flatten)]
+    pub(crate) generation: GenerationArgs,
+}
+
+/// Flags that shape a reply.
+#[derive(Debug, Clone, Args)]
+#[command(next_help_heading = "Options of the reply")]
+pub(crate) struct GenerationArgs {
+    /// Model to ask [default: the warm one]
+    #[arg(long, short, value_name = "NAME")]
+    pub(crate) model: Option<String>,
+    /// Most tokens to generate
+    #[arg(long, value_name = "N")]
+    pub(crate) max_tokens: Option<u32>,
+    /// 0 takes the likeliest token each time; higher is more varied (0 to 10)
+    #[arg(long, short, value_name = "X", allow_negative_numbers = true)]
+    pub(crate) temperature: Option<f32>,
+    /// Choose among the N likeliest tokens; 0 for all
+    #[arg(long, value_name = "N")]
+    pub(crate) top_k: Option<u32>,
+    /// Choose among the likeliest tokens that together reach this probability
+    #[arg(long, value_name = "P", allow_negative_numbers = true)]
+    pub(crate) top_p: Option<f32>,
+    /// Drop tokens less likely than this times the likeliest
+    #[arg(long, value_name = "P", allow_negative_numbers = true)]
+    pub(crate) min_p: Option<f32>,
+    /// Make tokens that occurred before less likely; 1 for no effect
+    #[arg(long, value_name = "X", allow_negative_numbers = true)]
+    pub(crate) repeat_penalty: Option<f32>,
+    /// Make tokens less likely for each time they were generated (-2 to 2)
+    #[arg(long, value_name = "X", allow_negative_numbers = true)]
+    pub(crate) frequency_penalty: Option<f32>,
+    /// Make tokens less likely that were generated before (-2 to 2)
+    #[arg(long, value_name = "X", allow_negative_numbers = true)]
+    pub(crate) presence_penalty: Option<f32>,
+    /// Key of the random choices: the same seed gives the same reply
+    #[arg(long, value_name = "N")]
+    pub(crate) seed: Option<u64>,
+    /// End the reply before this text (may be given several times)
+    #[arg(long, value_name = "TEXT")]
+    pub(crate) stop: Vec<String>,
+    /// How urgent the request is
+    #[arg(long, value_enum, value_name = "CLASS")]
+    pub(crate) class: Option<Class>,
+    /// Give up after this time, such as 30s, 500ms or 2m
+    #[arg(long, value_name = "TIME", value_parser = parse_duration)]
+    pub(crate) timeout: Option<Duration>,
+}
+
+/// How urgent a request is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub(crate) enum Class {
+    /// Someone waits for it
+    Interactive,
+    /// Someone will want it soon
+    Utility,
+    /// Whenever there is time and power
+    Background,
+}
+
+/// `hearth tokenize`
+#[derive(Debug, Args)]
+pub(crate) struct TokenizeArgs {
+    /// The text; standard input without it
+    #[arg(value_name = "TEXT")]
+    pub(crate) text: Vec<String>,
+    /// Print token ids alone, on one line
+    #[arg(long, conflicts_with = "count")]
+    pub(crate) ids: bool,
+    /// Print the number of tokens alone
+    #[arg(long)]
+    pub(crate) count: bool,
+    /// Take the names of special tokens in the text as those tokens
+    #[arg(long)]
+    pub(crate) special: bool,
+    /// Model whose tokenizer to use [default: the warm one]
+    #[arg(long, short, value_name = "NAME")]
+    pub(crate) model: Option<String>,
+}
+
+/// `hearth import`
+#[derive(Debug, Args)]
+pub(crate) struct ImportArgs {
+    /// The model file (GGUF)
+    #[arg(value_name = "FILE")]
+    pub(crate) file: PathBuf,
+    /// Name in the store [default: made from the file's name]
+    #[arg(long, value_name = "NAME")]
+    pub(crate) name: Option<String>,
+}
+
+/// The name of a model.
+#[derive(Debug, Args)]
+pub(crate) struct NameArg {
+    /// Name of the model, as `hearth ls` shows it
+    #[arg(value_name = "NAME")]
+    pub(crate) name: String,
+}
+
+/// `hearth status`
+#[derive(Debug, Args)]
+pub(crate) struct StatusArgs {
+    /// Print again at every change, until Ctrl-C
+    #[arg(long, short)]
+    pub(crate) watch: bool,
+}
+
+/// `hearth bench`
+#[derive(Debug, Args)]
+pub(crate) struct BenchArgs {
+    /// Arguments of `hearthd bench`; `--help` lists them
+    #[arg(
+        value_name = "ARGS",
+        trailing_var_arg = true,
+        allow_hyphen_values = true
+    )]
+    pub(crate) args: Vec<OsString>,
+}
+
+/// `hearth man`
+#[derive(Debug, Args)]
+pub(crate) struct ManArgs {
+    /// Command whose page to print
+    #[arg(value_name = "COMMAND")]
+    pub(crate) command: Option<String>,
+    /// Write all pages into this folder instead
+    #[arg(long, value_name = "FOLDER", conflicts_with = "command")]
+    pub(crate) dir: Option<PathBuf>,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use clap::CommandFactory as _;
+
+    fn parse(args: &[&str]) -> Result<Cli, clap::Error> {
+        Cli::try_parse_from(std::iter::once("hearth").chain(args.iter().copied()))
+    }
+
+    fn run_args(args: &[&str]) -> RunArgs {
+        match parse(args).map(|cli| cli.command) {
+            Ok(Command::Run(run)) => run,
+            other => panic!("not a run: {other:?}"),
+        }
+    }
+
+    #[test]
+    fn the_definition_is_sound() {
+        Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn words_and_flags_mix() {
+        let run = run_args(&[
+            "run",
+            "tell",
+            "me",
+            "--temperature",
+            "0.2",
+            "--stop",
+            "a",
+            "--stop",
+            "b",
+            "more",
+            "--class",
+            "background",
+            "--timeout",
+            "2m",
+        ]);
+        assert_eq!(run.prompt, ["tell", "me", "more"]);
+        assert_eq!(run.generation.temperature, Some(0.2));
+        assert_eq!(run.generation.stop, ["a", "b"]);
+        assert_eq!(run.generation.class, Some(Class::Background));
+        assert_eq!(run.generation.timeout, Some(Duration::from_secs(120)));
+    }
+
+    #[test]
+    fn logprobs_takes_an_optional_number_and_leaves_the_prompt_alone() {
+        assert_eq!(run_args(&["run", "--logprobs", "5"]).logprobs, Some(0));
+        assert_eq!(run_args(&["run", "--logprobs", "5"]).prompt, ["5"]);
+        assert_eq!(run_args(&["run", "--logprobs=5", "x"]).logprobs, Some(5));
+        assert_eq!(run_args(&["run", "x"]).logprobs, None);
+    }
+
+    #[test]
+    fn global_flags_stand_anywhere() {
+        for args in [["--json", "ls"], ["ls", "--json"]] {
+            assert!(parse(&args).is_ok_and(|cli| cli.global.json), "{args:?}");
+        }
+    }
+
+    #[test]
+    fn a_negative_number_is_a_value() {
+        assert_eq!(
+            run_args(&["run", "--temperature", "-1", "x"])
+                .generation
+                .temperature,
+            Some(-1.0)
+        );
+    }
+
+    #[test]
+    fn bench_takes_everything() {
+        let cli = parse(&["bench", "--tokens", "5", "--help", "-x"]);
+        let Ok(Command::Bench(bench)) = cli.map(|cli| cli.command) else {
+            panic!("a bench")
+        };
+        assert_eq!(bench.args, ["--tokens", "5", "--help", "-x"]);
+    }
+
+    #[test]
+    fn wrong_command_lines_are_refused() {
+        for args in [
+            &[][..],
+            &["nonsense"],
+            &["run", "--no-such-flag"],
+            &["run", "--raw", "--system", "s", "x"],
+            &["run", "--timeout", "soon", "x"],
+            &["run", "--timeout", "0", "x"],
+            &["run", "--timeout", "25h", "x"],
+            &["run", "--class", "urgent", "x"],
+            &["run", "--top-k", "-1", "x"],
+            &["tokenize", "--ids", "--count", "x"],
+            &["show"],
+            &["completions", "cobol"],
+        ] {
+            assert!(parse(args).is_err(), "{args:?}");
+        }
+    }
+}

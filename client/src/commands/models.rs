@@ -1,0 +1,307 @@
+//! `hearth import`, `ls`, `show`, `load` and `unload`: the models in the store and on the GPU.
+
+use hearth::v1::{self, import_response, load_response};
+
+use crate::cli::{Global, ImportArgs, NameArg};
+use crate::exit::{Failure, Kind};
+use crate::json;
+use crate::output::{Output, Progress, bytes, table};
+
+use super::{connect, connect_to_running};
+
+/// Adds a model file to the store.
+///
+/// # Errors
+/// The file cannot be read or is no model; the name is taken.
+pub(crate) async fn import(
+    args: ImportArgs,
+    global: &Global,
+    output: Output,
+) -> Result<(), Failure> {
+    // The daemon has another working directory.
+    let path = std::fs::canonicalize(&args.file).map_err(|error| {
+        Failure::new(
+            Kind::Usage,
+            format!("cannot read {}: {error}", args.file.display()),
+        )
+    })?;
+    let Some(path_text) = path.to_str() else {
+        return Err(Failure::usage(format!(
+            "the path {} is not UTF-8",
+            path.display()
+        )));
+    };
+    let request = v1::ImportRequest {
+        path: path_text.to_owned(),
+        name: args.name.unwrap_or_default(),
+        quantize: v1::Quantize::Unspecified.into(),
+    };
+    let client = connect(global, output).await?;
+    let progress = output.progress();
+    let mut stream = client
+        .models()
+        .import(request)
+        .await
+        .map_err(rpc)?
+        .into_inner();
+    while let Some(response) = stream.message().await.map_err(rpc)? {
+        match response.event {
+            Some(import_response::Event::Progress(part)) => {
+                show_progress("copying", &part, &progress, output)?;
+            }
+            Some(import_response::Event::Model(info)) => {
+                progress.clear();
+                return report(&info, "imported", output);
+            }
+            None => {}
+        }
+    }
+    Err(hearth::Error::Protocol("an import closes with the model").into())
+}
+
+/// Lists the models in the store.
+///
+/// # Errors
+/// Those of the daemon.
+pub(crate) async fn list(global: &Global, output: Output) -> Result<(), Failure> {
+    let client = connect(global, output).await?;
+    let models = client
+        .models()
+        .list(v1::ListRequest {})
+        .await
+        .map_err(rpc)?
+        .into_inner()
+        .models;
+    if output.json {
+        for info in &models {
+            output.object(&json::model(info))?;
+        }
+        return Ok(());
+    }
+    if models.is_empty() {
+        output.note("There is no model yet. `hearth import FILE` adds one.");
+        return Ok(());
+    }
+    let head = ["NAME", "STATE", "WEIGHTS", "SIZE", "TYPE", "CONTEXT"]
+        .map(str::to_owned)
+        .to_vec();
+    let rows = models.iter().map(|info| {
+        vec![
+            info.name.clone(),
+            json::model_state(info.state),
+            count(info.parameter_count),
+            bytes(info.file_bytes),
+            info.quantization.clone(),
+            info.context_len.to_string(),
+        ]
+    });
+    Ok(output.text(&table(
+        &std::iter::once(head).chain(rows).collect::<Vec<_>>(),
+    ))?)
+}
+
+/// Shows what is known about a model.
+///
+/// # Errors
+/// Those of the daemon; the model is not in the store.
+pub(crate) async fn show(args: NameArg, global: &Global, output: Output) -> Result<(), Failure> {
+    let client = connect(global, output).await?;
+    let request = v1::ShowRequest { model: args.name };
+    let shown = client
+        .models()
+        .show(request)
+        .await
+        .map_err(rpc)?
+        .into_inner();
+    let info = shown.model.clone().unwrap_or_default();
+    if output.json {
+        let mut object = json::model(&info);
+        object["chat_template"] = shown.chat_template.into();
+        object["n_heads"] = shown.n_heads.into();
+        object["n_kv_heads"] = shown.n_kv_heads.into();
+        object["head_dim"] = shown.head_dim.into();
+        object["ffn_dim"] = shown.ffn_dim.into();
+        object["weights_bytes"] = shown.weights_bytes.into();
+        object["kv_bytes_per_1024_tokens"] = shown.kv_bytes_per_1024_tokens.into();
+        object["path"] = shown.path.into();
+        return Ok(output.object(&object)?);
+    }
+    Ok(output.text(&table(&show_rows(&info, &shown)))?)
+}
+
+fn show_rows(info: &v1::ModelInfo, shown: &v1::ShowResponse) -> Vec<Vec<String>> {
+    let mut rows = vec![
+        ("name", info.name.clone()),
+        ("title", info.title.clone().unwrap_or_default()),
+        ("state", json::model_state(info.state)),
+        ("licence", info.license.clone().unwrap_or_default()),
+        ("architecture", info.architecture.clone()),
+        (
+            "weights",
+            format!(
+                "{} of type {}",
+                count(info.parameter_count),
+                info.quantization
+            ),
+        ),
+        ("context", format!("{} tokens", info.context_len)),
+        ("vocabulary", format!("{} tokens", info.vocab_size)),
+        (
+            "layers",
+            format!("{}, {} wide", info.n_layers, info.hidden_dim),
+        ),
+        ("feed-forward", format!("{} wide", shown.ffn_dim)),
+        (
+            "attention",
+            format!(
+                "{} heads over {} key-value heads of {}",
+                shown.n_heads, shown.n_kv_heads, shown.head_dim
+            ),
+        ),
+        (
+            "chat",
+            if info.has_chat_template {
+                "yes"
+            } else {
+                "no template"
+            }
+            .to_owned(),
+        ),
+        (
+            "GPU memory",
+            format!(
+                "{}, and {} for 1024 tokens of context",
+                bytes(shown.weights_bytes),
+                bytes(shown.kv_bytes_per_1024_tokens)
+            ),
+        ),
+        (
+            "file",
+            format!(
+                "{} ({}, {})",
+                shown.path,
+                info.format,
+                bytes(info.file_bytes)
+            ),
+        ),
+        ("sha256", info.sha256.clone()),
+    ];
+    rows.retain(|(_, value)| !value.is_empty());
+    rows.into_iter()
+        .map(|(name, value)| vec![name.to_owned(), value])
+        .collect()
+}
+
+/// Makes a model warm.
+///
+/// # Errors
+/// Those of the daemon; the model is not there, cannot run or does not fit.
+pub(crate) async fn load(args: NameArg, global: &Global, output: Output) -> Result<(), Failure> {
+    let client = connect(global, output).await?;
+    let progress = output.progress();
+    progress.say("loading");
+    let request = v1::LoadRequest {
+        model: args.name,
+        keep_alive: None,
+    };
+    let mut stream = client
+        .models()
+        .load(request)
+        .await
+        .map_err(rpc)?
+        .into_inner();
+    while let Some(response) = stream.message().await.map_err(rpc)? {
+        match response.event {
+            Some(load_response::Event::Progress(part)) => {
+                show_progress("loading", &part, &progress, output)?;
+            }
+            Some(load_response::Event::Model(info)) => {
+                progress.clear();
+                return report(&info, "warm", output);
+            }
+            None => {}
+        }
+    }
+    Err(hearth::Error::Protocol("a load closes with the model").into())
+}
+
+/// Takes the warm model off the GPU.
+///
+/// # Errors
+/// Those of the daemon; no model is warm.
+pub(crate) async fn unload(global: &Global, output: Output) -> Result<(), Failure> {
+    // A daemon that does not run has nothing to unload.
+    let client = connect_to_running(global).await?;
+    client
+        .models()
+        .unload(v1::UnloadRequest::default())
+        .await
+        .map_err(rpc)?;
+    if output.json {
+        return Ok(output.object(&serde_json::json!({ "event": "unloaded" }))?);
+    }
+    Ok(output.line("unloaded")?)
+}
+
+fn show_progress(
+    what: &str,
+    part: &v1::TransferProgress,
+    progress: &Progress,
+    output: Output,
+) -> Result<(), Failure> {
+    if output.json {
+        output.object(&json::progress(part))?;
+    }
+    match part.total_bytes {
+        Some(total) => progress.portion(what, part.done_bytes, total),
+        None => progress.say(format!("{what} {}", bytes(part.done_bytes))),
+    }
+    Ok(())
+}
+
+/// Says what became of a model.
+fn report(info: &v1::ModelInfo, what: &str, output: Output) -> Result<(), Failure> {
+    if output.json {
+        let mut object = json::model(info);
+        object["event"] = what.into();
+        return Ok(output.object(&object)?);
+    }
+    let facts = [
+        Some(bytes(info.file_bytes)),
+        (!info.quantization.is_empty()).then(|| info.quantization.clone()),
+    ];
+    let facts: Vec<String> = facts.into_iter().flatten().collect();
+    Ok(output.line(&format!("{what}: {} ({})", info.name, facts.join(", ")))?)
+}
+
+/// A number of weights in words.
+fn count(weights: u64) -> String {
+    match weights {
+        0..1_000_000 => format!("{} k", weights / 1_000),
+        1_000_000..1_000_000_000 => format!("{} M", weights / 1_000_000),
+        _ => {
+            let tenths = weights / 100_000_000;
+            format!("{}.{} G", tenths / 10, tenths % 10)
+        }
+    }
+}
+
+fn rpc(status: tonic::Status) -> Failure {
+    hearth::Error::from(status).into()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn weights_are_counted_in_words() {
+        for (weights, text) in [
+            (12_345, "12 k"),
+            (134_515_008, "134 M"),
+            (8_030_261_248, "8.0 G"),
+        ] {
+            assert_eq!(count(weights), text);
+        }
+    }
+}

@@ -1,0 +1,233 @@
+//! `hearth status`: what the daemon is doing, once or at every change.
+
+use std::fmt::Write as _;
+
+use hearth::v1::{DaemonStatus, LifecycleState, WatchStatusRequest};
+
+use crate::cli::{Global, StatusArgs};
+use crate::exit::Failure;
+use crate::json;
+use crate::output::{Output, bytes};
+
+use super::connect_to_running;
+
+/// Moves to the upper left corner and clears the screen below.
+const CLEAR_SCREEN: &str = "\u{1b}[H\u{1b}[J";
+
+/// Shows the daemon's state. Never starts a daemon: one that does not run is an answer.
+///
+/// # Errors
+/// The daemon cannot be reached.
+pub(crate) async fn status(
+    args: StatusArgs,
+    global: &Global,
+    output: Output,
+) -> Result<(), Failure> {
+    let client = connect_to_running(global).await?;
+    if !args.watch {
+        return show(&client.status().await?, output);
+    }
+    let mut stream = client
+        .daemon()
+        .watch_status(WatchStatusRequest { min_interval: None })
+        .await
+        .map_err(hearth::Error::from)?
+        .into_inner();
+    while let Some(response) = stream.message().await.map_err(hearth::Error::from)? {
+        let Some(status) = response.status else {
+            continue;
+        };
+        if output.shares_screen() && !output.json {
+            output.text(CLEAR_SCREEN)?;
+        }
+        show(&status, output)?;
+    }
+    Ok(())
+}
+
+fn show(status: &DaemonStatus, output: Output) -> Result<(), Failure> {
+    if output.json {
+        return Ok(output.object(&json::status(status))?);
+    }
+    Ok(output.text(&text(status))?)
+}
+
+/// The state as text: one fact a line, the most important first.
+pub(crate) fn text(status: &DaemonStatus) -> String {
+    let mut lines = Lines(String::new());
+    let state = json::lifecycle(status.state);
+    let uptime = json::ms(status.uptime).map(|ms| format!(", up {}", duration(ms)));
+    let uptime = uptime.unwrap_or_default();
+    lines.add(
+        "daemon",
+        &format!(
+            "{state}, version {}, pid {}{uptime}",
+            status.version, status.pid
+        ),
+    );
+    if let Some(reason) = &status.reason {
+        lines.add("", reason);
+    }
+    model_lines(status, &mut lines);
+    if let Some(adapter) = &status.adapter {
+        let kind = json::adapter_kind(adapter.kind);
+        lines.add(
+            "adapter",
+            &format!("{} ({kind}, {})", adapter.name, adapter.backend),
+        );
+        if !adapter.driver.is_empty() {
+            lines.add("driver", &adapter.driver);
+        }
+    }
+    if let Some(queue) = &status.queue {
+        lines.add(
+            "requests",
+            &format!("{} running, {} waiting", queue.active, queue.waiting),
+        );
+    }
+    if let Some(counters) = &status.counters {
+        lines.add(
+            "so far",
+            &format!(
+                "{} requests, {} prompt tokens, {} generated tokens{}",
+                counters.requests,
+                counters.prompt_tokens,
+                counters.generated_tokens,
+                speed(counters.generated_tokens, json::ms(counters.decode_time)),
+            ),
+        );
+    }
+    if let Some(plan) = &status.plan
+        && !plan.reason.is_empty()
+    {
+        lines.add("plan", &plan.reason);
+    }
+    if let Some(rss) = status.rss_bytes {
+        lines.add("memory", &format!("{} resident", bytes(rss)));
+    }
+    lines.add("socket", &status.socket_path);
+    for warning in &status.warnings {
+        lines.add("warning", warning);
+    }
+    lines.0
+}
+
+fn model_lines(status: &DaemonStatus, lines: &mut Lines) {
+    if let Some(loading) = &status.loading {
+        let percent = loading
+            .done_bytes
+            .saturating_mul(100)
+            .checked_div(loading.total_bytes);
+        let percent = percent
+            .map(|percent| format!(", {percent}%"))
+            .unwrap_or_default();
+        lines.add("model", &format!("loading {}{percent}", loading.name));
+    }
+    let Some(warm) = &status.model else {
+        if status.loading.is_none() && status.state == i32::from(LifecycleState::Ready) {
+            lines.add("model", "none is warm");
+        }
+        return;
+    };
+    let info = warm.info.clone().unwrap_or_default();
+    lines.add(
+        "model",
+        &format!(
+            "{} ({}), warm, context {} tokens, {} activations",
+            info.name,
+            info.quantization,
+            warm.context_len,
+            json::activations(status.activations)
+        ),
+    );
+    lines.add(
+        "GPU memory",
+        &format!(
+            "{} weights, {} KV ({} of {} blocks used), {} scratch",
+            bytes(warm.weights_bytes),
+            bytes(warm.kv_bytes),
+            warm.kv_blocks_used,
+            warm.kv_blocks_total,
+            bytes(warm.scratch_bytes)
+        ),
+    );
+}
+
+/// Lines of a name and a value.
+struct Lines(String);
+
+impl Lines {
+    fn add(&mut self, name: &str, value: &str) {
+        if !value.is_empty() {
+            let _ = writeln!(self.0, "{name:<11} {value}");
+        }
+    }
+}
+
+/// Generated tokens a second, as a remark; nothing before the first token.
+fn speed(tokens: u64, decode_ms: Option<f64>) -> String {
+    match decode_ms {
+        Some(ms) if ms > 0.0 && tokens > 0 => {
+            #[expect(clippy::cast_precision_loss, reason = "a count of tokens is small")]
+            let rate = tokens as f64 * 1000.0 / ms;
+            format!(" ({rate:.1} a second)")
+        }
+        _ => String::new(),
+    }
+}
+
+/// Milliseconds as the two largest of days, hours, minutes and seconds.
+fn duration(ms: f64) -> String {
+    #[expect(
+        clippy::cast_possible_truncation,
+        clippy::cast_sign_loss,
+        reason = "a float to integer cast saturates, and the fraction is not wanted"
+    )]
+    let seconds = (ms / 1000.0) as u64;
+    let (minutes, hours, days) = (seconds / 60, seconds / 3600, seconds / 86_400);
+    if days > 0 {
+        format!("{days} d {} h", hours % 24)
+    } else if hours > 0 {
+        format!("{hours} h {} min", minutes % 60)
+    } else if minutes > 0 {
+        format!("{minutes} min {} s", seconds % 60)
+    } else {
+        format!("{seconds} s")
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use hearth::v1;
+
+    #[test]
+    fn a_daemon_without_a_model_is_told_so() {
+        let status = DaemonStatus {
+            state: v1::LifecycleState::Ready.into(),
+            version: "0.1.0".to_owned(),
+            pid: 7,
+            uptime: Some(prost_types::Duration {
+                seconds: 61,
+                nanos: 0,
+            }),
+            warnings: vec!["software adapter: slow".to_owned()],
+            ..Default::default()
+        };
+        assert_eq!(
+            text(&status),
+            "daemon      ready, version 0.1.0, pid 7, up 1 min 1 s\n\
+             model       none is warm\n\
+             warning     software adapter: slow\n"
+        );
+    }
+
+    #[test]
+    fn times_and_speeds_are_short() {
+        assert_eq!(duration(59_999.0), "59 s");
+        assert_eq!(duration(3_600_000.0), "1 h 0 min");
+        assert_eq!(duration(90_000_000.0), "1 d 1 h");
+        assert_eq!(speed(0, Some(10.0)), "");
+        assert_eq!(speed(100, Some(4_000.0)), " (25.0 a second)");
+    }
+}

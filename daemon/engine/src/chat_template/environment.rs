@@ -1,0 +1,164 @@
+//! The template language as chat templates expect it: Jinja with Python's string methods, Hugging
+//! Face's extra functions, and limits. Knows no messages.
+
+use std::io;
+
+use minijinja::value::{Kwargs, Value};
+use minijinja::{AutoEscape, Environment, Error, ErrorKind};
+use serde::Serialize as _;
+
+use super::clock::strftime_now;
+use crate::limits::{TEMPLATE_FUEL, TEMPLATE_OUTPUT_BYTES_MAX, TEMPLATE_RECURSION_MAX};
+
+/// Widest indentation that a template may ask for, in spaces.
+const INDENT_MAX: usize = 256;
+
+/// The message of a template's own `raise_exception`.
+#[derive(Debug, thiserror::Error)]
+#[error("the template raised an exception")]
+pub(super) struct Raised(pub(super) String);
+
+/// An environment with everything a chat template may use, and no template yet.
+pub(super) fn environment() -> Environment<'static> {
+    let mut env = Environment::new();
+    env.set_trim_blocks(true);
+    env.set_lstrip_blocks(true);
+    env.set_debug(false);
+    env.set_fuel(Some(TEMPLATE_FUEL));
+    env.set_recursion_limit(TEMPLATE_RECURSION_MAX);
+    env.set_auto_escape_callback(|_| AutoEscape::None);
+    env.set_unknown_method_callback(minijinja_contrib::pycompat::unknown_method_callback);
+    env.add_function(
+        "raise_exception",
+        |message: String| -> Result<Value, Error> {
+            Err(Error::new(ErrorKind::InvalidOperation, "raise_exception")
+                .with_source(Raised(message)))
+        },
+    );
+    env.add_function("strftime_now", |format: &str| strftime_now(format));
+    env.add_filter("tojson", to_json);
+    env.add_filter("indent", indent);
+    // They take sizes from the template and allocate by them, whatever the fuel.
+    for filter in ["format", "batch", "slice"] {
+        env.remove_filter(filter);
+    }
+    env
+}
+
+/// Python's `json.dumps` without ASCII escapes, as Hugging Face's `tojson` gives it.
+fn to_json(value: &Value, options: Kwargs) -> Result<Value, Error> {
+    let indent: Option<usize> = options.get("indent")?;
+    // Accepted for compatibility; this is how it is always done.
+    let _: Option<bool> = options.get("ensure_ascii")?;
+    options.assert_all_used()?;
+    let failed = |_: serde_json::Error| Error::new(ErrorKind::BadSerialization, "tojson");
+    let mut out = Vec::new();
+    match indent {
+        Some(width) if width > INDENT_MAX => {
+            return Err(Error::new(
+                ErrorKind::InvalidOperation,
+                "tojson: indent is too wide",
+            ));
+        }
+        Some(width) => {
+            let spaces = " ".repeat(width);
+            let style = serde_json::ser::PrettyFormatter::with_indent(spaces.as_bytes());
+            let mut to = serde_json::Serializer::with_formatter(&mut out, style);
+            value.serialize(&mut to).map_err(failed)?;
+        }
+        None => {
+            let mut to = serde_json::Serializer::with_formatter(&mut out, PythonStyle);
+            value.serialize(&mut to).map_err(failed)?;
+        }
+    }
+    match String::from_utf8(out) {
+        Ok(text) => Ok(Value::from(text)),
+        Err(_) => Err(Error::new(ErrorKind::BadSerialization, "tojson")),
+    }
+}
+
+/// Jinja's `indent` with a bound on the width: spaces before each line but the first (unless
+/// `first`) and empty ones (unless `blank`).
+fn indent(
+    text: &str,
+    width: Option<usize>,
+    first: Option<bool>,
+    blank: Option<bool>,
+) -> Result<String, Error> {
+    let width = width.unwrap_or(4);
+    if width > INDENT_MAX {
+        return Err(Error::new(ErrorKind::InvalidOperation, "indent: too wide"));
+    }
+    let spaces = " ".repeat(width);
+    let mut out = String::with_capacity(text.len());
+    for (number, line) in text.split('\n').enumerate() {
+        if number > 0 {
+            out.push('\n');
+        }
+        let wanted = if number == 0 {
+            first == Some(true)
+        } else {
+            true
+        };
+        if wanted && (blank == Some(true) || !line.is_empty()) {
+            out.push_str(&spaces);
+        }
+        out.push_str(line);
+    }
+    Ok(out)
+}
+
+/// JSON with a space after commas and colons.
+struct PythonStyle;
+
+impl serde_json::ser::Formatter for PythonStyle {
+    fn begin_array_value<W: ?Sized + io::Write>(
+        &mut self,
+        writer: &mut W,
+        first: bool,
+    ) -> io::Result<()> {
+        if first {
+            Ok(())
+        } else {
+            writer.write_all(b", ")
+        }
+    }
+
+    fn begin_object_key<W: ?Sized + io::Write>(
+        &mut self,
+        writer: &mut W,
+        first: bool,
+    ) -> io::Result<()> {
+        if first {
+            Ok(())
+        } else {
+            writer.write_all(b", ")
+        }
+    }
+
+    fn begin_object_value<W: ?Sized + io::Write>(&mut self, writer: &mut W) -> io::Result<()> {
+        writer.write_all(b": ")
+    }
+}
+
+/// Takes output up to the limit and then refuses.
+#[derive(Default)]
+pub(super) struct Bounded {
+    pub(super) bytes: Vec<u8>,
+    pub(super) overflowed: bool,
+}
+
+impl io::Write for Bounded {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        if self.bytes.len() + bytes.len() > TEMPLATE_OUTPUT_BYTES_MAX {
+            self.overflowed = true;
+            return Err(io::ErrorKind::WriteZero.into());
+        }
+        self.bytes.extend_from_slice(bytes);
+        Ok(bytes.len())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}

@@ -1,0 +1,324 @@
+//! Chat templates: messages to prompt text, with the template's own text told from the users'.
+//! Knows minijinja and which texts are special tokens; knows no tokens and no model.
+//!
+//! A template may use much memory before its output is measured (a loop that doubles a string):
+//! fuel bounds its steps, not its strings. Templates come with models; import only models whose
+//! maker you trust with that.
+
+mod clock;
+mod environment;
+mod parts;
+#[cfg(test)]
+mod tests;
+
+use std::panic::{AssertUnwindSafe, catch_unwind};
+
+use minijinja::{Environment, Error, ErrorKind, context};
+use serde::Serialize;
+
+use self::environment::{Bounded, Raised, environment};
+use crate::format::{FormatError, Gguf};
+use crate::limits::{TEMPLATE_BYTES_MAX, TEMPLATE_MESSAGES_MAX, TEMPLATE_OUTPUT_BYTES_MAX};
+
+pub use parts::Part;
+
+const TEMPLATE_KEY: &str = "tokenizer.chat_template";
+const NAME: &str = "chat";
+const ROLE_BYTES_MAX: usize = 32;
+
+/// A template could not be used. Never quotes a message.
+#[derive(Debug, thiserror::Error)]
+pub enum TemplateError {
+    /// Metadata of a wrong type.
+    #[error(transparent)]
+    Format(#[from] FormatError),
+    /// The template itself is too long.
+    #[error("the chat template has {bytes} bytes; at most {limit} are allowed")]
+    TooLong {
+        /// Its length.
+        bytes: usize,
+        /// The limit.
+        limit: usize,
+    },
+    /// Not a template.
+    #[error("the chat template is not valid: {problem}")]
+    Syntax {
+        /// What is wrong with it, with the line.
+        problem: String,
+    },
+    /// It failed on these messages.
+    #[error("the chat template failed in line {line}: {kind}")]
+    Render {
+        /// Line of the template, 0 if not known.
+        line: usize,
+        /// What kind of error it is.
+        kind: String,
+    },
+    /// It refuses these messages, in words of its own.
+    #[error("the chat template refuses the messages: {message}")]
+    Refused {
+        /// The template's message.
+        message: String,
+    },
+    /// It ran for too long.
+    #[error("the chat template ran for more steps than are allowed")]
+    OutOfFuel,
+    /// Its output is too long.
+    #[error("the rendered prompt is over {TEMPLATE_OUTPUT_BYTES_MAX} bytes")]
+    OutputTooLong,
+    /// A role that is not a plain word.
+    #[error("the role of message {index} is not a word of 1 to 32 letters a-z, digits, - or _")]
+    Role {
+        /// Which message.
+        index: usize,
+    },
+    /// Too many messages.
+    #[error("{count} messages; at most {TEMPLATE_MESSAGES_MAX} are allowed")]
+    TooManyMessages {
+        /// How many there are.
+        count: usize,
+    },
+    /// A message holds the text of a special token, and this template changes messages in a way
+    /// that does not let it be told from the template's own.
+    #[error(
+        "message {index} contains the text of a special token, which this model's chat template cannot keep apart"
+    )]
+    UnsafeContent {
+        /// Which message.
+        index: usize,
+    },
+}
+
+/// One message of a conversation. Holds a user's text, so it has no `Debug`.
+#[derive(Clone, Copy, Serialize)]
+pub struct ChatMessage<'a> {
+    /// `system`, `user`, `assistant`, or another role that the template knows: 1 to 32 letters
+    /// a-z, digits, `-` or `_`.
+    pub role: &'a str,
+    /// The text.
+    pub content: &'a str,
+}
+
+/// A compiled chat template.
+pub struct ChatTemplate {
+    env: Environment<'static>,
+    source: String,
+    bos_token: String,
+    eos_token: String,
+    /// Texts that a tokenizer reads as special tokens.
+    special_texts: Vec<String>,
+}
+
+impl ChatTemplate {
+    /// Compiles a template. Besides `bos_token` and `eos_token`, every text of the form `<|...|>`
+    /// counts as a special token.
+    ///
+    /// # Errors
+    /// The template is too long or not valid.
+    pub fn new(source: &str, bos_token: &str, eos_token: &str) -> Result<Self, TemplateError> {
+        if source.len() > TEMPLATE_BYTES_MAX {
+            return Err(TemplateError::TooLong {
+                bytes: source.len(),
+                limit: TEMPLATE_BYTES_MAX,
+            });
+        }
+        let mut env = environment();
+        env.add_template_owned(NAME, source.to_owned())
+            .map_err(|error| TemplateError::Syntax {
+                problem: error.to_string(),
+            })?;
+        let special_texts = ["<|", bos_token, eos_token]
+            .into_iter()
+            .filter(|text| !text.is_empty())
+            .map(str::to_owned)
+            .collect();
+        Ok(Self {
+            env,
+            source: source.to_owned(),
+            bos_token: bos_token.to_owned(),
+            eos_token: eos_token.to_owned(),
+            special_texts,
+        })
+    }
+
+    /// The template of a model file; `None` if it has none.
+    ///
+    /// # Errors
+    /// As [`ChatTemplate::new`].
+    pub fn from_gguf(gguf: &Gguf) -> Result<Option<Self>, TemplateError> {
+        let Some(source) = gguf.get_str(TEMPLATE_KEY)? else {
+            return Ok(None);
+        };
+        let texts = gguf.get_str_array("tokenizer.ggml.tokens")?;
+        let text_of = |key: &str| -> Result<String, TemplateError> {
+            let id = gguf.get_u32(key)?.and_then(|id| usize::try_from(id).ok());
+            Ok(id
+                .and_then(|id| texts?.get(id))
+                .unwrap_or_default()
+                .to_owned())
+        };
+        let bos_token = text_of("tokenizer.ggml.bos_token_id")?;
+        let eos_token = text_of("tokenizer.ggml.eos_token_id")?;
+        let mut template = Self::new(source, &bos_token, &eos_token)?;
+        let types = gguf
+            .get_i32_array("tokenizer.ggml.token_type")?
+            .unwrap_or_default();
+        if let Some(texts) = texts {
+            let special = texts
+                .iter()
+                .zip(&types)
+                .filter(|(text, kind)| matches!(**kind, 3 | 4) && !text.trim().is_empty())
+                .map(|(text, _)| text.to_owned());
+            template.special_texts.extend(special);
+        }
+        Ok(Some(template))
+    }
+
+    /// The template's source.
+    pub fn source(&self) -> &str {
+        &self.source
+    }
+
+    /// Renders messages to one text. Special tokens in messages are not told from the template's
+    /// own there: use [`ChatTemplate::render_parts`] for anything that becomes tokens.
+    ///
+    /// # Errors
+    /// The template fails, refuses the messages, or goes over a limit.
+    pub fn render(
+        &self,
+        messages: &[ChatMessage<'_>],
+        add_generation_prompt: bool,
+    ) -> Result<String, TemplateError> {
+        check_messages(messages)?;
+        // Templates are outside input: should the interpreter panic on one, only this call fails.
+        catch_unwind(AssertUnwindSafe(|| {
+            self.evaluate(messages, add_generation_prompt)
+        }))
+        .unwrap_or_else(|_| {
+            Err(TemplateError::Render {
+                line: 0,
+                kind: "the interpreter failed".to_owned(),
+            })
+        })
+    }
+
+    /// Renders messages to parts: text of the template, which is trusted, and text of messages,
+    /// in which the texts of special tokens must stay plain text. Make tokens of them with
+    /// [`crate::tokenizer::Tokenizer::encode_parts`], all at once: text is cut and merged across
+    /// their borders. The parts joined are what
+    /// [`ChatTemplate::render`] gives; none is empty.
+    ///
+    /// # Errors
+    /// As [`ChatTemplate::render`]; and [`TemplateError::UnsafeContent`] if a message holds the
+    /// text of a special token and the template does more with messages than print or trim them.
+    pub fn render_parts(
+        &self,
+        messages: &[ChatMessage<'_>],
+        add_generation_prompt: bool,
+    ) -> Result<Vec<Part>, TemplateError> {
+        let whole = self.render(messages, add_generation_prompt)?;
+        let marks = parts::Marks::new(messages.len());
+        let marked: Vec<ChatMessage<'_>> = messages
+            .iter()
+            .zip(marks.texts())
+            .map(|(message, mark)| ChatMessage {
+                role: message.role,
+                content: mark,
+            })
+            .collect();
+        // A template may fail on the marks alone, for instance because it parses messages.
+        if let Ok(skeleton) = self.render(&marked, add_generation_prompt)
+            && let Some(parts) = marks.split(&skeleton, &whole, messages)
+        {
+            return Ok(parts);
+        }
+        match messages
+            .iter()
+            .position(|message| self.holds_special(message.content))
+        {
+            Some(index) => Err(TemplateError::UnsafeContent { index }),
+            None => Ok(parts::trusted(whole)),
+        }
+    }
+
+    /// Tells whether a text holds that of a special token, in any case: a template may change it.
+    fn holds_special(&self, content: &str) -> bool {
+        let content = content.to_lowercase();
+        self.special_texts
+            .iter()
+            .any(|special| content.contains(&special.to_lowercase()))
+    }
+
+    fn evaluate(
+        &self,
+        messages: &[ChatMessage<'_>],
+        add_generation_prompt: bool,
+    ) -> Result<String, TemplateError> {
+        let template = self
+            .env
+            .get_template(NAME)
+            .map_err(|error| self.explain(&error))?;
+        let mut out = Bounded::default();
+        let none: Option<()> = None;
+        let context = context! {
+            messages,
+            add_generation_prompt,
+            bos_token => self.bos_token,
+            eos_token => self.eos_token,
+            tools => none,
+            documents => none,
+        };
+        let outcome = template.render_captured_to(context, &mut out).map(|_| ());
+        if out.overflowed {
+            return Err(TemplateError::OutputTooLong);
+        }
+        outcome.map_err(|error| self.explain(&error))?;
+        String::from_utf8(out.bytes).map_err(|_| TemplateError::Render {
+            line: 0,
+            kind: "the output is not UTF-8".to_owned(),
+        })
+    }
+
+    /// An error without any text of a message: minijinja's own words may quote values.
+    fn explain(&self, error: &Error) -> TemplateError {
+        let mut cause = std::error::Error::source(error);
+        while let Some(inner) = cause {
+            if let Some(Raised(message)) = inner.downcast_ref::<Raised>() {
+                // Only what stands in the template in so many words is sure to quote no message.
+                let message = if self.source.contains(message.as_str()) {
+                    message.clone()
+                } else {
+                    "(its reason may quote a message and is not repeated)".to_owned()
+                };
+                return TemplateError::Refused { message };
+            }
+            cause = inner.source();
+        }
+        match error.kind() {
+            ErrorKind::OutOfFuel => TemplateError::OutOfFuel,
+            kind => TemplateError::Render {
+                line: error.line().unwrap_or(0),
+                kind: kind.to_string(),
+            },
+        }
+    }
+}
+
+/// Roles go into the template's own text, so they must not carry markup.
+fn check_messages(messages: &[ChatMessage<'_>]) -> Result<(), TemplateError> {
+    if messages.len() > TEMPLATE_MESSAGES_MAX {
+        return Err(TemplateError::TooManyMessages {
+            count: messages.len(),
+        });
+    }
+    let is_word = |role: &str| {
+        (1..=ROLE_BYTES_MAX).contains(&role.len())
+            && role
+                .bytes()
+                .all(|b| matches!(b, b'a'..=b'z' | b'0'..=b'9' | b'-' | b'_'))
+    };
+    match messages.iter().position(|message| !is_word(message.role)) {
+        Some(index) => Err(TemplateError::Role { index }),
+        None => Ok(()),
+    }
+}

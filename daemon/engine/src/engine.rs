@@ -1,0 +1,367 @@
+//! The facade: start an engine, load a model, submit requests, read its numbers.
+
+use std::path::Path;
+use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
+use std::sync::mpsc::{self, Sender};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::thread::JoinHandle;
+use std::time::Duration;
+
+use crate::chat_template::ChatTemplate;
+use crate::engine_loop::{Command, EngineLoop};
+use crate::error::{EngineError, LoadError, SubmitError};
+use crate::event::EventSink;
+use crate::gpu::Gpu;
+use crate::limits::{LOGPROBS_TOP_MAX, STOP_TEXT_BYTES_MAX, STOP_TEXTS_MAX};
+use crate::model::ModelConfig;
+use crate::request::{Activations, EngineConfig, GenerateRequest};
+use crate::tokenizer::Tokenizer;
+
+/// What kind of adapter runs the model.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum AdapterKind {
+    /// Shares memory with the CPU.
+    Integrated,
+    /// Has memory of its own.
+    Discrete,
+    /// A virtual machine's.
+    Virtual,
+    /// A software rasteriser: correct, slow.
+    Software,
+    /// Unknown.
+    Other,
+}
+
+/// The adapter in use.
+#[derive(Debug, Clone)]
+pub struct AdapterInfo {
+    /// Name, as the driver gives it.
+    pub name: String,
+    /// Driver and its version.
+    pub driver: String,
+    /// `vulkan`, `metal` or `dx12`.
+    pub backend: String,
+    /// Kind.
+    pub kind: AdapterKind,
+    /// Smallest subgroup size, or 0 where subgroup operations are not used.
+    pub subgroup_size: u32,
+    /// Binding limit in force, in bytes.
+    pub binding_bytes_max: u64,
+}
+
+/// A warm model: everything that can be asked without the GPU.
+pub struct LoadedModel {
+    /// Architecture and sizes.
+    pub config: ModelConfig,
+    /// Its tokenizer.
+    pub tokenizer: Tokenizer,
+    /// Its chat template, if it has one.
+    pub chat_template: Option<ChatTemplate>,
+    /// Longest context of a sequence here, in tokens.
+    pub context_len: u32,
+    /// The activations that run, never `Auto`.
+    pub activations: Activations,
+    /// Bytes of GPU memory of weights, KV cache and scratch.
+    pub weights_bytes: u64,
+    /// Bytes of the KV cache.
+    pub kv_bytes: u64,
+    /// Bytes of all other buffers.
+    pub scratch_bytes: u64,
+}
+
+/// How far a load is.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct LoadProgress {
+    /// Bytes of weights in GPU memory.
+    pub done_bytes: u64,
+    /// Bytes of weights in all.
+    pub total_bytes: u64,
+}
+
+/// The engine's counters; all since its start unless they say `now`.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct EngineStats {
+    /// Sequences alive now.
+    pub active_now: u32,
+    /// Requests waiting now.
+    pub queued_now: u32,
+    /// Requests accepted.
+    pub requests: u64,
+    /// Sequences whose reader went away.
+    pub cancelled: u64,
+    /// Prompt tokens processed.
+    pub prompt_tokens: u64,
+    /// Tokens generated.
+    pub generated_tokens: u64,
+    /// Steps submitted to the GPU.
+    pub steps: u64,
+    /// Time of prefill steps, in microseconds.
+    pub prefill_us: u64,
+    /// Time of decode steps, in microseconds.
+    pub decode_us: u64,
+    /// KV blocks in use now.
+    pub kv_blocks_used_now: u32,
+    /// KV blocks in all.
+    pub kv_blocks_total: u32,
+}
+
+/// What the engine's thread and its handles share.
+#[derive(Default)]
+pub(crate) struct Shared {
+    stats: Mutex<EngineStats>,
+    model: Mutex<Option<Arc<LoadedModel>>>,
+    fault: Mutex<Option<String>>,
+    /// Requests on their way to the thread.
+    on_the_way: AtomicU32,
+}
+
+impl Shared {
+    pub(crate) fn update(&self, change: impl FnOnce(&mut EngineStats)) {
+        change(&mut self.stats.lock().unwrap_or_else(PoisonError::into_inner));
+    }
+
+    fn stats(&self) -> EngineStats {
+        let stats = *self.stats.lock().unwrap_or_else(PoisonError::into_inner);
+        let on_the_way = self.on_the_way.load(Ordering::Relaxed);
+        EngineStats {
+            queued_now: stats.queued_now + on_the_way,
+            ..stats
+        }
+    }
+
+    pub(crate) fn set_model(&self, model: Option<Arc<LoadedModel>>) {
+        *self.model.lock().unwrap_or_else(PoisonError::into_inner) = model;
+    }
+
+    fn model(&self) -> Option<Arc<LoadedModel>> {
+        self.model
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .clone()
+    }
+
+    pub(crate) fn set_fault(&self, fault: String) {
+        *self.fault.lock().unwrap_or_else(PoisonError::into_inner) = Some(fault);
+    }
+
+    /// A request has reached the thread.
+    pub(crate) fn arrived(&self) {
+        self.on_the_way.fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
+/// A running engine. Dropping it stops its thread; streams still alive end with `Shutdown`.
+pub struct Engine {
+    adapter: AdapterInfo,
+    queue_max: u32,
+    commands: Mutex<Sender<Command>>,
+    shared: Arc<Shared>,
+    thread: Mutex<Option<JoinHandle<()>>>,
+}
+
+impl Engine {
+    /// Opens the adapter and starts the engine's thread. Blocks until the device is open.
+    ///
+    /// # Errors
+    /// No adapter fits, it lacks something needed, or the driver failed.
+    pub fn start(config: EngineConfig) -> Result<Self, EngineError> {
+        let (commands, inbox) = mpsc::channel();
+        let (opened, open) = mpsc::channel();
+        let shared = Arc::new(Shared::default());
+        let queue_max = config.queue_max;
+        let theirs = Arc::clone(&shared);
+        let thread = std::thread::Builder::new()
+            .name("engine".to_owned())
+            .spawn(move || match Gpu::open(&config) {
+                Ok(gpu) => {
+                    if opened.send(Ok(gpu.info.clone())).is_ok() {
+                        EngineLoop::new(gpu, config, inbox, theirs).run();
+                    }
+                }
+                Err(error) => {
+                    // The caller waits for just this.
+                    let _ = opened.send(Err(error));
+                }
+            })
+            .map_err(EngineError::Thread)?;
+        let adapter = open.recv().map_err(|_| EngineError::Stopped)??;
+        Ok(Self {
+            adapter,
+            queue_max,
+            commands: Mutex::new(commands),
+            shared,
+            thread: Mutex::new(Some(thread)),
+        })
+    }
+
+    /// The adapter in use.
+    pub fn adapter(&self) -> &AdapterInfo {
+        &self.adapter
+    }
+
+    fn send(&self, command: Command) -> Result<(), EngineError> {
+        let commands = self.commands.lock().unwrap_or_else(PoisonError::into_inner);
+        commands.send(command).map_err(|_| EngineError::Stopped)
+    }
+
+    /// Loads a model from a GGUF file, in the place of the one that is loaded. Blocks; `progress`
+    /// is called on the calling thread and cancels the load by returning false. Sequences of the
+    /// former model end with `Shutdown` first.
+    ///
+    /// # Errors
+    /// See [`LoadError`]. After an error no model is loaded.
+    pub fn load(
+        &self,
+        path: &Path,
+        progress: &mut dyn FnMut(LoadProgress) -> bool,
+    ) -> Result<Arc<LoadedModel>, LoadError> {
+        let (reports, inbox) = mpsc::channel();
+        let (reply, answer) = mpsc::channel();
+        let cancelled = Arc::new(AtomicBool::new(false));
+        self.send(Command::Load {
+            path: path.to_owned(),
+            progress: reports,
+            cancelled: Arc::clone(&cancelled),
+            reply,
+        })?;
+        // Ends when the thread drops its sender, that is, when the load is over.
+        for report in inbox {
+            if !progress(report) {
+                cancelled.store(true, Ordering::Relaxed);
+            }
+        }
+        answer.recv().map_err(|_| EngineError::Stopped)?
+    }
+
+    /// Unloads the model and frees its memory; sequences end with `Shutdown`. False: none was loaded.
+    pub fn unload(&self) -> bool {
+        let (reply, answer) = mpsc::channel();
+        self.send(Command::Unload { reply }).is_ok() && answer.recv().unwrap_or(false)
+    }
+
+    /// The model that is warm now.
+    pub fn model(&self) -> Option<Arc<LoadedModel>> {
+        self.shared.model()
+    }
+
+    /// What the GPU driver said when it failed, if it did. The engine then has no model.
+    pub fn fault(&self) -> Option<String> {
+        self.shared
+            .fault
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .clone()
+    }
+
+    /// Queues one request. Events go to `sink`, from the engine's thread, until `Event::End`.
+    /// Returns how many requests are ahead of it.
+    ///
+    /// # Errors
+    /// See [`SubmitError`]; nothing was queued then and the sink is dropped unused.
+    pub fn submit(
+        &self,
+        request: GenerateRequest,
+        sink: Box<dyn EventSink>,
+    ) -> Result<u32, SubmitError> {
+        let model = self.model().ok_or(SubmitError::NoModel)?;
+        check(&request, &model)?;
+        let waiting = self.shared.stats().queued_now;
+        if waiting >= self.queue_max {
+            return Err(SubmitError::QueueFull { waiting });
+        }
+        self.shared.on_the_way.fetch_add(1, Ordering::Relaxed);
+        self.send(Command::Submit {
+            request: Box::new(request),
+            model,
+            sink,
+        })
+        .map_err(|_| SubmitError::Stopped)?;
+        Ok(waiting)
+    }
+
+    /// The counters now.
+    pub fn stats(&self) -> EngineStats {
+        self.shared.stats()
+    }
+
+    /// Stops admitting, lets live sequences finish for at most `drain`, ends the rest with
+    /// `Shutdown`, frees the GPU and joins the thread. Blocks. Later calls do nothing.
+    pub fn shutdown(&self, drain: Duration) {
+        let Some(thread) = self
+            .thread
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .take()
+        else {
+            return;
+        };
+        let (reply, answer) = mpsc::channel();
+        if self.send(Command::Shutdown { drain, reply }).is_ok() {
+            // An error means that the thread has ended, which is what is waited for.
+            let _ = answer.recv();
+        }
+        if thread.join().is_err() {
+            tracing::error!("the engine's thread panicked");
+        }
+    }
+}
+
+impl Drop for Engine {
+    fn drop(&mut self) {
+        self.shutdown(Duration::ZERO);
+    }
+}
+
+/// Checks a request against the model and the limits.
+fn check(request: &GenerateRequest, model: &LoadedModel) -> Result<(), SubmitError> {
+    request.sampling.check()?;
+    let vocab_size = model.config.vocab_size;
+    if request.prompt.is_empty() {
+        return Err(SubmitError::EmptyPrompt);
+    }
+    let bad = request.prompt.iter().position(|&id| id >= vocab_size);
+    if let Some(position) = bad {
+        let id = request.prompt[position];
+        return Err(SubmitError::TokenOutOfRange {
+            id,
+            position,
+            vocab_size,
+        });
+    }
+    let prompt_tokens = u32::try_from(request.prompt.len()).unwrap_or(u32::MAX);
+    let wants_tokens = u32::from(request.max_tokens != Some(0));
+    if prompt_tokens.saturating_add(wants_tokens) > model.context_len {
+        return Err(SubmitError::ContextOverflow {
+            prompt_tokens,
+            context_len: model.context_len,
+        });
+    }
+    let field = |field, problem: String| Err(SubmitError::Field { field, problem });
+    if request.stop.len() > STOP_TEXTS_MAX {
+        return field(
+            "stop",
+            format!("has {} texts, at most {STOP_TEXTS_MAX}", request.stop.len()),
+        );
+    }
+    for stop in &request.stop {
+        if stop.is_empty() || stop.len() > STOP_TEXT_BYTES_MAX {
+            return field(
+                "stop",
+                format!(
+                    "has a text of {} bytes; allowed are 1 to {STOP_TEXT_BYTES_MAX}",
+                    stop.len()
+                ),
+            );
+        }
+    }
+    if let Some(id) = request.stop_tokens.iter().find(|&&id| id >= vocab_size) {
+        return field(
+            "stop_tokens",
+            format!("has {id}; the vocabulary has {vocab_size} tokens"),
+        );
+    }
+    if let Some(top) = request.logprobs.filter(|&top| top > LOGPROBS_TOP_MAX) {
+        return field("logprobs", format!("is {top}; at most {LOGPROBS_TOP_MAX}"));
+    }
+    Ok(())
+}

@@ -1,0 +1,290 @@
+//! The one thread that owns the GPU: takes commands, runs the warm model, and sleeps when there is
+//! nothing to do.
+
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, TryRecvError};
+use std::sync::{Arc, mpsc};
+use std::time::{Duration, Instant};
+
+use hearth_shaders::params::ATTENTION_TILE;
+
+use crate::chat_template::ChatTemplate;
+use crate::engine::{LoadProgress, LoadedModel, Shared};
+use crate::error::LoadError;
+use crate::event::{EventSink, FinishReason};
+use crate::format::Gguf;
+use crate::gpu::Gpu;
+use crate::kv_cache::BLOCK_LEN;
+use crate::model::{Forward, ForwardLimits, ModelConfig};
+use crate::request::{EngineConfig, GenerateRequest};
+use crate::running::Running;
+use crate::tokenizer::Tokenizer;
+
+/// How often a reader that stalls is looked at while nothing else goes on.
+const STALL_POLL: Duration = Duration::from_millis(20);
+/// Most KV memory taken without being told.
+const KV_BYTES_DEFAULT_MAX: u64 = 512 << 20;
+/// Sequences of full context that the default KV pool holds, if they fit.
+const KV_SEQUENCES_DEFAULT: u64 = 2;
+
+/// What the engine's thread is told.
+pub(crate) enum Command {
+    /// Load a model in the place of the present one.
+    Load {
+        path: PathBuf,
+        progress: Sender<LoadProgress>,
+        cancelled: Arc<AtomicBool>,
+        reply: Sender<Result<Arc<LoadedModel>, LoadError>>,
+    },
+    /// Free the present model.
+    Unload { reply: Sender<bool> },
+    /// Run a request that was checked against `model`.
+    Submit {
+        request: Box<GenerateRequest>,
+        model: Arc<LoadedModel>,
+        sink: Box<dyn EventSink>,
+    },
+    /// Finish within `drain`, then stop.
+    Shutdown { drain: Duration, reply: Sender<()> },
+}
+
+/// See the module.
+pub(crate) struct EngineLoop {
+    gpu: Gpu,
+    config: EngineConfig,
+    commands: Receiver<Command>,
+    shared: Arc<Shared>,
+    running: Option<Running>,
+    stopping: Option<(Instant, Sender<()>)>,
+}
+
+impl EngineLoop {
+    /// A loop without a model.
+    pub(crate) fn new(
+        gpu: Gpu,
+        config: EngineConfig,
+        commands: Receiver<Command>,
+        shared: Arc<Shared>,
+    ) -> Self {
+        Self {
+            gpu,
+            config,
+            commands,
+            shared,
+            running: None,
+            stopping: None,
+        }
+    }
+
+    /// Runs until shutdown, or until every handle is gone.
+    pub(crate) fn run(mut self) {
+        while self.take_commands() && !self.is_drained() {
+            self.turn();
+        }
+        self.drop_model(FinishReason::Shutdown);
+        if let Some((_, reply)) = self.stopping.take() {
+            // The caller may have stopped waiting.
+            let _ = reply.send(());
+        }
+    }
+
+    fn turn(&mut self) {
+        let Some(running) = &mut self.running else {
+            return;
+        };
+        if let Err(error) = running.turn(&self.gpu, &self.shared) {
+            tracing::error!(%error, "the GPU failed; the model is unloaded");
+            self.shared.set_fault(error.to_string());
+            self.drop_model(FinishReason::Fault);
+        }
+    }
+
+    fn is_drained(&self) -> bool {
+        self.stopping.as_ref().is_some_and(|(until, _)| {
+            self.running.as_ref().is_none_or(Running::is_idle) || Instant::now() >= *until
+        })
+    }
+
+    /// Takes the commands that wait; sleeps for one if there is no work. False: no handle is left.
+    fn take_commands(&mut self) -> bool {
+        let idle = self.running.as_ref().is_none_or(Running::is_idle) && self.stopping.is_none();
+        if idle {
+            match self.commands.recv() {
+                Ok(command) => self.obey(command),
+                Err(mpsc::RecvError) => return false,
+            }
+        } else if self.running.as_ref().is_some_and(Running::is_stalled) {
+            match self.commands.recv_timeout(STALL_POLL) {
+                Ok(command) => self.obey(command),
+                Err(RecvTimeoutError::Timeout) => {}
+                Err(RecvTimeoutError::Disconnected) => return false,
+            }
+        }
+        loop {
+            match self.commands.try_recv() {
+                Ok(command) => self.obey(command),
+                Err(TryRecvError::Empty) => return true,
+                Err(TryRecvError::Disconnected) => return false,
+            }
+        }
+    }
+
+    fn obey(&mut self, command: Command) {
+        match command {
+            Command::Load {
+                path,
+                progress,
+                cancelled,
+                reply,
+            } => {
+                let result = self.load(&path, &progress, &cancelled);
+                let _ = reply.send(result);
+            }
+            Command::Unload { reply } => {
+                let loaded = self.running.is_some();
+                self.drop_model(FinishReason::Shutdown);
+                let _ = reply.send(loaded);
+            }
+            Command::Submit {
+                request,
+                model,
+                sink,
+            } => self.submit(*request, &model, sink),
+            Command::Shutdown { drain, reply } => {
+                if let Some(running) = &mut self.running {
+                    running.end_waiting(FinishReason::Shutdown);
+                }
+                self.stopping = Some((Instant::now() + drain, reply));
+            }
+        }
+    }
+
+    fn submit(
+        &mut self,
+        request: GenerateRequest,
+        model: &Arc<LoadedModel>,
+        sink: Box<dyn EventSink>,
+    ) {
+        self.shared.arrived();
+        match &mut self.running {
+            Some(running) if Arc::ptr_eq(&running.model, model) && self.stopping.is_none() => {
+                self.shared.update(|stats| stats.requests += 1);
+                running.submit(&self.gpu, request, sink);
+            }
+            // The model went away between the check and now.
+            _ => {
+                let mut sequence = crate::sequence::Sequence::new(
+                    crate::scheduler::SequenceId(u64::MAX),
+                    request,
+                    Arc::clone(model),
+                    sink,
+                );
+                sequence.end(FinishReason::Shutdown, None);
+            }
+        }
+    }
+
+    /// Ends all sequences and frees the model's GPU memory.
+    fn drop_model(&mut self, reason: FinishReason) {
+        self.shared.set_model(None);
+        if let Some(mut running) = self.running.take() {
+            running.end_all(reason);
+            drop(running);
+            // Buffers are freed when the GPU is done with them and the device is polled.
+            if let Err(error) = self.gpu.wait(None) {
+                tracing::warn!(%error, "while freeing the model");
+            }
+            self.shared.update(|stats| {
+                stats.active_now = 0;
+                stats.queued_now = 0;
+                stats.kv_blocks_used_now = 0;
+                stats.kv_blocks_total = 0;
+            });
+        }
+    }
+
+    fn load(
+        &mut self,
+        path: &Path,
+        progress: &Sender<LoadProgress>,
+        cancelled: &AtomicBool,
+    ) -> Result<Arc<LoadedModel>, LoadError> {
+        self.drop_model(FinishReason::Shutdown);
+        self.gpu.check()?;
+        let gguf = Gguf::open(path)?;
+        let config = ModelConfig::from_gguf(&gguf)?;
+        let tokenizer = Tokenizer::from_gguf(&gguf)?;
+        let chat_template = ChatTemplate::from_gguf(&gguf)?;
+        let limits = limits(&self.gpu, &self.config, &config);
+        let total_bytes = gguf.tensors().iter().map(|t| t.bytes).sum();
+        let mut report = |done_bytes| {
+            // Nobody may be listening to the progress any more; the flag alone cancels.
+            let _ = progress.send(LoadProgress {
+                done_bytes,
+                total_bytes,
+            });
+            !cancelled.load(Ordering::Relaxed)
+        };
+        let forward = Forward::load(
+            &self.gpu,
+            &gguf,
+            &config,
+            limits.clone(),
+            self.config.activations,
+            &mut report,
+        )?;
+        let model = Arc::new(LoadedModel {
+            tokenizer,
+            chat_template,
+            context_len: limits.context_len,
+            activations: forward.activations,
+            weights_bytes: forward.weights_bytes,
+            kv_bytes: forward.kv_bytes(),
+            scratch_bytes: forward.scratch.bytes(),
+            config,
+        });
+        tracing::info!(
+            name = %model.config.name,
+            weights_bytes = model.weights_bytes,
+            kv_bytes = model.kv_bytes,
+            context_len = model.context_len,
+            "model loaded"
+        );
+        self.running = Some(Running::new(
+            Arc::clone(&model),
+            forward,
+            self.config.prefill_chunk,
+        ));
+        self.shared.set_model(Some(Arc::clone(&model)));
+        Ok(model)
+    }
+}
+
+/// Sizes for this model on this adapter under this configuration.
+pub(crate) fn limits(gpu: &Gpu, engine: &EngineConfig, model: &ModelConfig) -> ForwardLimits {
+    let block_bytes = ForwardLimits::kv_block_bytes(model, BLOCK_LEN);
+    let layer_bytes = 2 * block_bytes * u64::from(model.n_layers);
+    let context = model.context_len.min(engine.context_len_max).max(1);
+    let context_blocks = u64::from(context.div_ceil(BLOCK_LEN));
+    let wanted = match engine.kv_bytes_max {
+        Some(bytes) => bytes / layer_bytes,
+        None => (KV_SEQUENCES_DEFAULT * context_blocks).min(KV_BYTES_DEFAULT_MAX / layer_bytes),
+    };
+    let blocks = wanted.min(gpu.info.binding_bytes_max / block_bytes).max(1);
+    let kv_blocks = u32::try_from(blocks).unwrap_or(u32::MAX);
+    ForwardLimits {
+        columns_max: engine.prefill_chunk.max(1),
+        short_columns: 2,
+        context_len: 0,
+        splits_max: 0,
+        slots: engine.slots.max(1),
+        kv_blocks,
+        block_len: BLOCK_LEN,
+    }
+    .with_context(
+        context
+            .min(kv_blocks.saturating_mul(BLOCK_LEN))
+            .max(ATTENTION_TILE.min(context)),
+    )
+}

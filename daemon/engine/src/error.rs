@@ -1,0 +1,128 @@
+//! The engine's errors: facts and sources; the daemon turns them into statuses, the client into words.
+
+use std::io;
+
+use crate::chat_template::TemplateError;
+use crate::format::FormatError;
+use crate::model::ModelError;
+use crate::request::ParamError;
+use crate::tokenizer::TokenizerError;
+
+/// The engine could not start, or its device failed.
+#[derive(Debug, thiserror::Error)]
+pub enum EngineError {
+    /// No adapter fits the setting.
+    #[error("no GPU adapter fits `{wanted}`; found: {found}")]
+    NoAdapter {
+        /// The setting, as in the configuration.
+        wanted: String,
+        /// The adapters there are, or `none`.
+        found: String,
+    },
+    /// The adapter lacks something the kernels cannot do without.
+    #[error("adapter {adapter} lacks {what}")]
+    AdapterLacks {
+        /// Adapter name.
+        adapter: String,
+        /// What is missing.
+        what: String,
+    },
+    /// The driver refused or failed.
+    #[error("GPU device: {0}")]
+    Device(String),
+    /// The engine's thread could not be started.
+    #[error("cannot start the engine's thread")]
+    Thread(#[source] io::Error),
+    /// The engine has stopped.
+    #[error("the engine has stopped")]
+    Stopped,
+}
+
+/// A model could not be loaded.
+#[derive(Debug, thiserror::Error)]
+pub enum LoadError {
+    /// The file cannot be read.
+    #[error("cannot read {path}")]
+    Io {
+        /// The file.
+        path: String,
+        /// Why.
+        #[source]
+        source: io::Error,
+    },
+    /// The file is not a sound model file.
+    #[error(transparent)]
+    Format(#[from] FormatError),
+    /// The model is not one this engine runs.
+    #[error(transparent)]
+    Model(#[from] ModelError),
+    /// Its tokenizer is unusable.
+    #[error(transparent)]
+    Tokenizer(#[from] TokenizerError),
+    /// Its chat template is unusable.
+    #[error(transparent)]
+    Template(#[from] TemplateError),
+    /// It does not fit.
+    #[error("the model needs {needed_bytes} bytes of GPU memory, {available_bytes} are available")]
+    OutOfMemory {
+        /// Bytes needed.
+        needed_bytes: u64,
+        /// Bytes there are, as far as the driver tells.
+        available_bytes: u64,
+    },
+    /// The load was cancelled by its caller.
+    #[error("the load was cancelled")]
+    Cancelled,
+    /// The device failed.
+    #[error(transparent)]
+    Engine(#[from] EngineError),
+}
+
+/// A request was not accepted.
+#[derive(Debug, thiserror::Error)]
+pub enum SubmitError {
+    /// No model is loaded.
+    #[error("no model is loaded")]
+    NoModel,
+    /// The prompt has no tokens.
+    #[error("the prompt has no tokens")]
+    EmptyPrompt,
+    /// A token id is outside the vocabulary.
+    #[error("token id {id} at position {position} is not below the vocabulary size {vocab_size}")]
+    TokenOutOfRange {
+        /// The id.
+        id: u32,
+        /// Where it stands.
+        position: usize,
+        /// Vocabulary size.
+        vocab_size: u32,
+    },
+    /// The prompt does not fit the context.
+    #[error("the prompt has {prompt_tokens} tokens; the context holds {context_len}")]
+    ContextOverflow {
+        /// Prompt tokens.
+        prompt_tokens: u32,
+        /// Most tokens of a sequence here.
+        context_len: u32,
+    },
+    /// A parameter is out of range.
+    #[error(transparent)]
+    Param(#[from] ParamError),
+    /// Another field is out of range.
+    #[error("{field} {problem}")]
+    Field {
+        /// Field name as in the API.
+        field: &'static str,
+        /// What is wrong with it.
+        problem: String,
+    },
+    /// The queue is full.
+    #[error("the queue is full: {waiting} requests wait")]
+    QueueFull {
+        /// Requests waiting.
+        waiting: u32,
+    },
+    /// The engine has stopped.
+    #[error("the engine has stopped")]
+    Stopped,
+}

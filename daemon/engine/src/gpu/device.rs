@@ -1,0 +1,208 @@
+//! Opens the adapter and the device, and remembers what the driver says went wrong.
+
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use hearth_shaders::Reduction;
+
+use crate::engine::{AdapterInfo, AdapterKind};
+use crate::error::EngineError;
+use crate::request::{AdapterChoice, EngineConfig};
+
+/// Storage buffers a kernel binds at most.
+const STORAGE_BUFFERS_NEEDED: u32 = 8;
+/// Kernels hand eight values round within a subgroup; smaller ones are not used.
+const SUBGROUP_MIN: u32 = 8;
+/// Longest that one submission may take before the device counts as hung.
+const SUBMISSION_TIMEOUT: Duration = Duration::from_secs(120);
+
+/// An open device, with what kernels need to know of it.
+pub(crate) struct Gpu {
+    pub(crate) device: wgpu::Device,
+    pub(crate) queue: wgpu::Queue,
+    pub(crate) info: AdapterInfo,
+    pub(crate) reduction: Reduction,
+    /// Threads that share a row pair: the smallest subgroup, or a safe guess without subgroups.
+    pub(crate) threads_per_row: u32,
+    pub(crate) checked_shaders: bool,
+    fault: Arc<Mutex<Option<String>>>,
+}
+
+impl Gpu {
+    /// Opens the adapter that `config` asks for.
+    pub(crate) fn open(config: &EngineConfig) -> Result<Self, EngineError> {
+        let mut descriptor = wgpu::InstanceDescriptor::new_without_display_handle();
+        descriptor.backends = wgpu::Backends::PRIMARY;
+        descriptor.flags = wgpu::InstanceFlags::empty();
+        let instance = wgpu::Instance::new(descriptor);
+        let adapter = choose(&instance, &config.adapter)?;
+        let raw = adapter.get_info();
+        let subgroups = adapter.features().contains(wgpu::Features::SUBGROUP)
+            && !config.no_subgroups
+            && raw.subgroup_min_size >= SUBGROUP_MIN
+            && raw.subgroup_min_size.is_power_of_two();
+        let mut limits = adapter.limits();
+        if limits.max_storage_buffers_per_shader_stage < STORAGE_BUFFERS_NEEDED {
+            return Err(EngineError::AdapterLacks {
+                adapter: raw.name,
+                what: format!(
+                    "storage buffers: {} a kernel, {STORAGE_BUFFERS_NEEDED} are needed",
+                    limits.max_storage_buffers_per_shader_stage
+                ),
+            });
+        }
+        if let Some(bytes) = config.binding_bytes_max {
+            limits.max_storage_buffer_binding_size = limits
+                .max_storage_buffer_binding_size
+                .min(bytes.max(1 << 16));
+        }
+        let mut features = adapter.features() & wgpu::Features::TIMESTAMP_QUERY;
+        if subgroups {
+            features |= wgpu::Features::SUBGROUP;
+        }
+        let (device, queue) = pollster::block_on(adapter.request_device(&wgpu::DeviceDescriptor {
+            label: Some("hearth"),
+            required_features: features,
+            required_limits: limits.clone(),
+            memory_hints: wgpu::MemoryHints::MemoryUsage,
+            ..Default::default()
+        }))
+        .map_err(|e| EngineError::Device(e.to_string()))?;
+        let info = AdapterInfo {
+            name: raw.name,
+            driver: format!("{} {}", raw.driver, raw.driver_info)
+                .trim()
+                .to_owned(),
+            backend: raw.backend.to_string(),
+            kind: kind(raw.device_type),
+            subgroup_size: if subgroups { raw.subgroup_min_size } else { 0 },
+            binding_bytes_max: limits.max_storage_buffer_binding_size,
+        };
+        let gpu = Self {
+            device,
+            queue,
+            reduction: if subgroups {
+                Reduction::Subgroup
+            } else {
+                Reduction::Shared
+            },
+            threads_per_row: if subgroups {
+                raw.subgroup_min_size.min(32)
+            } else {
+                8
+            },
+            checked_shaders: config.checked_shaders,
+            fault: Arc::default(),
+            info,
+        };
+        gpu.watch();
+        Ok(gpu)
+    }
+
+    /// Without these two, a lost device or a driver's complaint would panic.
+    fn watch(&self) {
+        let fault = Arc::clone(&self.fault);
+        self.device
+            .set_device_lost_callback(move |reason, message| {
+                if reason != wgpu::DeviceLostReason::Destroyed {
+                    latch(&fault, format!("device lost: {message}"));
+                }
+            });
+        let fault = Arc::clone(&self.fault);
+        self.device
+            .on_uncaptured_error(Arc::new(move |error| latch(&fault, error.to_string())));
+    }
+
+    /// Largest buffer that can also be bound whole.
+    pub(crate) fn buffer_bytes_max(&self) -> u64 {
+        self.device
+            .limits()
+            .max_buffer_size
+            .min(self.info.binding_bytes_max)
+    }
+
+    /// The first thing that went wrong on this device, if anything did.
+    pub(crate) fn fault(&self) -> Option<String> {
+        self.fault.lock().ok().and_then(|f| f.clone())
+    }
+
+    /// Waits until `submission` (or, without one, everything submitted) is done.
+    pub(crate) fn wait(
+        &self,
+        submission: Option<wgpu::SubmissionIndex>,
+    ) -> Result<(), EngineError> {
+        let wait = wgpu::PollType::Wait {
+            submission_index: submission,
+            timeout: Some(SUBMISSION_TIMEOUT),
+        };
+        if let Err(error) = self.device.poll(wait) {
+            latch(&self.fault, format!("waiting for the GPU: {error}"));
+        }
+        self.check()
+    }
+
+    /// An error if anything went wrong on this device so far.
+    pub(crate) fn check(&self) -> Result<(), EngineError> {
+        self.fault().map_or(Ok(()), |f| Err(EngineError::Device(f)))
+    }
+}
+
+fn latch(fault: &Mutex<Option<String>>, message: String) {
+    if let Ok(mut first) = fault.lock() {
+        tracing::error!(%message, "GPU fault");
+        first.get_or_insert(message);
+    }
+}
+
+fn kind(device_type: wgpu::DeviceType) -> AdapterKind {
+    match device_type {
+        wgpu::DeviceType::IntegratedGpu => AdapterKind::Integrated,
+        wgpu::DeviceType::DiscreteGpu => AdapterKind::Discrete,
+        wgpu::DeviceType::VirtualGpu => AdapterKind::Virtual,
+        wgpu::DeviceType::Cpu => AdapterKind::Software,
+        wgpu::DeviceType::Other => AdapterKind::Other,
+    }
+}
+
+/// Integrated first: the service is a guest on a laptop, and the small GPU is the one that can stay
+/// awake.
+fn rank(kind: AdapterKind) -> u8 {
+    match kind {
+        AdapterKind::Integrated => 0,
+        AdapterKind::Discrete => 1,
+        AdapterKind::Virtual => 2,
+        AdapterKind::Other => 3,
+        AdapterKind::Software => 4,
+    }
+}
+
+fn choose(instance: &wgpu::Instance, choice: &AdapterChoice) -> Result<wgpu::Adapter, EngineError> {
+    let mut adapters = pollster::block_on(instance.enumerate_adapters(wgpu::Backends::PRIMARY));
+    adapters.sort_by_key(|a| rank(kind(a.get_info().device_type)));
+    let fits = |adapter: &wgpu::Adapter| {
+        let info = adapter.get_info();
+        match choice {
+            AdapterChoice::Auto => true,
+            AdapterChoice::Integrated => kind(info.device_type) == AdapterKind::Integrated,
+            AdapterChoice::Discrete => kind(info.device_type) == AdapterKind::Discrete,
+            AdapterChoice::Software => kind(info.device_type) == AdapterKind::Software,
+            AdapterChoice::Named(part) => info.name.to_lowercase().contains(&part.to_lowercase()),
+        }
+    };
+    let found: Vec<String> = adapters
+        .iter()
+        .map(|a| a.get_info())
+        .map(|i| format!("{} ({:?}, {})", i.name, kind(i.device_type), i.backend))
+        .collect();
+    adapters
+        .into_iter()
+        .find(fits)
+        .ok_or_else(|| EngineError::NoAdapter {
+            wanted: choice.to_string(),
+            found: if found.is_empty() {
+                "none".to_owned()
+            } else {
+                found.join(", ")
+            },
+        })
+}

@@ -1,0 +1,12 @@
+//! The only modules that name wgpu: the device, buffers, pipelines, and recordings of dispatches.
+
+mod buffer;
+mod device;
+mod pipeline;
+mod recording;
+
+pub(crate) use buffer::{Readback, storage, uniform, upload};
+pub(crate) use device::Gpu;
+pub(crate) use pipeline::{Pipeline, Pipelines};
+pub(crate) use recording::{Axis, Extent, Op, Recording};
+pub(crate) use wgpu::{Buffer, CommandEncoder, SubmissionIndex};

@@ -1,0 +1,164 @@
+//! Compiles kernels and keeps the pipelines, one a kernel and set of override values.
+
+use std::collections::HashMap;
+use std::rc::Rc;
+
+use hearth_shaders::{BindingKind, Kernel};
+
+use super::Gpu;
+use crate::error::EngineError;
+
+/// A compiled kernel.
+pub(crate) struct Pipeline {
+    pub(crate) name: String,
+    pub(crate) pipeline: wgpu::ComputePipeline,
+    layout: wgpu::BindGroupLayout,
+    bindings: Vec<u32>,
+}
+
+impl Pipeline {
+    /// Binds `buffers`, in the order of the kernel's bindings.
+    pub(crate) fn bind(&self, gpu: &Gpu, buffers: &[&wgpu::Buffer]) -> wgpu::BindGroup {
+        assert_eq!(
+            buffers.len(),
+            self.bindings.len(),
+            "{} binds as many buffers",
+            self.name
+        );
+        let entries: Vec<wgpu::BindGroupEntry<'_>> = self
+            .bindings
+            .iter()
+            .zip(buffers)
+            .map(|(&binding, buffer)| wgpu::BindGroupEntry {
+                binding,
+                resource: buffer.as_entire_binding(),
+            })
+            .collect();
+        gpu.device.create_bind_group(&wgpu::BindGroupDescriptor {
+            label: Some(&self.name),
+            layout: &self.layout,
+            entries: &entries,
+        })
+    }
+}
+
+/// Override values by name.
+type Overrides = Vec<(&'static str, u32)>;
+
+/// The pipelines compiled so far.
+#[derive(Default)]
+pub(crate) struct Pipelines {
+    compiled: HashMap<(Kernel, Overrides), Rc<Pipeline>>,
+}
+
+impl Pipelines {
+    /// The pipeline of `kernel` with these override values, compiled at first use.
+    pub(crate) fn get(
+        &mut self,
+        gpu: &Gpu,
+        kernel: Kernel,
+        overrides: &[(&'static str, u32)],
+    ) -> Result<Rc<Pipeline>, EngineError> {
+        let key = (kernel, overrides.to_vec());
+        if let Some(pipeline) = self.compiled.get(&key) {
+            return Ok(Rc::clone(pipeline));
+        }
+        let pipeline = Rc::new(compile(gpu, kernel, overrides)?);
+        self.compiled.insert(key, Rc::clone(&pipeline));
+        Ok(pipeline)
+    }
+}
+
+fn compile(
+    gpu: &Gpu,
+    kernel: Kernel,
+    overrides: &[(&'static str, u32)],
+) -> Result<Pipeline, EngineError> {
+    let name = kernel.name();
+    let scope = gpu.device.push_error_scope(wgpu::ErrorFilter::Validation);
+    let module = shader_module(gpu, kernel, &name);
+    let kinds = kernel.bindings();
+    let entries: Vec<wgpu::BindGroupLayoutEntry> = kinds
+        .iter()
+        .map(|&(binding, kind)| layout_entry(binding, kind))
+        .collect();
+    let layout = gpu
+        .device
+        .create_bind_group_layout(&wgpu::BindGroupLayoutDescriptor {
+            label: Some(&name),
+            entries: &entries,
+        });
+    let pipeline_layout = gpu
+        .device
+        .create_pipeline_layout(&wgpu::PipelineLayoutDescriptor {
+            label: Some(&name),
+            bind_group_layouts: &[Some(&layout)],
+            immediate_size: 0,
+        });
+    let constants: Vec<(&str, f64)> = overrides
+        .iter()
+        .map(|&(key, value)| (key, f64::from(value)))
+        .collect();
+    let pipeline = gpu
+        .device
+        .create_compute_pipeline(&wgpu::ComputePipelineDescriptor {
+            label: Some(&name),
+            layout: Some(&pipeline_layout),
+            module: &module,
+            entry_point: Some("main"),
+            compilation_options: wgpu::PipelineCompilationOptions {
+                constants: &constants,
+                zero_initialize_workgroup_memory: false,
+            },
+            cache: None,
+        });
+    if let Some(error) = pollster::block_on(scope.pop()) {
+        return Err(EngineError::Device(format!("kernel {name}: {error}")));
+    }
+    Ok(Pipeline {
+        name,
+        pipeline,
+        layout,
+        bindings: kinds.iter().map(|&(b, _)| b).collect(),
+    })
+}
+
+fn layout_entry(binding: u32, kind: BindingKind) -> wgpu::BindGroupLayoutEntry {
+    let ty = match kind {
+        BindingKind::Uniform => wgpu::BufferBindingType::Uniform,
+        BindingKind::Read => wgpu::BufferBindingType::Storage { read_only: true },
+        BindingKind::Write => wgpu::BufferBindingType::Storage { read_only: false },
+    };
+    wgpu::BindGroupLayoutEntry {
+        binding,
+        visibility: wgpu::ShaderStages::COMPUTE,
+        ty: wgpu::BindingType::Buffer {
+            ty,
+            has_dynamic_offset: false,
+            min_binding_size: None,
+        },
+        count: None,
+    }
+}
+
+#[allow(
+    unsafe_code,
+    reason = "the kernels are our own and are tested against checked builds"
+)]
+fn shader_module(gpu: &Gpu, kernel: Kernel, name: &str) -> wgpu::ShaderModule {
+    let descriptor = wgpu::ShaderModuleDescriptor {
+        label: Some(name),
+        source: wgpu::ShaderSource::Wgsl(kernel.source().into()),
+    };
+    if gpu.checked_shaders {
+        return gpu.device.create_shader_module(descriptor);
+    }
+    // SAFETY: every index is bounded by the parameter blocks, which the forward pass derives from
+    // the same sizes as the buffers; loops are bounded by the same numbers; divisors are sizes that
+    // `ModelConfig` holds above zero. Tests run every kernel with guard words and against its
+    // checked build.
+    unsafe {
+        gpu.device
+            .create_shader_module_trusted(descriptor, wgpu::ShaderRuntimeChecks::unchecked())
+    }
+}

@@ -1,0 +1,32 @@
+//! The Hearth engine: loads one Llama model onto the GPU and generates tokens from it.
+//!
+//! It knows no gRPC, no sockets and no async runtime. Callers [`Engine::start`] it, [`Engine::load`]
+//! a model, [`Engine::submit`] requests with an [`EventSink`] each, and read [`Engine::stats`].
+//! One thread of the engine's own owns the GPU; everything else here is bookkeeping around it.
+
+pub mod bench;
+pub mod chat_template;
+mod engine;
+mod engine_loop;
+pub mod error;
+mod event;
+pub mod format;
+mod gpu;
+mod kv_cache;
+pub mod limits;
+pub mod model;
+mod request;
+mod running;
+mod sampler;
+mod scheduler;
+mod sequence;
+pub mod tokenizer;
+
+pub use engine::{AdapterInfo, AdapterKind, Engine, EngineStats, LoadProgress, LoadedModel};
+pub use error::{EngineError, LoadError, SubmitError};
+pub use event::{
+    EndReport, Event, EventSink, FinishReason, SendOutcome, TokenLogprob, TokenOutput,
+};
+pub use request::{
+    Activations, AdapterChoice, EngineConfig, GenerateRequest, ParamError, SamplingParams,
+};

@@ -1,0 +1,51 @@
+//! Every limit of the engine, in one place. Tests hold each at its edge.
+
+/// Most stop texts of a request.
+pub const STOP_TEXTS_MAX: usize = 16;
+/// Longest stop text, in bytes.
+pub const STOP_TEXT_BYTES_MAX: usize = 256;
+/// Most alternatives reported beside a token's log-probability.
+pub const LOGPROBS_TOP_MAX: u32 = 20;
+/// A reader that takes nothing for this long loses its stream.
+pub const READER_STALL_MAX: std::time::Duration = std::time::Duration::from_secs(10);
+
+/// GGUF: most metadata keys.
+pub const GGUF_KEYS_MAX: u64 = 65_536;
+/// GGUF: most tensors.
+pub const GGUF_TENSORS_MAX: u64 = 65_536;
+/// GGUF: most dimensions of a tensor.
+pub const GGUF_DIMS_MAX: u32 = 4;
+/// GGUF: largest alignment of tensor data, in bytes.
+pub const GGUF_ALIGNMENT_MAX: u64 = 1 << 16;
+/// GGUF: longest string, in bytes.
+pub const GGUF_STRING_BYTES_MAX: u64 = 1 << 20;
+/// GGUF: most elements of a metadata array.
+pub const GGUF_ARRAY_LEN_MAX: u64 = 4 << 20;
+/// GGUF: largest header (everything before the tensor data), in bytes.
+pub const GGUF_HEADER_BYTES_MAX: u64 = 64 << 20;
+
+/// Tokenizer: longest text of one call, in bytes.
+pub const TOKENIZER_TEXT_BYTES_MAX: usize = 4 << 20;
+/// Tokenizer: longest run without a place to cut (such as one word), in bytes. Merging it takes
+/// some 60 bytes of memory for each.
+pub const TOKENIZER_PIECE_BYTES_MAX: usize = 1 << 20;
+
+/// Longest chat template, in bytes.
+pub const TEMPLATE_BYTES_MAX: usize = 256 << 10;
+/// Instructions a chat template may run.
+pub const TEMPLATE_FUEL: u64 = 2_000_000;
+/// Deepest nesting of macros in a chat template.
+pub const TEMPLATE_RECURSION_MAX: usize = 64;
+/// Most messages of a conversation.
+pub const TEMPLATE_MESSAGES_MAX: usize = 4096;
+/// Largest rendered prompt, in bytes.
+pub const TEMPLATE_OUTPUT_BYTES_MAX: usize = 4 << 20;
+
+/// Model: most layers.
+pub const LAYERS_MAX: u32 = 512;
+/// Model: widest hidden state or feed-forward layer.
+pub const WIDTH_MAX: u32 = 1 << 18;
+/// Model: most vocabulary entries.
+pub const VOCAB_MAX: u32 = 1 << 20;
+/// Model: longest context a file may claim, in tokens.
+pub const CONTEXT_MAX: u32 = 1 << 24;

@@ -1,0 +1,488 @@
+//! The Llama forward pass, in the paper's order, recorded once at load and replayed each step.
+//!
+//! Reads: a [`StepInput`]. Leaves: KV in the cache, logits and sampled tokens in their buffers. Knows
+//! nothing of sequences, queues or text.
+
+use hearth_shaders::params::{ATTENTION_TILE, Sampling};
+use hearth_shaders::{ActivationFormat, Epilogue};
+
+use super::ModelConfig;
+use super::recorder::{Over, Product, Recorder, Width};
+use super::scratch::{Scratch, splits_max};
+use super::step::StepInput;
+use super::weights::{Matrix, WeightLoader};
+use crate::engine::AdapterKind;
+use crate::error::{EngineError, LoadError};
+use crate::format::Gguf;
+use crate::gpu::{self, Buffer, CommandEncoder, Extent, Gpu, Pipelines, Recording};
+use crate::request::Activations;
+
+/// A split as long as any history: prefill has enough columns to fill the GPU without splits.
+const UNSPLIT: u32 = 1 << 30;
+
+/// Sizes that a forward pass is built for.
+#[derive(Debug, Clone)]
+pub(crate) struct ForwardLimits {
+    /// Most columns of a step.
+    pub(crate) columns_max: u32,
+    /// Steps of at most this many columns take the decode kernels.
+    pub(crate) short_columns: u32,
+    /// Longest context, in tokens.
+    pub(crate) context_len: u32,
+    /// Attention splits of the longest context.
+    pub(crate) splits_max: u32,
+    /// Slots.
+    pub(crate) slots: u32,
+    /// KV blocks of a layer.
+    pub(crate) kv_blocks: u32,
+    /// Positions of a KV block.
+    pub(crate) block_len: u32,
+}
+
+impl ForwardLimits {
+    /// Bytes of one KV block in one layer's K buffer (and as many in its V buffer).
+    pub(crate) fn kv_block_bytes(config: &ModelConfig, block_len: u32) -> u64 {
+        u64::from(config.n_kv_heads) * u64::from(block_len) * u64::from(config.head_dim) * 2
+    }
+
+    /// Derives the splits of `context_len`.
+    pub(crate) fn with_context(mut self, context_len: u32) -> Self {
+        self.context_len = context_len;
+        self.splits_max = splits_max(context_len);
+        self
+    }
+}
+
+struct Layer {
+    attention_norm: Buffer,
+    qkv: Matrix,
+    bias: Option<Buffer>,
+    output: Matrix,
+    ffn_norm: Buffer,
+    gate_up: Matrix,
+    down: Matrix,
+    /// f16 `[block, n_kv_heads, slot, head_dim]`.
+    k: Buffer,
+    /// f16 `[block, n_kv_heads, slot, head_dim]`.
+    v: Buffer,
+}
+
+/// See the module.
+pub(crate) struct Forward {
+    limits: ForwardLimits,
+    layers: Vec<Layer>,
+    pub(crate) scratch: Scratch,
+    frequencies: Vec<f64>,
+    vocab_size: u32,
+    short: Recording,
+    long: Recording,
+    /// Final norm and logits of one output column.
+    head_one: Recording,
+    /// Final norm and logits of up to `OUTPUTS_MAX` output columns.
+    head_many: Recording,
+    sample: Recording,
+    pub(crate) weights_bytes: u64,
+    /// Bytes of weights that one decoded token reads.
+    pub(crate) token_bytes: u64,
+    /// The activations that run: `Int8` where any product takes int8.
+    pub(crate) activations: Activations,
+}
+
+impl Forward {
+    /// Loads the weights and records the passes.
+    pub(crate) fn load(
+        gpu: &Gpu,
+        gguf: &Gguf,
+        config: &ModelConfig,
+        limits: ForwardLimits,
+        activations: Activations,
+        progress: &mut dyn FnMut(u64) -> bool,
+    ) -> Result<Self, LoadError> {
+        let mut loader = WeightLoader::new(gpu, gguf, progress);
+        let embedding = loader.stacked(&["token_embd.weight".to_owned()])?;
+        let kv_bytes =
+            u64::from(limits.kv_blocks) * ForwardLimits::kv_block_bytes(config, limits.block_len);
+        let layers = (0..config.n_layers)
+            .map(|n| load_layer(gpu, &mut loader, config, n, kv_bytes))
+            .collect::<Result<Vec<Layer>, LoadError>>()?;
+        let final_norm = loader.vector(&["output_norm.weight".to_owned()])?;
+        let output = if loader.has("output.weight") {
+            Some(loader.stacked(&["output.weight".to_owned()])?)
+        } else {
+            None
+        };
+        let layer_bytes: u64 = layers.iter().map(Layer::weights_bytes).sum();
+        let head_bytes = output.as_ref().unwrap_or(&embedding).bytes;
+        let mut builder = Builder {
+            gpu,
+            config,
+            activations,
+            pipelines: Pipelines::default(),
+            scratch: Scratch::new(gpu, config, &limits),
+            limits,
+            any_int8: false,
+        };
+        let short = builder.body(Width::Short, &embedding, &layers)?;
+        let long = builder.body(Width::Long, &embedding, &layers)?;
+        let head = output.as_ref().unwrap_or(&embedding);
+        let head_one = builder.head(Width::Short, &final_norm, head)?;
+        let head_many = builder.head(Width::Long, &final_norm, head)?;
+        let sample = builder.sampling()?;
+        gpu.wait(None)?;
+        Ok(Self {
+            frequencies: config.inverse_frequencies(),
+            vocab_size: config.vocab_size,
+            short,
+            long,
+            head_one,
+            head_many,
+            sample,
+            weights_bytes: embedding.bytes + output.as_ref().map_or(0, |m| m.bytes) + layer_bytes,
+            token_bytes: layer_bytes + head_bytes,
+            activations: if builder.any_int8 {
+                Activations::Int8
+            } else {
+                Activations::Float
+            },
+            limits: builder.limits,
+            scratch: builder.scratch,
+            layers,
+        })
+    }
+
+    /// Sizes it was built for.
+    pub(crate) fn limits(&self) -> &ForwardLimits {
+        &self.limits
+    }
+
+    /// Uploads the step's input. Its effect is ordered before the next submission.
+    pub(crate) fn write_step(&self, gpu: &Gpu, step: &StepInput) {
+        let words = step.words(self.split_len(step), self.splits(step), &self.frequencies);
+        gpu.queue
+            .write_buffer(&self.scratch.step, 0, bytemuck::cast_slice(&words));
+    }
+
+    fn is_short(&self, step: &StepInput) -> bool {
+        step.columns.len() <= self.limits.short_columns as usize
+    }
+
+    fn split_len(&self, step: &StepInput) -> u32 {
+        if self.is_short(step) {
+            ATTENTION_TILE
+        } else {
+            UNSPLIT
+        }
+    }
+
+    fn splits(&self, step: &StepInput) -> u32 {
+        step.history_max().div_ceil(self.split_len(step))
+    }
+
+    fn extent(&self, step: &StepInput) -> Extent {
+        Extent {
+            columns: u32::try_from(step.columns.len()).unwrap_or(u32::MAX),
+            outputs: step.outputs,
+            splits: self.splits(step),
+        }
+    }
+
+    /// Encodes embedding and layers: the columns' KV and residual stream.
+    pub(crate) fn encode_body(&self, encoder: &mut CommandEncoder, step: &StepInput) {
+        let body = if self.is_short(step) {
+            &self.short
+        } else {
+            &self.long
+        };
+        body.encode(encoder, self.extent(step));
+    }
+
+    /// Encodes final norm and logits of the step's output columns.
+    pub(crate) fn encode_head(&self, encoder: &mut CommandEncoder, step: &StepInput) {
+        let head = if step.outputs <= 1 {
+            &self.head_one
+        } else {
+            &self.head_many
+        };
+        head.encode(encoder, self.extent(step));
+    }
+
+    /// Encodes sampling of the step's output columns.
+    pub(crate) fn encode_sample(&self, encoder: &mut CommandEncoder, step: &StepInput) {
+        self.sample.encode(encoder, self.extent(step));
+    }
+
+    /// Seconds of each dispatch of `step`, with its head and sampling, repeated by itself.
+    pub(crate) fn time_each_op(
+        &self,
+        gpu: &Gpu,
+        step: &StepInput,
+    ) -> Result<Vec<(String, f64)>, EngineError> {
+        let body = if self.is_short(step) {
+            &self.short
+        } else {
+            &self.long
+        };
+        let mut times = Vec::new();
+        for recording in [body, &self.head_one, &self.sample] {
+            times.extend(recording.time_each(gpu, self.extent(step), 8)?);
+        }
+        Ok(times)
+    }
+
+    /// Dispatches of a decode step.
+    pub(crate) fn dispatches(&self) -> usize {
+        self.short.ops.len() + self.head_one.ops.len() + self.sample.ops.len()
+    }
+
+    /// Bytes of one output column's logits.
+    pub(crate) fn logits_bytes(&self) -> u64 {
+        u64::from(self.vocab_size) * 4
+    }
+
+    /// Bytes of the KV cache.
+    pub(crate) fn kv_bytes(&self) -> u64 {
+        self.layers.iter().map(|l| l.k.size() + l.v.size()).sum()
+    }
+
+    /// Makes a slot forget its history, and sets how it samples.
+    pub(crate) fn reset_slot(&self, gpu: &Gpu, slot: u32, sampling: &Sampling) {
+        let bytes = self.logits_bytes();
+        let mut encoder = gpu.device.create_command_encoder(&Default::default());
+        encoder.clear_buffer(&self.scratch.history, u64::from(slot) * bytes, Some(bytes));
+        gpu.queue.submit([encoder.finish()]);
+        let at = u64::from(slot) * size_of::<Sampling>() as u64;
+        gpu.queue
+            .write_buffer(&self.scratch.samplings, at, bytemuck::bytes_of(sampling));
+    }
+
+    /// Zeroes KV blocks, so that nothing of their last owner is left.
+    pub(crate) fn clear_blocks(&self, gpu: &Gpu, config: &ModelConfig, blocks: &[u32]) {
+        let bytes = ForwardLimits::kv_block_bytes(config, self.limits.block_len);
+        let mut encoder = gpu.device.create_command_encoder(&Default::default());
+        for run in consecutive(blocks) {
+            let at = u64::from(run.start) * bytes;
+            let len = u64::from(run.end - run.start) * bytes;
+            for layer in &self.layers {
+                encoder.clear_buffer(&layer.k, at, Some(len));
+                encoder.clear_buffer(&layer.v, at, Some(len));
+            }
+        }
+        gpu.queue.submit([encoder.finish()]);
+    }
+}
+
+/// Runs of consecutive numbers, whatever the order of `blocks`.
+fn consecutive(blocks: &[u32]) -> Vec<std::ops::Range<u32>> {
+    let mut sorted = blocks.to_vec();
+    sorted.sort_unstable();
+    let mut runs: Vec<std::ops::Range<u32>> = Vec::new();
+    for block in sorted {
+        match runs.last_mut() {
+            Some(run) if run.end == block => run.end += 1,
+            _ => runs.push(block..block + 1),
+        }
+    }
+    runs
+}
+
+impl Layer {
+    fn weights_bytes(&self) -> u64 {
+        [&self.qkv, &self.output, &self.gate_up, &self.down]
+            .iter()
+            .map(|m| m.bytes)
+            .sum()
+    }
+}
+
+fn load_layer(
+    gpu: &Gpu,
+    loader: &mut WeightLoader<'_>,
+    config: &ModelConfig,
+    n: u32,
+    kv_bytes: u64,
+) -> Result<Layer, LoadError> {
+    let name = |part: &str| format!("blk.{n}.{part}");
+    let three = |kind: &str| ["q", "k", "v"].map(|p| name(&format!("attn_{p}.{kind}")));
+    Ok(Layer {
+        attention_norm: loader.vector(&[name("attn_norm.weight")])?,
+        qkv: loader.stacked(&three("weight"))?,
+        bias: if config.attention_bias {
+            Some(loader.vector(&three("bias"))?)
+        } else {
+            None
+        },
+        output: loader.stacked(&[name("attn_output.weight")])?,
+        ffn_norm: loader.vector(&[name("ffn_norm.weight")])?,
+        gate_up: loader.alternating(&[name("ffn_gate.weight"), name("ffn_up.weight")])?,
+        down: loader.stacked(&[name("ffn_down.weight")])?,
+        k: gpu::storage(gpu, &name("k"), kv_bytes),
+        v: gpu::storage(gpu, &name("v"), kv_bytes),
+    })
+}
+
+/// Records the passes.
+struct Builder<'a> {
+    gpu: &'a Gpu,
+    config: &'a ModelConfig,
+    activations: Activations,
+    pipelines: Pipelines,
+    scratch: Scratch,
+    limits: ForwardLimits,
+    any_int8: bool,
+}
+
+impl Builder<'_> {
+    /// The activations that `matrix` takes.
+    fn format(&mut self, matrix: &Matrix) -> ActivationFormat {
+        let float = match self.activations {
+            Activations::Float => true,
+            Activations::Int8 => false,
+            // Software adapters have no int8 dot product: it gains nothing and costs precision.
+            Activations::Auto => self.gpu.info.kind == AdapterKind::Software,
+        };
+        if float || !matrix.is_integer() {
+            return ActivationFormat::Float;
+        }
+        self.any_int8 = true;
+        ActivationFormat::Int8
+    }
+
+    fn record(
+        &mut self,
+        width: Width,
+        steps: impl FnOnce(&mut Recorder<'_>) -> Result<(), EngineError>,
+    ) -> Result<Recording, EngineError> {
+        let mut recorder = Recorder {
+            gpu: self.gpu,
+            pipelines: &mut self.pipelines,
+            config: self.config,
+            scratch: &self.scratch,
+            block_len: self.limits.block_len,
+            splits_max: self.limits.splits_max,
+            width,
+            recording: Recording::default(),
+        };
+        steps(&mut recorder)?;
+        Ok(recorder.recording)
+    }
+
+    fn body(
+        &mut self,
+        width: Width,
+        embedding: &Matrix,
+        layers: &[Layer],
+    ) -> Result<Recording, EngineError> {
+        let formats: Vec<LayerFormats> = layers
+            .iter()
+            .map(|l| LayerFormats {
+                qkv: self.format(&l.qkv),
+                output: self.format(&l.output),
+                gate_up: self.format(&l.gate_up),
+                down: self.format(&l.down),
+            })
+            .collect();
+        self.record(width, |r| {
+            r.embed(embedding)?;
+            for (layer, format) in layers.iter().zip(&formats) {
+                record_layer(r, layer, format)?;
+            }
+            Ok(())
+        })
+    }
+
+    fn head(
+        &mut self,
+        width: Width,
+        norm: &Buffer,
+        output: &Matrix,
+    ) -> Result<Recording, EngineError> {
+        let format = self.format(output);
+        self.record(width, |r| {
+            let s = r.scratch;
+            r.norm(norm, &s.outputs, format, Over::Outputs)?;
+            r.product(&Product {
+                matrix: output,
+                input: &s.outputs,
+                input_format: format,
+                epilogue: Epilogue::Store,
+                targets: vec![&s.logits],
+                out_stride: r.config.vocab_size,
+                over: Over::Outputs,
+                has_bias: false,
+            })
+        })
+    }
+
+    fn sampling(&mut self) -> Result<Recording, EngineError> {
+        self.record(Width::Short, |r| r.sample())
+    }
+}
+
+/// The activations that each product of a layer takes.
+struct LayerFormats {
+    qkv: ActivationFormat,
+    output: ActivationFormat,
+    gate_up: ActivationFormat,
+    down: ActivationFormat,
+}
+
+fn record_layer(
+    r: &mut Recorder<'_>,
+    layer: &Layer,
+    format: &LayerFormats,
+) -> Result<(), EngineError> {
+    let s = r.scratch;
+    let hidden_dim = r.config.hidden_dim;
+    // h = norm(x); q, k, v = W h, rotated; k and v into the cache
+    r.norm(&layer.attention_norm, &s.hidden, format.qkv, Over::Columns)?;
+    r.product(&Product {
+        matrix: &layer.qkv,
+        input: &s.hidden,
+        input_format: format.qkv,
+        epilogue: Epilogue::Qkv,
+        // Without a bias the binding still needs a buffer; the kernel does not read it.
+        targets: vec![
+            &s.q,
+            &layer.k,
+            &layer.v,
+            layer.bias.as_ref().unwrap_or(&layer.ffn_norm),
+        ],
+        out_stride: 0,
+        over: Over::Columns,
+        has_bias: layer.bias.is_some(),
+    })?;
+    // a = attention(q, K, V); x += W a
+    r.attention(&layer.k, &layer.v, format.output)?;
+    r.product(&Product {
+        matrix: &layer.output,
+        input: &s.attended,
+        input_format: format.output,
+        epilogue: Epilogue::Residual,
+        targets: vec![&s.x],
+        out_stride: hidden_dim,
+        over: Over::Columns,
+        has_bias: false,
+    })?;
+    // h = norm(x); f = silu(W_gate h) * (W_up h); x += W_down f
+    r.norm(&layer.ffn_norm, &s.hidden, format.gate_up, Over::Columns)?;
+    r.product(&Product {
+        matrix: &layer.gate_up,
+        input: &s.hidden,
+        input_format: format.gate_up,
+        epilogue: Epilogue::Glu(format.down),
+        targets: vec![&s.ffn],
+        out_stride: r.config.ffn_dim,
+        over: Over::Columns,
+        has_bias: false,
+    })?;
+    r.product(&Product {
+        matrix: &layer.down,
+        input: &s.ffn,
+        input_format: format.down,
+        epilogue: Epilogue::Residual,
+        targets: vec![&s.x],
+        out_stride: hidden_dim,
+        over: Over::Columns,
+        has_bias: false,
+    })
+}

@@ -1,0 +1,19 @@
+//! The model: its configuration, its weights on the GPU, and the forward pass.
+
+mod config;
+mod config_rope;
+mod config_tensors;
+#[cfg(test)]
+mod config_tests;
+mod forward;
+mod recorder;
+mod repack;
+mod scratch;
+mod step;
+mod weights;
+
+pub use config::{ModelConfig, ModelError};
+pub use config_rope::{RopeConfig, RopeScaling};
+pub(crate) use forward::{Forward, ForwardLimits};
+pub(crate) use scratch::{OUTPUTS_MAX, RING_LEN};
+pub(crate) use step::{Column, StepInput};

@@ -1,0 +1,353 @@
+//! Puts operations into a recording: picks the kernel, fills its parameter block, binds its buffers.
+//!
+//! Knows how each kernel maps threads to work; does not know the order of a forward pass.
+
+use hearth_shaders::params::{
+    AttentionParams, CombineParams, EmbedParams, MatrixParams, NormParams, SampleParams,
+};
+use hearth_shaders::{ActivationFormat, Epilogue, Kernel, MatrixKernel};
+
+use super::ModelConfig;
+use super::scratch::{RING_LEN, Scratch};
+use super::weights::{Matrix, Part};
+use crate::engine::AdapterKind;
+use crate::error::EngineError;
+use crate::gpu::{self, Axis, Buffer, Gpu, Op, Pipelines, Recording};
+
+/// Row pairs of a workgroup that must hold whole blocks of 32 gate and up pairs.
+const GLU_PAIRS: u32 = 32;
+
+/// How many columns a recording is for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Width {
+    /// A column or two at a time: `gemv`, attention in splits.
+    Short,
+    /// Many columns: `gemm`, attention in one split.
+    Long,
+}
+
+/// Which columns an operation runs over.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Over {
+    /// The step's columns.
+    Columns,
+    /// The output columns.
+    Outputs,
+}
+
+/// What a matrix product reads, writes, and does with its results.
+pub(crate) struct Product<'a> {
+    pub(crate) matrix: &'a Matrix,
+    pub(crate) input: &'a Buffer,
+    pub(crate) input_format: ActivationFormat,
+    pub(crate) epilogue: Epilogue,
+    /// Buffers of the epilogue's bindings, in their order.
+    pub(crate) targets: Vec<&'a Buffer>,
+    pub(crate) out_stride: u32,
+    pub(crate) over: Over,
+    /// The qkv epilogue's `has_bias`.
+    pub(crate) has_bias: bool,
+}
+
+/// See the module.
+pub(crate) struct Recorder<'a> {
+    pub(crate) gpu: &'a Gpu,
+    pub(crate) pipelines: &'a mut Pipelines,
+    pub(crate) config: &'a ModelConfig,
+    pub(crate) scratch: &'a Scratch,
+    pub(crate) block_len: u32,
+    pub(crate) splits_max: u32,
+    pub(crate) width: Width,
+    pub(crate) recording: Recording,
+}
+
+impl Recorder<'_> {
+    fn push(
+        &mut self,
+        kernel: Kernel,
+        overrides: &[(&'static str, u32)],
+        buffers: &[&Buffer],
+        grid: [Axis; 3],
+    ) -> Result<(), EngineError> {
+        let pipeline = self.pipelines.get(self.gpu, kernel, overrides)?;
+        let bind_group = pipeline.bind(self.gpu, buffers);
+        self.recording.ops.push(Op {
+            pipeline,
+            bind_group,
+            grid,
+        });
+        Ok(())
+    }
+
+    /// x = E[token].
+    pub(crate) fn embed(&mut self, table: &Matrix) -> Result<(), EngineError> {
+        for part in &table.parts {
+            let params = gpu::uniform(
+                self.gpu,
+                &EmbedParams {
+                    blocks: table.blocks,
+                    first_row: part.first_row,
+                    rows: part.rows,
+                    vocab: self.config.vocab_size,
+                },
+            );
+            let s = self.scratch;
+            let buffers = [
+                &params,
+                &part.quants,
+                &part.metas,
+                &s.step,
+                &s.last_tokens,
+                &s.x,
+                &s.history,
+            ];
+            let grid = [
+                Axis::Fixed(table.blocks.div_ceil(32)),
+                Axis::Columns,
+                Axis::Fixed(1),
+            ];
+            self.push(Kernel::Embed(part.format), &[("WG", 32)], &buffers, grid)?;
+        }
+        Ok(())
+    }
+
+    /// out = rms_norm(x) * weight.
+    pub(crate) fn norm(
+        &mut self,
+        weight: &Buffer,
+        out: &Buffer,
+        format: ActivationFormat,
+        over: Over,
+    ) -> Result<(), EngineError> {
+        let params = gpu::uniform(
+            self.gpu,
+            &NormParams {
+                blocks: self.config.hidden_dim / 32,
+                outputs: u32::from(over == Over::Outputs),
+                eps: self.config.rms_eps,
+                pad: 0,
+            },
+        );
+        let columns = if over == Over::Outputs {
+            Axis::Outputs
+        } else {
+            Axis::Columns
+        };
+        let s = self.scratch;
+        self.push(
+            Kernel::Norm(format, self.gpu.reduction),
+            &[("WG", 64), ("TPR", self.gpu.threads_per_row)],
+            &[&params, &s.step, out, &s.x, weight],
+            [columns, Axis::Fixed(1), Axis::Fixed(1)],
+        )
+    }
+
+    /// A matrix product with its epilogue, part by part.
+    pub(crate) fn product(&mut self, product: &Product<'_>) -> Result<(), EngineError> {
+        for part in &product.matrix.parts {
+            let params = gpu::uniform(self.gpu, &self.matrix_params(product, part));
+            let mut buffers = vec![
+                &params,
+                &part.quants,
+                &part.metas,
+                product.input,
+                &self.scratch.step,
+            ];
+            buffers.extend(&product.targets);
+            let matrix = MatrixKernel {
+                weights: part.format,
+                activations: product.input_format,
+                epilogue: product.epilogue,
+            };
+            match self.width {
+                Width::Short => self.gemv(matrix, part.pairs(), &buffers, product.over)?,
+                Width::Long => self.gemm(matrix, part.pairs(), &buffers, product.over)?,
+            }
+        }
+        Ok(())
+    }
+
+    fn matrix_params(&self, product: &Product<'_>, part: &Part) -> MatrixParams {
+        let c = self.config;
+        MatrixParams {
+            pairs: part.pairs(),
+            blocks: product.matrix.blocks,
+            first_row: part.first_row,
+            rows: product.matrix.rows,
+            out_stride: product.out_stride,
+            q_rows: c.n_heads * c.head_dim,
+            kv_rows: c.n_kv_heads * c.head_dim,
+            head_dim: c.head_dim,
+            rope_pairs: c.rope.dim / 2,
+            block_len: self.block_len,
+            has_bias: u32::from(product.has_bias),
+            // The output columns' number is not in the step; a tile past them writes rows of the
+            // logits buffer that nobody reads.
+            columns_max: if product.over == Over::Outputs {
+                super::OUTPUTS_MAX
+            } else {
+                0
+            },
+        }
+    }
+
+    fn gemv(
+        &mut self,
+        matrix: MatrixKernel,
+        pairs: u32,
+        buffers: &[&Buffer],
+        over: Over,
+    ) -> Result<(), EngineError> {
+        let columns = if over == Over::Outputs {
+            Axis::Outputs
+        } else {
+            Axis::Columns
+        };
+        if self.gpu.info.kind == AdapterKind::Software {
+            return self.push(
+                Kernel::GemvRows(matrix, self.gpu.reduction),
+                &[("WG", GLU_PAIRS)],
+                buffers,
+                [
+                    Axis::Fixed(pairs.div_ceil(GLU_PAIRS)),
+                    columns,
+                    Axis::Fixed(1),
+                ],
+            );
+        }
+        let lanes = self.gpu.threads_per_row;
+        let threads = if lanes >= 32 { 128 } else { 64 };
+        let runs = threads / lanes;
+        let passes = match matrix.epilogue {
+            Epilogue::Glu(_) => GLU_PAIRS / runs,
+            _ => 1,
+        };
+        self.push(
+            Kernel::Gemv(matrix, self.gpu.reduction),
+            &[("WG", threads), ("TPR", lanes), ("PASSES", passes)],
+            buffers,
+            [
+                Axis::Fixed(pairs.div_ceil(runs * passes)),
+                columns,
+                Axis::Fixed(1),
+            ],
+        )
+    }
+
+    fn gemm(
+        &mut self,
+        matrix: MatrixKernel,
+        pairs: u32,
+        buffers: &[&Buffer],
+        over: Over,
+    ) -> Result<(), EngineError> {
+        let columns = if over == Over::Outputs {
+            Axis::OutputTiles
+        } else {
+            Axis::ColumnTiles
+        };
+        self.push(
+            Kernel::Gemm(matrix, self.gpu.reduction),
+            &[("WG", GLU_PAIRS)],
+            buffers,
+            [
+                Axis::Fixed(pairs.div_ceil(GLU_PAIRS)),
+                columns,
+                Axis::Fixed(1),
+            ],
+        )
+    }
+
+    /// attended = softmax(q K^T / sqrt(head_dim)) V.
+    pub(crate) fn attention(
+        &mut self,
+        k: &Buffer,
+        v: &Buffer,
+        format: ActivationFormat,
+    ) -> Result<(), EngineError> {
+        let c = self.config;
+        let splits_max = if self.width == Width::Short {
+            self.splits_max
+        } else {
+            1
+        };
+        let params = gpu::uniform(
+            self.gpu,
+            &AttentionParams {
+                head_dim: c.head_dim,
+                kv_heads: c.n_kv_heads,
+                block_len: self.block_len,
+                splits_max,
+                window: 0,
+                scale: 1.0 / f32::from(u16::try_from(c.head_dim).unwrap_or(u16::MAX)).sqrt(),
+                pad: [0; 2],
+            },
+        );
+        let s = self.scratch;
+        let chunks = c.head_dim / 8;
+        let lanes = self.gpu.threads_per_row.min(1 << chunks.ilog2());
+        let overrides = [
+            ("WG", 64),
+            ("TPR", lanes),
+            ("G", c.n_heads / c.n_kv_heads),
+            ("CHUNKS", chunks.div_ceil(lanes)),
+            ("HEAD_DIM", c.head_dim),
+        ];
+        let kernel = Kernel::Attention(self.gpu.reduction);
+        let buffers = [&params, &s.q, k, v, &s.step, &s.partial, &s.sums];
+        let kv_heads = Axis::Fixed(c.n_kv_heads);
+        self.push(
+            kernel,
+            &overrides,
+            &buffers,
+            [kv_heads, Axis::Columns, Axis::Splits],
+        )?;
+        let blocks = c.n_heads * c.head_dim / 32;
+        let params = gpu::uniform(
+            self.gpu,
+            &CombineParams {
+                blocks,
+                heads: c.n_heads,
+                head_dim: c.head_dim,
+                splits_max,
+            },
+        );
+        self.push(
+            Kernel::Combine(format),
+            &[("WG", 32)],
+            &[&params, &s.step, &s.attended, &s.partial, &s.sums],
+            [
+                Axis::Fixed(blocks.div_ceil(32)),
+                Axis::Columns,
+                Axis::Fixed(1),
+            ],
+        )
+    }
+
+    /// The next token of each output column.
+    pub(crate) fn sample(&mut self) -> Result<(), EngineError> {
+        let params = gpu::uniform(
+            self.gpu,
+            &SampleParams {
+                vocab: self.config.vocab_size,
+                ring_len: RING_LEN,
+                pad: [0; 2],
+            },
+        );
+        let s = self.scratch;
+        self.push(
+            Kernel::Sample(self.gpu.reduction),
+            &[("WG", 256), ("TPR", self.gpu.threads_per_row)],
+            &[
+                &params,
+                &s.step,
+                &s.logits,
+                &s.history,
+                &s.samplings,
+                &s.ring,
+                &s.last_tokens,
+            ],
+            [Axis::Outputs, Axis::Fixed(1), Axis::Fixed(1)],
+        )
+    }
+}

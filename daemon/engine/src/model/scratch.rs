@@ -1,0 +1,111 @@
+//! The buffers a step works in: activations, logits, the step's input, and what a slot keeps from
+//! step to step.
+
+use hearth_shaders::params::{ATTENTION_TILE, STEP_HEADER_WORDS, Sampling};
+use hearth_shaders::{ActivationFormat, TILE_COLUMNS};
+
+use super::ModelConfig;
+use super::forward::ForwardLimits;
+use crate::gpu::{self, Buffer, Gpu};
+
+/// Output columns whose logits fit at once.
+pub(crate) const OUTPUTS_MAX: u32 = 16;
+/// Entries of the ring of sampled tokens: more than steps can be under way.
+pub(crate) const RING_LEN: u32 = 64;
+
+/// See the module.
+pub(crate) struct Scratch {
+    /// Residual stream: f32 `[column, hidden_dim]`.
+    pub(crate) x: Buffer,
+    /// Normalised hidden state: activations `[column, hidden_dim]`.
+    pub(crate) hidden: Buffer,
+    /// Queries: f32 `[column, n_heads, head_dim]`.
+    pub(crate) q: Buffer,
+    /// Unnormalised attention: f32 `[column, split, n_heads, head_dim]`.
+    pub(crate) partial: Buffer,
+    /// Its maxima and sums: 2 f32 `[column, split, n_heads]`.
+    pub(crate) sums: Buffer,
+    /// Attention's result: activations `[column, n_heads * head_dim]`.
+    pub(crate) attended: Buffer,
+    /// Feed-forward hidden state: activations `[column, ffn_dim]`.
+    pub(crate) ffn: Buffer,
+    /// Normalised hidden state of output columns: activations `[output, hidden_dim]`.
+    pub(crate) outputs: Buffer,
+    /// f32 `[output, vocab_size]`.
+    pub(crate) logits: Buffer,
+    /// The step's input (common/step.wgsl).
+    pub(crate) step: Buffer,
+    /// Sampled tokens: u32 `[RING_LEN]`.
+    pub(crate) ring: Buffer,
+    /// Token each slot sampled last: u32 `[slot]`.
+    pub(crate) last_tokens: Buffer,
+    /// What each slot has seen of each token: u32 `[slot, vocab_size]`.
+    pub(crate) history: Buffer,
+    /// Sampling settings: `[slot]`.
+    pub(crate) samplings: Buffer,
+}
+
+impl Scratch {
+    /// Buffers for steps within `limits`.
+    pub(crate) fn new(gpu: &Gpu, config: &ModelConfig, limits: &ForwardLimits) -> Self {
+        let columns = u64::from(limits.columns_max.next_multiple_of(TILE_COLUMNS));
+        let attention_dim = u64::from(config.n_heads * config.head_dim);
+        // One column over all splits, or all columns over one.
+        let split_rows = columns.max(u64::from(limits.short_columns * limits.splits_max));
+        let block = ActivationFormat::Float.block_bytes();
+        let acts = |label: &str, columns: u64, dim: u64| {
+            gpu::storage(gpu, label, columns * dim / 32 * block)
+        };
+        let hidden = u64::from(config.hidden_dim);
+        let vocab = u64::from(config.vocab_size);
+        let slots = u64::from(limits.slots);
+        let step_words = STEP_HEADER_WORDS as u64
+            + columns * 4
+            + columns * u64::from(config.rope.dim)
+            + slots * u64::from(limits.context_len.div_ceil(limits.block_len));
+        Self {
+            x: gpu::storage(gpu, "x", columns * hidden * 4),
+            hidden: acts("hidden", columns, hidden),
+            q: gpu::storage(gpu, "q", columns * attention_dim * 4),
+            partial: gpu::storage(gpu, "partial", split_rows * attention_dim * 4),
+            sums: gpu::storage(gpu, "sums", split_rows * u64::from(config.n_heads) * 8),
+            attended: acts("attended", columns, attention_dim),
+            ffn: acts("ffn", columns, u64::from(config.ffn_dim)),
+            outputs: acts("outputs", u64::from(OUTPUTS_MAX), hidden),
+            logits: gpu::storage(gpu, "logits", u64::from(OUTPUTS_MAX) * vocab * 4),
+            step: gpu::storage(gpu, "step", step_words * 4),
+            ring: gpu::storage(gpu, "ring", u64::from(RING_LEN) * 4),
+            last_tokens: gpu::storage(gpu, "last_tokens", slots * 4),
+            history: gpu::storage(gpu, "history", slots * vocab * 4),
+            samplings: gpu::storage(gpu, "samplings", slots * size_of::<Sampling>() as u64),
+        }
+    }
+
+    /// Bytes of all of them.
+    pub(crate) fn bytes(&self) -> u64 {
+        [
+            &self.x,
+            &self.hidden,
+            &self.q,
+            &self.partial,
+            &self.sums,
+            &self.attended,
+            &self.ffn,
+            &self.outputs,
+            &self.logits,
+            &self.step,
+            &self.ring,
+            &self.last_tokens,
+            &self.history,
+            &self.samplings,
+        ]
+        .iter()
+        .map(|b| b.size())
+        .sum()
+    }
+}
+
+/// Splits of the longest history.
+pub(crate) fn splits_max(context_len: u32) -> u32 {
+    context_len.div_ceil(ATTENTION_TILE)
+}

@@ -1,0 +1,327 @@
+//! Weight matrices in GPU memory: read from the file, repacked and uploaded in bounded pieces, cut in
+//! row shards below the binding limit.
+
+use hearth_shaders::WeightFormat;
+
+use super::repack::{self, BLOCK, PlaneRow};
+use crate::error::{EngineError, LoadError};
+use crate::format::{Gguf, TensorInfo};
+use crate::gpu::{self, Buffer, Gpu};
+
+/// Rows of a shard are a multiple of this, so that no rotation pair and no block of 32 gate and up
+/// pairs is cut.
+const SHARD_ROWS: u64 = 64;
+/// Source bytes read at a time.
+const PIECE_BYTES: u64 = 4 << 20;
+
+/// A run of rows of one format in buffers of its own.
+pub(crate) struct Part {
+    pub(crate) format: WeightFormat,
+    pub(crate) first_row: u32,
+    /// Rows without padding.
+    pub(crate) rows: u32,
+    pub(crate) quants: Buffer,
+    pub(crate) metas: Buffer,
+}
+
+impl Part {
+    /// Row pairs, the last one padded if `rows` is odd.
+    pub(crate) fn pairs(&self) -> u32 {
+        self.rows.div_ceil(2)
+    }
+}
+
+/// A matrix of `rows` x 32 `blocks` weights, in one part or several.
+pub(crate) struct Matrix {
+    pub(crate) rows: u32,
+    pub(crate) blocks: u32,
+    pub(crate) parts: Vec<Part>,
+    pub(crate) bytes: u64,
+}
+
+impl Matrix {
+    /// Tells whether int8 activations apply to every part.
+    pub(crate) fn is_integer(&self) -> bool {
+        self.parts.iter().all(|p| p.format.is_integer())
+    }
+}
+
+/// How tensors make up the rows of a matrix.
+#[derive(Clone, Copy)]
+enum Arrangement {
+    /// One tensor's rows after the other's.
+    Stacked,
+    /// Row 2i from the first, row 2i + 1 from the second.
+    Alternating,
+}
+
+/// Reads tensors into matrices and reports progress.
+pub(crate) struct WeightLoader<'a> {
+    gpu: &'a Gpu,
+    gguf: &'a Gguf,
+    done_bytes: u64,
+    /// Returns false to cancel.
+    progress: &'a mut dyn FnMut(u64) -> bool,
+}
+
+impl<'a> WeightLoader<'a> {
+    /// A loader that tells `progress` how many bytes of the file it has read.
+    pub(crate) fn new(
+        gpu: &'a Gpu,
+        gguf: &'a Gguf,
+        progress: &'a mut dyn FnMut(u64) -> bool,
+    ) -> Self {
+        Self {
+            gpu,
+            gguf,
+            done_bytes: 0,
+            progress,
+        }
+    }
+
+    fn tensor(&self, name: &str) -> &'a TensorInfo {
+        self.gguf.tensor(name).unwrap_or_else(|| {
+            unreachable!("ModelConfig::from_gguf has checked that {name} is there")
+        })
+    }
+
+    /// Tells whether the file has this tensor.
+    pub(crate) fn has(&self, name: &str) -> bool {
+        self.gguf.tensor(name).is_some()
+    }
+
+    /// The tensors' rows, one tensor after the other.
+    pub(crate) fn stacked(&mut self, names: &[String]) -> Result<Matrix, LoadError> {
+        self.matrix(names, Arrangement::Stacked)
+    }
+
+    /// The rows of two tensors of one shape in turn.
+    pub(crate) fn alternating(&mut self, names: &[String; 2]) -> Result<Matrix, LoadError> {
+        self.matrix(names, Arrangement::Alternating)
+    }
+
+    /// Vectors, one after the other, as f32 in one buffer.
+    pub(crate) fn vector(&mut self, names: &[String]) -> Result<Buffer, LoadError> {
+        let mut values = Vec::new();
+        for name in names {
+            let tensor = self.tensor(name);
+            let mut source = vec![0; as_usize(tensor.bytes)];
+            self.gguf.read(tensor, 0, &mut source)?;
+            values.extend(repack::dequantize_row(tensor.tensor_type, &source));
+            self.advance(tensor.bytes)?;
+        }
+        let buffer = gpu::storage(self.gpu, &names[0], 4 * values.len() as u64);
+        gpu::upload(self.gpu, &buffer, 0, bytemuck::cast_slice(&values))?;
+        Ok(buffer)
+    }
+
+    fn advance(&mut self, bytes: u64) -> Result<(), LoadError> {
+        self.done_bytes += bytes;
+        if (self.progress)(self.done_bytes) {
+            Ok(())
+        } else {
+            Err(LoadError::Cancelled)
+        }
+    }
+
+    fn matrix(&mut self, names: &[String], how: Arrangement) -> Result<Matrix, LoadError> {
+        let tensors: Vec<&TensorInfo> = names.iter().map(|n| self.tensor(n)).collect();
+        let blocks = tensors[0].columns() / BLOCK as u64;
+        let rows: u64 = tensors.iter().map(|t| t.rows()).sum();
+        let mut matrix = Matrix {
+            rows: as_u32(rows),
+            blocks: as_u32(blocks),
+            parts: Vec::new(),
+            bytes: 0,
+        };
+        let mut first = 0;
+        for (format, count) in runs(&tensors, how) {
+            for (start, rows) in shards(self.gpu, format, blocks, count)? {
+                let part = self.part(
+                    &names[0],
+                    &tensors,
+                    how,
+                    format,
+                    blocks,
+                    first + start,
+                    rows,
+                )?;
+                matrix.bytes += part.quants.size() + part.metas.size();
+                matrix.parts.push(part);
+            }
+            first += count;
+        }
+        Ok(matrix)
+    }
+
+    /// Rows `first .. first + rows` of the arrangement.
+    #[expect(
+        clippy::too_many_arguments,
+        reason = "a row range of an arrangement is these facts"
+    )]
+    fn part(
+        &mut self,
+        label: &str,
+        tensors: &[&TensorInfo],
+        how: Arrangement,
+        format: WeightFormat,
+        blocks: u64,
+        first: u64,
+        rows: u64,
+    ) -> Result<Part, LoadError> {
+        let padded = rows.next_multiple_of(2);
+        let quant_row = format.quant_block_bytes() * blocks;
+        let meta_row = format.meta_row_bytes(blocks);
+        let quants = gpu::storage(self.gpu, label, padded * quant_row);
+        let metas = gpu::storage(self.gpu, label, padded * meta_row);
+        let source_row = tensors[0].bytes / tensors[0].rows();
+        let batch = (PIECE_BYTES / source_row).max(2).next_multiple_of(2);
+        let mut at = 0;
+        while at < rows {
+            let count = batch.min(rows - at);
+            let mut quant_bytes = vec![0; as_usize(count * quant_row)];
+            let mut meta_bytes = vec![0; as_usize(count * meta_row)];
+            for row_run in source_runs(tensors, how, first + at, count) {
+                let source = self.read_rows(&row_run)?;
+                let stride = as_usize(row_run.tensor.bytes / row_run.tensor.rows());
+                for (i, bytes) in source.chunks_exact(stride).enumerate() {
+                    let row = row_run.target + i * row_run.step;
+                    let plane = PlaneRow {
+                        quants: slice_row(&mut quant_bytes, row, as_usize(quant_row)),
+                        metas: slice_row(&mut meta_bytes, row, as_usize(meta_row)),
+                    };
+                    repack::repack_row(row_run.tensor.tensor_type, format, bytes, plane);
+                }
+                self.advance(source.len() as u64)?;
+            }
+            gpu::upload(self.gpu, &quants, at * quant_row, &quant_bytes)?;
+            gpu::upload(self.gpu, &metas, at * meta_row, &meta_bytes)?;
+            at += count;
+        }
+        Ok(Part {
+            format,
+            first_row: as_u32(first),
+            rows: as_u32(rows),
+            quants,
+            metas,
+        })
+    }
+
+    fn read_rows(&self, run: &RowRun<'_>) -> Result<Vec<u8>, LoadError> {
+        let row_bytes = run.tensor.bytes / run.tensor.rows();
+        let mut source = vec![0; as_usize(run.count * row_bytes)];
+        self.gguf
+            .read(run.tensor, run.row * row_bytes, &mut source)?;
+        Ok(source)
+    }
+}
+
+fn slice_row(bytes: &mut [u8], row: usize, row_bytes: usize) -> &mut [u8] {
+    &mut bytes[row * row_bytes..(row + 1) * row_bytes]
+}
+
+/// Consecutive rows of one tensor, and where they go in a batch.
+struct RowRun<'a> {
+    tensor: &'a TensorInfo,
+    row: u64,
+    count: u64,
+    target: usize,
+    step: usize,
+}
+
+/// The tensors' rows that make up rows `first .. first + count` of the arrangement.
+fn source_runs<'a>(
+    tensors: &[&'a TensorInfo],
+    how: Arrangement,
+    first: u64,
+    count: u64,
+) -> Vec<RowRun<'a>> {
+    match how {
+        Arrangement::Alternating => tensors
+            .iter()
+            .enumerate()
+            .map(|(i, tensor)| RowRun {
+                tensor,
+                row: first / 2,
+                count: count / 2,
+                target: i,
+                step: 2,
+            })
+            .collect(),
+        Arrangement::Stacked => {
+            let mut runs = Vec::new();
+            let mut start = 0;
+            for tensor in tensors {
+                let end = start + tensor.rows();
+                let (from, to) = (first.max(start), (first + count).min(end));
+                if from < to {
+                    runs.push(RowRun {
+                        tensor,
+                        row: from - start,
+                        count: to - from,
+                        target: as_usize(from - first),
+                        step: 1,
+                    });
+                }
+                start = end;
+            }
+            runs
+        }
+    }
+}
+
+/// Rows of one format, in order. Alternating tensors of different types meet in f32.
+fn runs(tensors: &[&TensorInfo], how: Arrangement) -> Vec<(WeightFormat, u64)> {
+    let native = |t: &TensorInfo| repack::native_format(t.tensor_type).unwrap_or(WeightFormat::F32);
+    match how {
+        Arrangement::Alternating => {
+            let formats: Vec<WeightFormat> = tensors.iter().map(|t| native(t)).collect();
+            let one = formats.iter().all(|f| *f == formats[0]);
+            let rows = tensors.iter().map(|t| t.rows()).sum();
+            vec![(if one { formats[0] } else { WeightFormat::F32 }, rows)]
+        }
+        Arrangement::Stacked => {
+            let mut list: Vec<(WeightFormat, u64)> = Vec::new();
+            for tensor in tensors {
+                match list.last_mut() {
+                    Some((format, rows)) if *format == native(tensor) => *rows += tensor.rows(),
+                    _ => list.push((native(tensor), tensor.rows())),
+                }
+            }
+            list
+        }
+    }
+}
+
+/// Cuts `rows` so that no plane exceeds the binding limit: (first row, rows) of each shard.
+fn shards(
+    gpu: &Gpu,
+    format: WeightFormat,
+    blocks: u64,
+    rows: u64,
+) -> Result<Vec<(u64, u64)>, EngineError> {
+    let row_bytes = format.quant_block_bytes() * blocks;
+    let fit = gpu.info.binding_bytes_max / row_bytes / SHARD_ROWS * SHARD_ROWS;
+    if fit == 0 {
+        return Err(EngineError::AdapterLacks {
+            adapter: gpu.info.name.clone(),
+            what: format!(
+                "storage bindings of {} bytes: {SHARD_ROWS} rows of a weight matrix need them, \
+                 the limit is {}",
+                row_bytes * SHARD_ROWS,
+                gpu.info.binding_bytes_max
+            ),
+        });
+    }
+    Ok((0..rows.div_ceil(fit))
+        .map(|i| (i * fit, fit.min(rows - i * fit)))
+        .collect())
+}
+
+pub(crate) fn as_u32(n: u64) -> u32 {
+    u32::try_from(n).unwrap_or_else(|_| unreachable!("sizes are checked against limits: {n}"))
+}
+
+pub(crate) fn as_usize(n: u64) -> usize {
+    usize::try_from(n).unwrap_or_else(|_| unreachable!("sizes are checked against limits: {n}"))
+}

@@ -1,0 +1,223 @@
+//! What a caller may ask of the engine: its configuration, and one generation request.
+
+use std::time::Instant;
+
+/// Which GPU adapter to take.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub enum AdapterChoice {
+    /// Integrated first, then discrete, then virtual, then a software adapter (with a warning).
+    #[default]
+    Auto,
+    /// Only an integrated GPU.
+    Integrated,
+    /// Only a discrete GPU.
+    Discrete,
+    /// Only a software adapter such as lavapipe.
+    Software,
+    /// The first adapter whose name contains this text, ignoring case.
+    Named(String),
+}
+
+impl std::fmt::Display for AdapterChoice {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Self::Auto => f.write_str("auto"),
+            Self::Integrated => f.write_str("integrated"),
+            Self::Discrete => f.write_str("discrete"),
+            Self::Software => f.write_str("software"),
+            Self::Named(part) => f.write_str(part),
+        }
+    }
+}
+
+/// How activations enter matrix products.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Activations {
+    /// The engine chooses: int8 for quantised weights, but float on software adapters, where int8
+    /// gains nothing. f16 and f32 weights always take float.
+    #[default]
+    Auto,
+    /// 32-bit floats everywhere: the reference path.
+    Float,
+    /// int8 in blocks of 32 wherever the weights are quantised.
+    Int8,
+}
+
+/// Settings of an engine, fixed while it runs.
+#[derive(Debug, Clone)]
+pub struct EngineConfig {
+    /// Which adapter to open.
+    pub adapter: AdapterChoice,
+    /// How activations enter matrix products.
+    pub activations: Activations,
+    /// Longest context of one sequence, in tokens; capped by the model's own `context_len`.
+    pub context_len_max: u32,
+    /// Bytes of GPU memory for the KV cache. `None`: enough for two sequences of full context,
+    /// at most 1 GiB.
+    pub kv_bytes_max: Option<u64>,
+    /// Most prompt tokens in one prefill step.
+    pub prefill_chunk: u32,
+    /// Most sequences alive at once; more wait in the queue.
+    pub slots: u32,
+    /// Most requests waiting; more are refused.
+    pub queue_max: u32,
+    /// Lowers the adapter's storage binding limit, in bytes: matrices are cut in row shards
+    /// below it. `None`: the adapter's own limit.
+    pub binding_bytes_max: Option<u64>,
+    /// Never use subgroup operations, even where the adapter has them.
+    pub no_subgroups: bool,
+    /// Keep every shader bounds check (slower; for tests).
+    pub checked_shaders: bool,
+}
+
+impl Default for EngineConfig {
+    fn default() -> Self {
+        Self {
+            adapter: AdapterChoice::Auto,
+            activations: Activations::Auto,
+            context_len_max: 8192,
+            kv_bytes_max: None,
+            prefill_chunk: 128,
+            slots: 8,
+            queue_max: 256,
+            binding_bytes_max: None,
+            no_subgroups: false,
+            checked_shaders: false,
+        }
+    }
+}
+
+/// How the next token is chosen from the logits.
+///
+/// Order: penalties, temperature, top-k, top-p, min-p, then one draw from a counter-based random
+/// number keyed by `seed` and position. Ranges are checked by [`SamplingParams::check`].
+#[derive(Debug, Clone, PartialEq)]
+pub struct SamplingParams {
+    /// 0 takes the most likely token; otherwise logits are divided by it. 0..=10.
+    pub temperature: f32,
+    /// Keep the k most likely tokens; 0 keeps all.
+    pub top_k: u32,
+    /// Keep the smallest set of most likely tokens whose probability reaches this; 1 keeps all. 0<..=1.
+    pub top_p: f32,
+    /// Drop tokens less likely than this times the most likely one; 0 keeps all. 0..=1.
+    pub min_p: f32,
+    /// Divides positive and multiplies negative logits of tokens already in the sequence; 1 is
+    /// none. 0<..=10.
+    pub repeat_penalty: f32,
+    /// Subtracted once per earlier occurrence among the generated tokens. -2..=2.
+    pub frequency_penalty: f32,
+    /// Subtracted if the token was generated before. -2..=2.
+    pub presence_penalty: f32,
+    /// Key of the random numbers: the same seed, request and model give the same tokens.
+    pub seed: u64,
+}
+
+impl Default for SamplingParams {
+    fn default() -> Self {
+        Self {
+            temperature: 0.0,
+            top_k: 0,
+            top_p: 1.0,
+            min_p: 0.0,
+            repeat_penalty: 1.0,
+            frequency_penalty: 0.0,
+            presence_penalty: 0.0,
+            seed: 0,
+        }
+    }
+}
+
+/// A sampling parameter out of its range.
+#[derive(Debug, Clone, PartialEq, thiserror::Error)]
+#[error("{field} must be {allowed}, not {value}")]
+pub struct ParamError {
+    /// Name of the field, as in the API.
+    pub field: &'static str,
+    /// The allowed range, in words.
+    pub allowed: &'static str,
+    /// What was given.
+    pub value: f32,
+}
+
+impl SamplingParams {
+    /// Checks every field against its range; NaN is never within one.
+    ///
+    /// # Errors
+    /// The first field out of range.
+    pub fn check(&self) -> Result<(), ParamError> {
+        let rules: [(&'static str, f32, bool, &'static str); 6] = [
+            (
+                "temperature",
+                self.temperature,
+                (0.0..=10.0).contains(&self.temperature),
+                "from 0 to 10",
+            ),
+            (
+                "top_p",
+                self.top_p,
+                self.top_p > 0.0 && self.top_p <= 1.0,
+                "above 0 and at most 1",
+            ),
+            (
+                "min_p",
+                self.min_p,
+                (0.0..=1.0).contains(&self.min_p),
+                "from 0 to 1",
+            ),
+            (
+                "repeat_penalty",
+                self.repeat_penalty,
+                self.repeat_penalty > 0.0 && self.repeat_penalty <= 10.0,
+                "above 0 and at most 10",
+            ),
+            (
+                "frequency_penalty",
+                self.frequency_penalty,
+                (-2.0..=2.0).contains(&self.frequency_penalty),
+                "from -2 to 2",
+            ),
+            (
+                "presence_penalty",
+                self.presence_penalty,
+                (-2.0..=2.0).contains(&self.presence_penalty),
+                "from -2 to 2",
+            ),
+        ];
+        for (field, value, ok, allowed) in rules {
+            if !ok {
+                return Err(ParamError {
+                    field,
+                    allowed,
+                    value,
+                });
+            }
+        }
+        Ok(())
+    }
+}
+
+/// One request to generate. Holds a user's text as tokens, so it has no `Debug`.
+#[derive(Clone)]
+pub struct GenerateRequest {
+    /// The prompt; at least one token, every id within the vocabulary.
+    pub prompt: Vec<u32>,
+    /// Most tokens to generate; 0 only scores the prompt (with `echo`). `None`: up to the context.
+    pub max_tokens: Option<u32>,
+    /// How tokens are chosen.
+    pub sampling: SamplingParams,
+    /// Texts that end generation; the text before the first is delivered. At most 16 of at most
+    /// 256 bytes, none empty.
+    pub stop: Vec<String>,
+    /// Tokens that end generation, besides the model's own end tokens.
+    pub stop_tokens: Vec<u32>,
+    /// Do not stop at the model's end-of-sequence tokens.
+    pub ignore_eos: bool,
+    /// Report log-probabilities, with this many alternatives (0..=20) beside the chosen token.
+    pub logprobs: Option<u32>,
+    /// Report the prompt's tokens (and, with `logprobs`, their log-probabilities) before generating.
+    pub echo: bool,
+    /// When the request must be over; it then ends with [`crate::FinishReason::Deadline`].
+    pub deadline: Option<Instant>,
+    /// Who asked, as one word for fairness and accounting.
+    pub app: String,
+}

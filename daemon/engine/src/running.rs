@@ -1,0 +1,457 @@
+//! A warm model at work: admits requests, submits steps, takes their results.
+//!
+//! Steps are submitted ahead of their results: a decode step takes its token from the GPU, so the GPU
+//! never waits for the CPU between tokens. At most [`STEPS_AHEAD`] steps are under way.
+
+use std::collections::{HashMap, VecDeque};
+use std::sync::Arc;
+use std::time::Instant;
+
+use hearth_shaders::params::{Sampling, TOKEN_FROM_SLOT};
+
+use crate::engine::{LoadedModel, Shared};
+use crate::error::EngineError;
+use crate::event::{EventSink, FinishReason, TokenOutput};
+use crate::gpu::{Gpu, Readback, SubmissionIndex};
+use crate::kv_cache::KvCache;
+use crate::model::{Column, Forward, RING_LEN, StepInput};
+use crate::request::{GenerateRequest, SamplingParams};
+use crate::sampler::log_probabilities;
+use crate::scheduler::{Admission, Scheduler, SequenceId};
+use crate::sequence::{NextStep, Sequence};
+
+/// Steps under way at most.
+const STEPS_AHEAD: usize = 2;
+/// Where logits start in a readback buffer, after the token.
+const LOGITS_AT: u64 = 16;
+
+/// A step whose results are not taken yet.
+struct StepUnderWay {
+    id: SequenceId,
+    step: NextStep,
+    submission: SubmissionIndex,
+    /// Where its token (and logits) arrive; `None` if it samples none.
+    readback: Option<Readback>,
+    submitted_at: Instant,
+}
+
+/// See the module.
+pub(crate) struct Running {
+    pub(crate) model: Arc<LoadedModel>,
+    forward: Forward,
+    scheduler: Scheduler,
+    sequences: HashMap<SequenceId, Sequence>,
+    under_way: VecDeque<StepUnderWay>,
+    spare_readbacks: Vec<Readback>,
+    next_id: u64,
+    ring: u32,
+    prefill_chunk: u32,
+    last_done: Instant,
+}
+
+impl Running {
+    /// Starts with no sequences.
+    pub(crate) fn new(model: Arc<LoadedModel>, forward: Forward, prefill_chunk: u32) -> Self {
+        let limits = forward.limits();
+        Self {
+            scheduler: Scheduler::new(limits.slots, limits.kv_blocks),
+            model,
+            forward,
+            sequences: HashMap::new(),
+            under_way: VecDeque::new(),
+            spare_readbacks: Vec::new(),
+            next_id: 0,
+            ring: 0,
+            prefill_chunk,
+            last_done: Instant::now(),
+        }
+    }
+
+    /// Tells whether there is any sequence.
+    pub(crate) fn is_idle(&self) -> bool {
+        self.sequences.is_empty() && self.under_way.is_empty()
+    }
+
+    /// Tells whether nothing can go on until a reader takes its events.
+    pub(crate) fn is_stalled(&self) -> bool {
+        self.under_way.is_empty()
+            && self
+                .sequences
+                .values()
+                .all(|s| s.is_stalled() || s.lease.is_none())
+    }
+
+    /// Takes a request that was checked against this model.
+    pub(crate) fn submit(&mut self, gpu: &Gpu, request: GenerateRequest, sink: Box<dyn EventSink>) {
+        let id = SequenceId(self.next_id);
+        self.next_id += 1;
+        let mut sequence = Sequence::new(id, request, Arc::clone(&self.model), sink);
+        let blocks = KvCache::blocks_for(sequence.positions_max());
+        match self.scheduler.submit(id, blocks) {
+            Admission::Admitted(lease) => {
+                self.start(gpu, &mut sequence, lease);
+            }
+            Admission::Queued { ahead } => sequence.queued(ahead + 1),
+            // `LoadedModel::context_len` is never more than the pool holds.
+            Admission::Rejected => sequence.end(FinishReason::Fault, None),
+        }
+        self.sequences.insert(id, sequence);
+    }
+
+    fn start(&self, gpu: &Gpu, sequence: &mut Sequence, lease: crate::scheduler::Lease) {
+        self.forward
+            .reset_slot(gpu, lease.slot, &gpu_sampling(&sequence.request.sampling));
+        sequence.start(lease);
+    }
+
+    /// One turn: delivers, ends, admits, submits at most one step, and takes results when enough
+    /// steps are under way. Returns false if there was nothing to do.
+    pub(crate) fn turn(&mut self, gpu: &Gpu, shared: &Shared) -> Result<bool, EngineError> {
+        self.sweep(gpu, shared);
+        let submitted = self.submit_step(gpu, shared)?;
+        let full = self.under_way.len() >= STEPS_AHEAD;
+        let took = (full || !submitted) && self.take_results(gpu, shared)?;
+        Ok(submitted || took)
+    }
+
+    /// Ends what is over, abandoned or out of time, gives back what it held, admits who waits.
+    fn sweep(&mut self, gpu: &Gpu, shared: &Shared) {
+        let now = Instant::now();
+        let mut over = Vec::new();
+        for (id, sequence) in &mut self.sequences {
+            sequence.flush();
+            sequence.check_time(now);
+            if sequence.is_over() || sequence.is_abandoned() {
+                over.push(*id);
+            }
+        }
+        for id in over {
+            if let Some(sequence) = self.sequences.remove(&id) {
+                self.give_back(gpu, shared, &sequence);
+            }
+        }
+        while let Some((id, lease)) = self.scheduler.admit_waiting() {
+            if let Some(mut sequence) = self.sequences.remove(&id) {
+                self.start(gpu, &mut sequence, lease);
+                self.sequences.insert(id, sequence);
+            }
+        }
+        shared.update(|stats| {
+            stats.queued_now = self.scheduler.waiting();
+            stats.active_now =
+                u32::try_from(self.sequences.len()).unwrap_or(u32::MAX) - self.scheduler.waiting();
+            stats.kv_blocks_used_now = self.scheduler.kv().used();
+            stats.kv_blocks_total = self.scheduler.kv().total();
+        });
+    }
+
+    fn give_back(&mut self, gpu: &Gpu, shared: &Shared, sequence: &Sequence) {
+        if sequence.is_cancelled() {
+            shared.update(|stats| stats.cancelled += 1);
+        }
+        let Some(lease) = &sequence.lease else {
+            self.scheduler.forget(sequence.id);
+            return;
+        };
+        // Blocks leave their owner zeroed. The GPU runs this after the steps already submitted.
+        let used = KvCache::blocks_for(sequence.positions()) as usize;
+        self.forward.clear_blocks(
+            gpu,
+            &self.model.config,
+            &lease.blocks[..used.min(lease.blocks.len())],
+        );
+        self.scheduler.finish(sequence.id, lease);
+    }
+
+    /// Submits the next step in turn. Returns false if no sequence has one.
+    fn submit_step(&mut self, gpu: &Gpu, shared: &Shared) -> Result<bool, EngineError> {
+        let (sequences, chunk) = (&self.sequences, self.prefill_chunk);
+        let step_of = |id: SequenceId| sequences.get(&id).and_then(|s| s.next_step(chunk));
+        let Some(id) = self.scheduler.next(|id| step_of(id).is_some()) else {
+            return Ok(false);
+        };
+        let Some(step) = step_of(id) else {
+            return Ok(false);
+        };
+        let input = self.input(id, step);
+        self.forward.write_step(gpu, &input);
+        let mut encoder = gpu.device.create_command_encoder(&Default::default());
+        self.forward.encode_body(&mut encoder, &input);
+        let Some(sequence) = self.sequences.get_mut(&id) else {
+            return Ok(false);
+        };
+        let readback = if input.outputs > 0 {
+            self.forward.encode_head(&mut encoder, &input);
+            let logits = sequence.request.logprobs.is_some();
+            let bytes = LOGITS_AT
+                + if logits {
+                    self.forward.logits_bytes()
+                } else {
+                    0
+                };
+            let readback = take_readback(&mut self.spare_readbacks, gpu, bytes);
+            let scratch = &self.forward.scratch;
+            if logits {
+                // Before sampling: log-probabilities are those of the untouched logits.
+                let bytes = self.forward.logits_bytes();
+                readback.copy_from(&mut encoder, &scratch.logits, 0, LOGITS_AT, bytes);
+            }
+            self.forward.encode_sample(&mut encoder, &input);
+            readback.copy_from(&mut encoder, &scratch.ring, u64::from(input.ring) * 4, 0, 4);
+            Some(readback)
+        } else {
+            None
+        };
+        sequence.submitted(step);
+        let submission = gpu.queue.submit([encoder.finish()]);
+        let mut under_way = StepUnderWay {
+            id,
+            step,
+            submission,
+            readback,
+            submitted_at: Instant::now(),
+        };
+        if let Some(readback) = &mut under_way.readback {
+            readback.request();
+        }
+        self.under_way.push_back(under_way);
+        shared.update(|stats| stats.steps += 1);
+        if let NextStep::Prefill { from, to, .. } = step {
+            self.score_prompt(gpu, id, from, to, &input)?;
+        }
+        gpu.check()?;
+        Ok(true)
+    }
+
+    fn input(&mut self, id: SequenceId, step: NextStep) -> StepInput {
+        let sequence = &self.sequences[&id];
+        let lease = sequence
+            .lease
+            .as_ref()
+            .unwrap_or_else(|| unreachable!("only sequences with a lease have a next step"));
+        let column = |token, position| Column {
+            token,
+            position,
+            table: 0,
+            slot: lease.slot,
+        };
+        let (columns, outputs) = match step {
+            NextStep::Prefill { from, to, last } => {
+                let tokens = &sequence.request.prompt[from as usize..to as usize];
+                let columns = tokens
+                    .iter()
+                    .zip(from..)
+                    .map(|(&t, p)| column(t, p))
+                    .collect();
+                (columns, u32::from(last && sequence.generates()))
+            }
+            NextStep::Decode { position } => (vec![column(TOKEN_FROM_SLOT, position)], 1),
+        };
+        let columns: Vec<Column> = columns;
+        self.ring = (self.ring + 1) % RING_LEN;
+        StepInput {
+            output_first: u32::try_from(columns.len()).unwrap_or(1) - 1,
+            tables: lease.blocks.clone(),
+            columns,
+            outputs,
+            ring: self.ring,
+        }
+    }
+
+    /// Echoes the chunk's prompt tokens, with their log-probabilities if asked for. Those are read
+    /// at once: the chunk's residual stream is gone with the next step.
+    fn score_prompt(
+        &mut self,
+        gpu: &Gpu,
+        id: SequenceId,
+        from: u32,
+        to: u32,
+        input: &StepInput,
+    ) -> Result<(), EngineError> {
+        let Some(sequence) = self.sequences.get(&id) else {
+            return Ok(());
+        };
+        if !sequence.request.echo {
+            return Ok(());
+        }
+        let prompt = &sequence.request.prompt;
+        let plain = |id: u32| TokenOutput {
+            id,
+            logprob: None,
+            top: Vec::new(),
+        };
+        let mut tokens = Vec::new();
+        if from == 0 {
+            tokens.push(plain(prompt[0]));
+        }
+        let last = to as usize == prompt.len();
+        // Column c predicts the token after it; the last prompt token predicts none of the prompt.
+        let targets = &prompt[from as usize + 1..prompt.len().min(to as usize + 1)];
+        match sequence.request.logprobs {
+            None => tokens.extend(targets.iter().map(|&t| plain(t))),
+            Some(top) => {
+                let targets = targets.to_vec();
+                for (group, at) in targets.chunks(crate::model::OUTPUTS_MAX as usize).zip(0..) {
+                    let first = at * crate::model::OUTPUTS_MAX;
+                    let logits = self.output_logits(gpu, input, first, group.len())?;
+                    let rows = logits.chunks_exact(self.model.config.vocab_size as usize);
+                    tokens.extend(group.iter().zip(rows).map(|(&id, row)| {
+                        let (logprob, top) = log_probabilities(row, id, top);
+                        TokenOutput {
+                            id,
+                            logprob: Some(logprob),
+                            top,
+                        }
+                    }));
+                }
+            }
+        }
+        if let Some(sequence) = self.sequences.get_mut(&id) {
+            sequence.echo(tokens, last);
+        }
+        Ok(())
+    }
+
+    /// Logits of columns `first .. first + count` of the step that was submitted last.
+    fn output_logits(
+        &mut self,
+        gpu: &Gpu,
+        input: &StepInput,
+        first: u32,
+        count: usize,
+    ) -> Result<Vec<f32>, EngineError> {
+        let outputs = u32::try_from(count).unwrap_or(u32::MAX);
+        let input = StepInput {
+            output_first: first,
+            outputs,
+            ..input.clone()
+        };
+        self.forward.write_step(gpu, &input);
+        let mut encoder = gpu.device.create_command_encoder(&Default::default());
+        self.forward.encode_head(&mut encoder, &input);
+        let bytes = self.forward.logits_bytes() * u64::from(outputs);
+        let mut readback = take_readback(&mut self.spare_readbacks, gpu, bytes);
+        readback.copy_from(&mut encoder, &self.forward.scratch.logits, 0, 0, bytes);
+        let submission = gpu.queue.submit([encoder.finish()]);
+        readback.request();
+        let values = readback.read(gpu, submission, |raw| {
+            raw[..usize::try_from(bytes).unwrap_or(0)]
+                .chunks_exact(4)
+                .map(|b| f32::from_le_bytes([b[0], b[1], b[2], b[3]]))
+                .collect()
+        });
+        self.spare_readbacks.push(readback);
+        values
+    }
+
+    /// Waits for the oldest step under way and hands its results to its sequence.
+    fn take_results(&mut self, gpu: &Gpu, shared: &Shared) -> Result<bool, EngineError> {
+        let Some(step) = self.under_way.pop_front() else {
+            return Ok(false);
+        };
+        let top = self
+            .sequences
+            .get(&step.id)
+            .and_then(|s| s.request.logprobs);
+        let token = match step.readback {
+            Some(mut readback) => {
+                let vocab = self.model.config.vocab_size as usize;
+                let token =
+                    readback.read(gpu, step.submission, |raw| token_output(raw, top, vocab))?;
+                self.spare_readbacks.push(readback);
+                Some(token)
+            }
+            None => {
+                gpu.wait(Some(step.submission))?;
+                None
+            }
+        };
+        let now = Instant::now();
+        let busy = now - step.submitted_at.max(self.last_done);
+        self.last_done = now;
+        let busy_us = u64::try_from(busy.as_micros()).unwrap_or(u64::MAX);
+        shared.update(|stats| match step.step {
+            NextStep::Prefill { from, to, .. } => {
+                stats.prompt_tokens += u64::from(to - from);
+                stats.prefill_us += busy_us;
+            }
+            NextStep::Decode { .. } => stats.decode_us += busy_us,
+        });
+        if let Some(sequence) = self.sequences.get_mut(&step.id) {
+            if let NextStep::Prefill { to, .. } = step.step {
+                sequence.prefill_done(to);
+            }
+            if let Some(token) = token {
+                shared.update(|stats| stats.generated_tokens += 1);
+                sequence.accept(token);
+            }
+        }
+        Ok(true)
+    }
+
+    /// Ends every sequence with `reason`; those with room in their channel learn it.
+    pub(crate) fn end_all(&mut self, reason: FinishReason) {
+        for sequence in self.sequences.values_mut() {
+            sequence.end(reason, None);
+        }
+        self.sequences.clear();
+        self.under_way.clear();
+    }
+
+    /// Ends the sequences that wait for a lease.
+    pub(crate) fn end_waiting(&mut self, reason: FinishReason) {
+        for sequence in self.sequences.values_mut().filter(|s| s.lease.is_none()) {
+            sequence.end(reason, None);
+        }
+    }
+}
+
+/// A readback of at least `bytes`, used before if there is one.
+fn take_readback(spare: &mut Vec<Readback>, gpu: &Gpu, bytes: u64) -> Readback {
+    match spare.iter().position(|r| r.bytes() >= bytes) {
+        Some(at) => spare.swap_remove(at),
+        None => Readback::new(gpu, bytes),
+    }
+}
+
+/// The sampled token, and its log-probability if logits came along.
+fn token_output(raw: &[u8], top: Option<u32>, vocab: usize) -> TokenOutput {
+    let word = |at: usize| [raw[at], raw[at + 1], raw[at + 2], raw[at + 3]];
+    let id = u32::from_le_bytes(word(0));
+    let Some(top) = top else {
+        return TokenOutput {
+            id,
+            logprob: None,
+            top: Vec::new(),
+        };
+    };
+    let start = usize::try_from(LOGITS_AT).unwrap_or(0);
+    let logits: Vec<f32> = (0..vocab)
+        .map(|i| f32::from_le_bytes(word(start + 4 * i)))
+        .collect();
+    let (logprob, top) = log_probabilities(&logits, id, top);
+    TokenOutput {
+        id,
+        logprob: Some(logprob),
+        top,
+    }
+}
+
+fn gpu_sampling(p: &SamplingParams) -> Sampling {
+    let penalties = p.repeat_penalty.to_bits() != 1.0f32.to_bits()
+        || p.frequency_penalty != 0.0
+        || p.presence_penalty != 0.0;
+    Sampling {
+        temperature: p.temperature,
+        top_p: p.top_p,
+        min_p: p.min_p,
+        repeat_penalty: p.repeat_penalty,
+        frequency_penalty: p.frequency_penalty,
+        presence_penalty: p.presence_penalty,
+        top_k: p.top_k,
+        penalties: u32::from(penalties),
+        seed_low: u32::try_from(p.seed & 0xffff_ffff).unwrap_or(0),
+        seed_high: u32::try_from(p.seed >> 32).unwrap_or(0),
+        pad: [0; 2],
+    }
+}

@@ -1,0 +1,91 @@
+//! hearthd as a library: [`serve`] on a socket that the caller bound, until the caller says stop.
+//!
+//! Layers, outermost first: `server` (connections) -> `service` (RPC bodies) -> `state` and
+//! `loading` (the engine and its model), `store` (models on disk). Only this crate knows gRPC on
+//! the daemon's side; the engine knows nothing of it.
+
+pub mod bench;
+pub mod config;
+mod hardening;
+pub mod lifecycle;
+pub mod limits;
+mod loading;
+mod logging;
+pub mod peer;
+mod server;
+mod service;
+pub mod socket;
+mod state;
+mod status;
+pub mod store;
+mod wire;
+
+use std::future::Future;
+use std::sync::Arc;
+
+use config::Config;
+use socket::BoundSocket;
+use store::{Store, StoreError};
+
+pub use hardening::forbid_core_files;
+pub use logging::{hide_panic_messages, start as start_log};
+
+/// The daemon could not serve.
+#[derive(Debug, thiserror::Error)]
+pub enum ServeError {
+    /// The store of models is unusable.
+    #[error("the store of models cannot be used")]
+    Store(#[from] StoreError),
+    /// The contract's own description is broken: a build that should not exist.
+    #[error("the reflection service cannot be built")]
+    Reflection(#[from] tonic_reflection::server::Error),
+}
+
+/// Serves on `socket` until `shutdown` is done, then drains: what runs may go on for at most
+/// [`limits::DRAIN_MAX`]. The API answers at once, while the GPU is opened and the model loaded
+/// behind it. The socket is gone before the drain begins, its lock after it ends.
+///
+/// # Errors
+/// See [`ServeError`]; failures of the GPU or of a load are no errors here but states to be seen.
+pub async fn serve(
+    config: Config,
+    socket: BoundSocket,
+    shutdown: impl Future<Output = ()>,
+) -> Result<(), ServeError> {
+    let store = Store::open(&config.models_dir)?;
+    let (health, health_service) = tonic_health::server::health_reporter();
+    server::report_start(&health).await;
+    let shared = Arc::new(state::Shared::new(config, store, health));
+    let routes = server::routes(&shared, health_service)?;
+    let starting = tokio::spawn(loading::start(Arc::clone(&shared)));
+    tracing::info!(
+        socket = %socket.path().display(),
+        version = env!("CARGO_PKG_VERSION"),
+        pid = std::process::id(),
+        "serving"
+    );
+    let mut connections = server::Connections::new(Arc::clone(&shared), routes);
+    connections.accept(socket.listener(), shutdown).await;
+
+    tracing::info!("draining");
+    shared.lifecycle.drain();
+    let _lock = socket.close();
+    server::report_end(&shared.health).await;
+    // A load in progress sees the drain and stops; the engine must be there to be shut down.
+    if tokio::time::timeout(limits::DRAIN_MAX, starting)
+        .await
+        .is_err()
+    {
+        tracing::warn!("the GPU's start does not end");
+    }
+    if let Some(engine) = shared.engine().cloned() {
+        let ended = tokio::task::spawn_blocking(move || engine.shutdown(limits::DRAIN_MAX)).await;
+        if ended.is_err() {
+            tracing::error!("a bug: the engine's shutdown panicked");
+        }
+    }
+    connections.finish(limits::FLUSH_MAX).await;
+    shared.lifecycle.stop();
+    tracing::info!("stopped");
+    Ok(())
+}

@@ -1,0 +1,56 @@
+//! Every limit of the service, in one place. Tests hold each at its edge.
+//!
+//! The engine's own limits are in `hearth_engine::limits`.
+
+use std::time::Duration;
+
+/// Most connections open at once; more are closed at once.
+pub const CONNECTIONS_MAX: usize = 256;
+/// Most streams open at once on a connection.
+pub const STREAMS_MAX: u32 = 32;
+/// Largest message that is received, in bytes.
+pub const MESSAGE_BYTES_MAX: usize = 4 << 20;
+/// Largest header list that is received, in bytes.
+pub const HEADER_LIST_BYTES_MAX: u32 = 16 << 10;
+/// An idle connection is pinged after this long.
+pub const KEEPALIVE_INTERVAL: Duration = Duration::from_secs(30);
+/// A connection that answers no ping for this long is closed.
+pub const KEEPALIVE_TIMEOUT: Duration = Duration::from_secs(10);
+/// Most streams that the peer may reset before they were accepted.
+pub const PENDING_RESETS_MAX: usize = 20;
+/// Most streams that the peer may provoke us to reset.
+pub const LOCAL_RESETS_MAX: usize = 128;
+/// Bytes of replies buffered for a stream that its reader does not take.
+pub const SEND_BUFFER_BYTES_MAX: usize = 64 << 10;
+/// Events of a generation that wait for its reader; the engine pauses the sequence beyond that.
+pub const EVENTS_WAITING_MAX: usize = 256;
+/// How long live streams may go on after the daemon was told to stop.
+pub const DRAIN_MAX: Duration = Duration::from_secs(15);
+/// How long connections may take to deliver what is left after the drain.
+pub const FLUSH_MAX: Duration = Duration::from_secs(2);
+/// Most messages of a conversation.
+pub const CHAT_MESSAGES_MAX: usize = 4096;
+/// Largest text to tokenize or count, in bytes.
+pub const TOKENIZE_BYTES_MAX: usize = 1 << 20;
+/// Most tokens to turn into text.
+pub const DETOKENIZE_IDS_MAX: usize = 1 << 18;
+/// Most extra end tokens of a request.
+pub const STOP_TOKENS_MAX: usize = 16;
+/// Longest deadline and keep-alive of a request; the longest deadline gRPC can say is shorter.
+pub const DURATION_MAX: Duration = Duration::from_secs(366 * 24 * 3600);
+/// Shortest interval between two messages of `WatchStatus`.
+pub const WATCH_INTERVAL_MIN: Duration = Duration::from_millis(100);
+/// Longest interval between two messages of `WatchStatus`.
+pub const WATCH_INTERVAL_MAX: Duration = Duration::from_secs(3600);
+/// Imports at once.
+pub const IMPORTS_MAX: usize = 2;
+/// Longest model name, in bytes.
+pub const MODEL_NAME_BYTES_MAX: usize = 100;
+/// Largest manifest of a stored model, in bytes.
+pub const MANIFEST_BYTES_MAX: u64 = 64 << 10;
+/// Most models in the store.
+pub const MODELS_MAX: usize = 4096;
+/// Longest name of an app, in bytes.
+pub const APP_NAME_BYTES_MAX: usize = 64;
+/// When a refused caller may try again, if nothing better is known.
+pub const RETRY_DELAY: Duration = Duration::from_secs(1);

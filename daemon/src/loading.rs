@@ -1,0 +1,236 @@
+//! Starts the engine and makes models warm: the blocking calls, and what the lifecycle, the
+//! health service and the log say of them.
+
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use hearth_engine::{AdapterKind, Engine, LoadError, LoadProgress};
+use tonic::{Code, Status};
+
+use crate::lifecycle::LoadingNow;
+use crate::limits::RETRY_DELAY;
+use crate::state::{Shared, Warm, software_warning};
+use crate::status;
+use crate::store::{Manifest, StoreError, name};
+
+/// A model to load.
+#[derive(Debug, Clone)]
+pub(crate) struct Target {
+    /// Its name.
+    pub(crate) name: String,
+    /// Its file.
+    pub(crate) path: PathBuf,
+    /// Its entry in the store; `None`: a file outside.
+    pub(crate) manifest: Option<Manifest>,
+}
+
+/// Hears how far a load is; false stops it.
+pub(crate) type OnProgress = Box<dyn FnMut(LoadProgress) -> bool + Send>;
+
+/// Opens the GPU, then loads the model that is configured or the only one there is.
+pub(crate) async fn start(shared: Arc<Shared>) {
+    let config = shared.config.engine.clone();
+    let started = tokio::task::spawn_blocking(move || Engine::start(config)).await;
+    let engine = match started {
+        Ok(Ok(engine)) => engine,
+        Ok(Err(error)) => {
+            let reason = status::chain(&error);
+            tracing::error!(reason, "the GPU could not be opened");
+            shared.lifecycle.start_failed(reason);
+            return;
+        }
+        Err(_) => {
+            shared
+                .lifecycle
+                .start_failed("a bug: the engine's start panicked".to_owned());
+            return;
+        }
+    };
+    let adapter = engine.adapter();
+    tracing::info!(
+        adapter = adapter.name,
+        driver = adapter.driver,
+        backend = adapter.backend,
+        kind = ?adapter.kind,
+        "the GPU is open"
+    );
+    if adapter.kind == AdapterKind::Software {
+        tracing::warn!("{}", software_warning(&adapter.name));
+    }
+    shared.set_engine(engine);
+    if shared.lifecycle.is_draining() {
+        return;
+    }
+    match resolve(&shared, "") {
+        Ok(Some(target)) => {
+            // The reason of a failure is in the lifecycle and in the log.
+            let _ = load(&shared, target, Box::new(|_| true)).await;
+        }
+        Ok(None) => {
+            tracing::info!("no model is configured and the store does not hold exactly one");
+            shared.lifecycle.ready(None);
+        }
+        Err(error) => {
+            let reason = status::chain(&error);
+            tracing::error!(reason, "the configured model cannot be used");
+            shared.lifecycle.ready(Some(reason));
+        }
+    }
+}
+
+/// Finds a model by name. Empty: the configured one, else the only one in the store, if any.
+///
+/// # Errors
+/// There is no model of this name.
+pub(crate) fn resolve(shared: &Shared, asked: &str) -> Result<Option<Target>, StoreError> {
+    if let Some(configured) = &shared.config.model
+        && Path::new(configured).is_absolute()
+    {
+        let path = PathBuf::from(configured);
+        let file = path
+            .file_name()
+            .map(|s| s.to_string_lossy().into_owned())
+            .unwrap_or_default();
+        let name = name::from_file_name(&file);
+        if asked.is_empty() || asked == name {
+            return Ok(Some(Target {
+                name,
+                path,
+                manifest: None,
+            }));
+        }
+    }
+    let manifest = match (asked, &shared.config.model) {
+        ("", Some(configured)) => shared.store.get(configured)?,
+        ("", None) => {
+            let mut models = shared.store.list()?;
+            match (models.pop(), models.is_empty()) {
+                (Some(only), true) => only,
+                _ => return Ok(None),
+            }
+        }
+        (asked, _) => shared.store.get(asked)?,
+    };
+    let path = shared.store.blob_path(&manifest)?;
+    Ok(Some(Target {
+        name: manifest.name.clone(),
+        path,
+        manifest: Some(manifest),
+    }))
+}
+
+/// Makes a model warm in the place of the one that is.
+///
+/// # Errors
+/// Another load runs, the engine does not, or the load failed; no model is warm in the last case.
+pub(crate) async fn load(
+    shared: &Arc<Shared>,
+    target: Target,
+    on_progress: OnProgress,
+) -> Result<Arc<Warm>, Status> {
+    let Ok(_lock) = shared.load_lock.try_lock() else {
+        let message = "another model is being loaded";
+        return Err(status::fault(Code::Aborted, "LOAD_IN_PROGRESS", message)
+            .retry(RETRY_DELAY)
+            .status());
+    };
+    if shared.lifecycle.is_draining() {
+        return Err(status::draining());
+    }
+    let Some(engine) = shared.engine().cloned() else {
+        let reason = shared.lifecycle.now().reason;
+        return Err(reason.map_or_else(status::loading, |reason| status::no_gpu(&reason)));
+    };
+    let loading = |done_bytes, total_bytes| LoadingNow {
+        name: target.name.clone(),
+        done_bytes,
+        total_bytes,
+    };
+    shared.lifecycle.loading(loading(0, 0));
+    shared.set_warm(None).await;
+    let begun = std::time::Instant::now();
+    let job = (Arc::clone(shared), target.clone());
+    let loaded = tokio::task::spawn_blocking(move || {
+        let (shared, target) = job;
+        load_blocking(&shared, &engine, &target, on_progress)
+    })
+    .await;
+    let error = match loaded {
+        Ok(Ok(warm)) => {
+            let warm = Arc::new(warm);
+            shared.set_warm(Some(Arc::clone(&warm))).await;
+            shared.lifecycle.ready(None);
+            let ms = begun.elapsed().as_millis();
+            tracing::info!(model = target.name, ms, "the model is warm");
+            return Ok(warm);
+        }
+        Ok(Err(error)) => error,
+        Err(_) => {
+            shared
+                .lifecycle
+                .ready(Some("a bug: the load panicked".to_owned()));
+            return Err(status::bug());
+        }
+    };
+    if matches!(error, LoadError::Cancelled) {
+        shared.lifecycle.ready(None);
+    } else {
+        let reason = format!("cannot load `{}`: {}", target.name, status::chain(&error));
+        tracing::error!(reason, "the load failed");
+        shared.lifecycle.ready(Some(reason));
+    }
+    Err(status::of_load(&error))
+}
+
+fn load_blocking(
+    shared: &Shared,
+    engine: &Engine,
+    target: &Target,
+    mut on_progress: OnProgress,
+) -> Result<Warm, LoadError> {
+    let mut progress = |progress: LoadProgress| {
+        shared.lifecycle.loading(LoadingNow {
+            name: target.name.clone(),
+            done_bytes: progress.done_bytes,
+            total_bytes: progress.total_bytes,
+        });
+        !shared.lifecycle.is_draining() && on_progress(progress)
+    };
+    let model = engine.load(&target.path, &mut progress)?;
+    let file_bytes = std::fs::metadata(&target.path).map_or(0, |found| found.len());
+    Ok(Warm {
+        name: target.name.clone(),
+        manifest: target.manifest.clone(),
+        path: target.path.clone(),
+        file_bytes,
+        model,
+    })
+}
+
+/// Unloads the warm model `asked` (empty: whichever).
+///
+/// # Errors
+/// It is not warm, or a load runs.
+pub(crate) async fn unload(shared: &Arc<Shared>, asked: &str) -> Result<(), Status> {
+    let Ok(_lock) = shared.load_lock.try_lock() else {
+        return Err(status::loading());
+    };
+    let Some(warm) = shared.warm() else {
+        return Err(status::no_model(None));
+    };
+    if !asked.is_empty() && asked != warm.name {
+        return Err(status::not_warm(asked, &warm.name));
+    }
+    let name = warm.name.clone();
+    // The last reference goes with this one, so that the tokenizer's memory is given back too.
+    drop(warm);
+    shared.set_warm(None).await;
+    if let Some(engine) = shared.engine().cloned() {
+        let unloaded = tokio::task::spawn_blocking(move || engine.unload()).await;
+        unloaded.map_err(|_| status::bug())?;
+    }
+    shared.lifecycle.ready(None);
+    shared.activity.send_replace(());
+    tracing::info!(model = name, "the model is unloaded");
+    Ok(())
+}

@@ -1,0 +1,231 @@
+//! The program `hearthd`: flags, configuration, lock and socket, signals, exit codes.
+//!
+//! Everything else is in the library, which binds no port and installs no handler by itself.
+
+use std::io::Write as _;
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use clap::Parser;
+use hearthd::bench::BenchArgs;
+use hearthd::config::{self, Config};
+use hearthd::socket::{self, SocketError};
+
+/// Exit code of a configuration that cannot be used (`EX_CONFIG`).
+const EXIT_CONFIG: u8 = 78;
+/// Exit code if another daemon serves the socket (`EX_TEMPFAIL`).
+const EXIT_TAKEN: u8 = 75;
+
+/// Keeps one Llama model warm on the GPU and serves it over a local socket.
+///
+/// Settings come from the configuration file (`config.toml` in the configuration directory), under
+/// the environment, under these flags. Exit codes: 78 for a bad configuration, 75 if another
+/// daemon serves the socket, 2 for bad flags, 1 for anything else.
+#[derive(Parser)]
+#[command(name = "hearthd", version, args_conflicts_with_subcommands = true)]
+struct Cli {
+    #[command(subcommand)]
+    command: Option<Command>,
+    /// Configuration file [environment: HEARTH_CONFIG].
+    #[arg(long, value_name = "FILE")]
+    config: Option<PathBuf>,
+    /// Checks the configuration and leaves: 0 if it is sound, 78 if not.
+    #[arg(long)]
+    check_config: bool,
+    #[command(flatten)]
+    settings: Settings,
+}
+
+#[derive(clap::Subcommand)]
+enum Command {
+    /// Measures prefill and decode on this machine, without a daemon.
+    Bench {
+        #[command(flatten)]
+        settings: Box<Settings>,
+        #[command(flatten)]
+        what: BenchArgs,
+    },
+}
+
+/// One flag for each setting that is worth one; each overrides the setting of the same name.
+#[derive(clap::Args)]
+struct Settings {
+    /// Socket to listen on: an absolute path of at most 103 bytes [HEARTH_SOCKET].
+    #[arg(long, value_name = "PATH")]
+    socket: Option<String>,
+    /// Folder of models [HEARTH_MODELS].
+    #[arg(long, value_name = "DIR")]
+    models_dir: Option<String>,
+    /// Model to load at start: a name in the store or an absolute path of a file [HEARTH_MODEL].
+    #[arg(long, value_name = "NAME|FILE")]
+    model: Option<String>,
+    /// GPU: auto, integrated, discrete, software or name:TEXT [HEARTH_ADAPTER].
+    #[arg(long, value_name = "WHICH")]
+    adapter: Option<String>,
+    /// Activations in matrix products: auto, float or int8 [HEARTH_ACTIVATIONS].
+    #[arg(long, value_name = "KIND")]
+    activations: Option<String>,
+    /// Longest context of a sequence, in tokens [HEARTH_CONTEXT_LEN].
+    #[arg(long, value_name = "TOKENS")]
+    context_len: Option<String>,
+    /// GPU memory of the KV cache, in bytes.
+    #[arg(long, value_name = "BYTES")]
+    kv_bytes_max: Option<String>,
+    /// Most prompt tokens in one step.
+    #[arg(long, value_name = "TOKENS")]
+    prefill_chunk: Option<String>,
+    /// Most sequences at once.
+    #[arg(long, value_name = "N")]
+    slots: Option<String>,
+    /// Most requests waiting.
+    #[arg(long, value_name = "N")]
+    queue_max: Option<String>,
+    /// Largest storage binding, in bytes: matrices are cut in shards below it.
+    #[arg(long, value_name = "BYTES")]
+    binding_bytes_max: Option<String>,
+    /// Never uses subgroup operations.
+    #[arg(long)]
+    no_subgroups: bool,
+    /// Log filter, such as `info` or `hearthd=debug,warn` [HEARTH_LOG].
+    #[arg(long, value_name = "FILTER")]
+    log: Option<String>,
+    /// Writes the log as JSON, one object a line.
+    #[arg(long)]
+    log_json: bool,
+}
+
+impl Settings {
+    fn pairs(self) -> Vec<(&'static str, String)> {
+        let flag = |set: bool| set.then(|| "true".to_owned());
+        [
+            ("socket", self.socket),
+            ("models_dir", self.models_dir),
+            ("model", self.model),
+            ("adapter", self.adapter),
+            ("activations", self.activations),
+            ("context_len", self.context_len),
+            ("kv_bytes_max", self.kv_bytes_max),
+            ("prefill_chunk", self.prefill_chunk),
+            ("slots", self.slots),
+            ("queue_max", self.queue_max),
+            ("binding_bytes_max", self.binding_bytes_max),
+            ("no_subgroups", flag(self.no_subgroups)),
+            ("log", self.log),
+            ("log_json", flag(self.log_json)),
+        ]
+        .into_iter()
+        .filter_map(|(name, value)| Some((name, value?)))
+        .collect()
+    }
+}
+
+fn main() -> ExitCode {
+    let cli = Cli::parse();
+    let variable = |name: &str| std::env::var(name).ok();
+    if let Some(Command::Bench { settings, what }) = cli.command {
+        return match config::load(cli.config.as_deref(), &variable, &settings.pairs()) {
+            Ok(config) => bench(&config, &what),
+            Err(error) => complain(&error, EXIT_CONFIG),
+        };
+    }
+    let config = match config::load(cli.config.as_deref(), &variable, &cli.settings.pairs()) {
+        Ok(config) => config,
+        Err(error) => return complain(&error, EXIT_CONFIG),
+    };
+    if cli.check_config {
+        return ExitCode::SUCCESS;
+    }
+    hearthd::start_log(&config.log, config.log_json);
+    hearthd::hide_panic_messages();
+    hearthd::forbid_core_files();
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(2)
+        .thread_name("hearthd")
+        .enable_all()
+        .build();
+    match runtime {
+        Ok(runtime) => {
+            let code = runtime.block_on(run(config));
+            // A driver's start that hangs must not keep the process.
+            runtime.shutdown_timeout(std::time::Duration::from_secs(1));
+            code
+        }
+        Err(error) => complain(&error, 1),
+    }
+}
+
+fn bench(config: &Config, what: &BenchArgs) -> ExitCode {
+    let mut stdout = std::io::stdout().lock();
+    match hearthd::bench::run(config, what, &mut stdout) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => complain(&error, 1),
+    }
+}
+
+async fn run(config: Config) -> ExitCode {
+    let shutdown = match Signals::new() {
+        Ok(signals) => signals.first(),
+        Err(error) => return complain(&error, 1),
+    };
+    let socket = match socket::bind(&config.socket) {
+        Ok(socket) => socket,
+        Err(error @ SocketError::Taken { .. }) => return complain(&error, EXIT_TAKEN),
+        Err(error) => return complain(&error, 1),
+    };
+    match hearthd::serve(config, socket, shutdown).await {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => complain(&error, 1),
+    }
+}
+
+/// Says what is wrong, with its causes.
+fn complain(error: &dyn std::error::Error, code: u8) -> ExitCode {
+    let mut stderr = std::io::stderr().lock();
+    let _ = write!(stderr, "hearthd: {error}");
+    let mut cause = error.source();
+    while let Some(error) = cause {
+        let _ = write!(stderr, ": {error}");
+        cause = error.source();
+    }
+    let _ = writeln!(stderr);
+    ExitCode::from(code)
+}
+
+/// The signals that end the daemon, caught from before the socket exists.
+#[cfg(unix)]
+struct Signals {
+    terminate: tokio::signal::unix::Signal,
+    interrupt: tokio::signal::unix::Signal,
+}
+
+#[cfg(unix)]
+impl Signals {
+    fn new() -> std::io::Result<Self> {
+        use tokio::signal::unix::{SignalKind, signal};
+        Ok(Self {
+            terminate: signal(SignalKind::terminate())?,
+            interrupt: signal(SignalKind::interrupt())?,
+        })
+    }
+
+    async fn first(mut self) {
+        tokio::select! {
+            _ = self.terminate.recv() => {}
+            _ = self.interrupt.recv() => {}
+        }
+    }
+}
+
+#[cfg(not(unix))]
+struct Signals;
+
+#[cfg(not(unix))]
+impl Signals {
+    fn new() -> std::io::Result<Self> {
+        Ok(Self)
+    }
+
+    async fn first(self) {
+        let _ = tokio::signal::ctrl_c().await;
+    }
+}

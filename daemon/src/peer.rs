@@ -1,0 +1,170 @@
+//! Who is at the other end of a connection, and what its app is called.
+//!
+//! The uid decides whether it may speak at all. The name is a label for fairness and accounts:
+//! processes of one user can lie about it, and are no security boundary.
+
+use interprocess::local_socket::tokio::Stream;
+use interprocess::local_socket::traits::StreamCommon as _;
+
+use crate::limits::APP_NAME_BYTES_MAX;
+
+/// The process at the other end of a connection, as it was when it connected.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Peer {
+    /// Its process id, where the system tells.
+    pub pid: Option<u32>,
+    /// Its app: the systemd scope or service, else the command's name, else `unknown`.
+    pub app: String,
+}
+
+/// A connection that is not served.
+#[derive(Debug, thiserror::Error)]
+pub enum PeerError {
+    /// The system does not say who it is.
+    #[error("cannot tell who connects")]
+    Unknown(#[source] std::io::Error),
+    /// Another user.
+    #[error("user {uid} is neither this user ({own}) nor root")]
+    Foreign {
+        /// Who it is.
+        uid: u32,
+        /// Who we are.
+        own: u32,
+    },
+}
+
+/// Finds out who is at the other end and whether they may speak.
+///
+/// # Errors
+/// They may not.
+pub fn identify(stream: &Stream) -> Result<Peer, PeerError> {
+    let credentials = stream.peer_creds().map_err(PeerError::Unknown)?;
+    #[cfg(unix)]
+    {
+        let own = rustix::process::geteuid().as_raw();
+        match credentials.euid() {
+            Some(uid) if may_speak(uid, own) => {}
+            Some(uid) => return Err(PeerError::Foreign { uid, own }),
+            None => {
+                let kind = std::io::ErrorKind::Unsupported;
+                return Err(PeerError::Unknown(kind.into()));
+            }
+        }
+    }
+    let pid = credentials
+        .pid()
+        .and_then(|pid| u32::try_from(pid).ok())
+        .filter(|pid| *pid != 0);
+    Ok(Peer {
+        pid,
+        app: pid.map_or_else(unknown, app_of),
+    })
+}
+
+#[cfg_attr(
+    not(unix),
+    allow(dead_code, reason = "named pipes are for one user by themselves")
+)]
+fn may_speak(uid: u32, own: u32) -> bool {
+    uid == own || uid == 0
+}
+
+fn unknown() -> String {
+    "unknown".to_owned()
+}
+
+fn app_of(pid: u32) -> String {
+    let read = |file: &str| std::fs::read_to_string(format!("/proc/{pid}/{file}")).ok();
+    read("cgroup")
+        .and_then(|text| app_of_cgroup(&text))
+        .or_else(|| read("comm").and_then(|text| printable(text.trim_end())))
+        .unwrap_or_else(unknown)
+}
+
+/// The app in a process's cgroup, after the convention
+/// `app[-LAUNCHER]-ID-RANDOM.scope` or `app[-LAUNCHER]-ID[@RANDOM].service`.
+fn app_of_cgroup(text: &str) -> Option<String> {
+    let path = text.lines().find_map(|line| line.strip_prefix("0::"))?;
+    let unit = path.rsplit('/').find(|part| part.starts_with("app-"))?;
+    let name = unit.strip_prefix("app-")?;
+    let name = if let Some(name) = name.strip_suffix(".scope") {
+        name.rsplit_once('-')?.0
+    } else {
+        let name = name.strip_suffix(".service")?;
+        name.split_once('@').map_or(name, |(name, _)| name)
+    };
+    // Identifiers have their own hyphens escaped, so the last part is the identifier.
+    let id = name.rsplit('-').next()?.replace("\\x2d", "-");
+    printable(&id)
+}
+
+fn printable(text: &str) -> Option<String> {
+    let mut name = String::new();
+    for letter in text.chars() {
+        let letter = if letter.is_control() || letter.is_whitespace() {
+            '_'
+        } else {
+            letter
+        };
+        if name.len() + letter.len_utf8() > APP_NAME_BYTES_MAX {
+            break;
+        }
+        name.push(letter);
+    }
+    Some(name).filter(|name| !name.is_empty())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn this_user_and_root_may_speak() {
+        assert!(may_speak(1000, 1000));
+        assert!(may_speak(0, 1000));
+        assert!(!may_speak(1001, 1000));
+        assert!(!may_speak(65_534, 0));
+    }
+
+    #[test]
+    fn apps_are_known_by_their_unit() {
+        let user = "0::/user.slice/user-1000.slice/user@1000.service/app.slice/";
+        let cases = [
+            (
+                "app-gnome-org.gnome.Terminal-4711.scope",
+                Some("org.gnome.Terminal"),
+            ),
+            ("app-firefox-99.scope", Some("firefox")),
+            ("app-flatpak-org.x.My\\x2dApp-1.scope", Some("org.x.My-App")),
+            ("app-org.kde.kate@8ab.service", Some("org.kde.kate")),
+            ("app-org.kde.kate.service", Some("org.kde.kate")),
+            ("app-gnome-x-1.scope/child", Some("x")),
+            ("session-3.scope", None),
+            ("app-.scope", None),
+        ];
+        for (unit, wanted) in cases {
+            assert_eq!(
+                app_of_cgroup(&format!("{user}{unit}\n")).as_deref(),
+                wanted,
+                "{unit}"
+            );
+        }
+        assert_eq!(app_of_cgroup("1:cpu:/x\n"), None);
+    }
+
+    #[test]
+    fn names_are_short_and_printable() {
+        assert_eq!(printable("a b\nc").as_deref(), Some("a_b_c"));
+        assert_eq!(
+            printable(&"ä".repeat(100)).unwrap().len(),
+            APP_NAME_BYTES_MAX
+        );
+        assert_eq!(printable(""), None);
+    }
+
+    #[cfg(target_os = "linux")]
+    #[test]
+    fn this_process_has_a_name() {
+        assert_ne!(app_of(std::process::id()), "unknown");
+    }
+}

@@ -1,0 +1,281 @@
+//! Connections: accept, check who it is, speak HTTP/2 within limits, hand requests to the
+//! services, and end all of it within bounds.
+
+use std::future::Future;
+use std::panic::AssertUnwindSafe;
+use std::pin::{Pin, pin};
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::task::{Context, Poll, ready};
+use std::time::Duration;
+
+use hearth_proto::v1::daemon_server::DaemonServer;
+use hearth_proto::v1::inference_server::InferenceServer;
+use hearth_proto::v1::models_server::ModelsServer;
+use http::{Request, Response};
+use hyper::body::Incoming;
+use hyper::server::conn::http2;
+use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
+use interprocess::local_socket::tokio::{Listener, Stream};
+use interprocess::local_socket::traits::tokio::Listener as _;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
+use tokio::task::JoinSet;
+use tonic::body::Body;
+use tonic::server::NamedService;
+use tonic::service::Routes;
+use tonic_health::ServingStatus;
+use tonic_health::pb::health_server::{Health, HealthServer};
+use tonic_health::server::HealthReporter;
+use tower::Service as _;
+
+use crate::lifecycle::{Phase, State};
+use crate::service::{DaemonService, InferenceService, ModelsService};
+use crate::state::Shared;
+use crate::{limits, peer, status};
+
+/// Health names that follow the warm model.
+const HEALTH_OF_MODEL: [&str; 2] = ["", "hearth.v1.Inference"];
+/// Health names that serve as long as the daemon does.
+const HEALTH_OF_DAEMON: [&str; 2] = ["hearth.v1.Models", "hearth.v1.Daemon"];
+
+/// Says whether a model is there to answer.
+pub(crate) async fn report_health(health: &HealthReporter, serving: bool) {
+    let status = if serving {
+        ServingStatus::Serving
+    } else {
+        ServingStatus::NotServing
+    };
+    for name in HEALTH_OF_MODEL {
+        health.set_service_status(name, status).await;
+    }
+}
+
+/// Says that the daemon is there, and its model not yet.
+pub(crate) async fn report_start(health: &HealthReporter) {
+    report_health(health, false).await;
+    for name in HEALTH_OF_DAEMON {
+        health
+            .set_service_status(name, ServingStatus::Serving)
+            .await;
+    }
+}
+
+/// Says that nothing serves any more and ends all watches of it.
+pub(crate) async fn report_end(health: &HealthReporter) {
+    let mut health = health.clone();
+    for name in HEALTH_OF_MODEL.iter().chain(&HEALTH_OF_DAEMON) {
+        health
+            .set_service_status(name, ServingStatus::NotServing)
+            .await;
+        health.clear_service_status(name).await;
+    }
+}
+
+/// All services on one router.
+pub(crate) fn routes<H: Health>(
+    shared: &Arc<Shared>,
+    health: HealthServer<H>,
+) -> Result<Routes, tonic_reflection::server::Error> {
+    let bytes = limits::MESSAGE_BYTES_MAX;
+    let inference = InferenceServer::new(InferenceService::new(Arc::clone(shared)));
+    let models = ModelsServer::new(ModelsService::new(Arc::clone(shared)));
+    let daemon = DaemonServer::new(DaemonService::new(Arc::clone(shared)));
+    debug_assert_eq!(HEALTH_OF_MODEL[1], name_of(&inference));
+    let reflection = tonic_reflection::server::Builder::configure()
+        .register_encoded_file_descriptor_set(hearth_proto::FILE_DESCRIPTOR_SET)
+        .register_encoded_file_descriptor_set(tonic_health::pb::FILE_DESCRIPTOR_SET)
+        .build_v1()?;
+    Ok(Routes::new(inference.max_decoding_message_size(bytes))
+        .add_service(models.max_decoding_message_size(bytes))
+        .add_service(daemon.max_decoding_message_size(bytes))
+        .add_service(health)
+        .add_service(reflection)
+        .prepare())
+}
+
+fn name_of<S: NamedService>(_service: &S) -> &'static str {
+    S::NAME
+}
+
+/// Open connections, and the way to let them go.
+pub(crate) struct Connections {
+    shared: Arc<Shared>,
+    routes: Routes,
+    permits: Arc<Semaphore>,
+    tasks: JoinSet<()>,
+}
+
+impl Connections {
+    pub(crate) fn new(shared: Arc<Shared>, routes: Routes) -> Self {
+        let permits = Arc::new(Semaphore::new(limits::CONNECTIONS_MAX));
+        Self {
+            shared,
+            routes,
+            permits,
+            tasks: JoinSet::new(),
+        }
+    }
+
+    /// Accepts connections until `shutdown` is done.
+    pub(crate) async fn accept(&mut self, listener: &Listener, shutdown: impl Future<Output = ()>) {
+        let mut shutdown = pin!(shutdown);
+        loop {
+            tokio::select! {
+                () = &mut shutdown => return,
+                Some(_) = self.tasks.join_next(), if !self.tasks.is_empty() => {}
+                accepted = listener.accept() => match accepted {
+                    Ok(stream) => self.admit(stream),
+                    Err(error) => {
+                        tracing::warn!(%error, "cannot accept a connection");
+                        // Out of descriptors or memory: others must end first.
+                        tokio::time::sleep(Duration::from_millis(100)).await;
+                    }
+                },
+            }
+        }
+    }
+
+    /// Lets connections finish for at most `bound`, then closes what is left.
+    pub(crate) async fn finish(&mut self, bound: Duration) {
+        let all = async { while self.tasks.join_next().await.is_some() {} };
+        if tokio::time::timeout(bound, all).await.is_err() {
+            tracing::warn!(
+                connections = self.tasks.len(),
+                "closing connections that do not end"
+            );
+            self.tasks.shutdown().await;
+        }
+    }
+
+    fn admit(&mut self, stream: Stream) {
+        let peer = match peer::identify(&stream) {
+            Ok(peer) => peer,
+            Err(error) => {
+                tracing::warn!(%error, "a connection is refused");
+                return;
+            }
+        };
+        let Ok(permit) = Arc::clone(&self.permits).try_acquire_owned() else {
+            tracing::warn!(
+                app = peer.app,
+                pid = peer.pid,
+                "too many connections: one is refused"
+            );
+            return;
+        };
+        tracing::debug!(app = peer.app, pid = peer.pid, "connected");
+        let connection = serve(Arc::clone(&self.shared), self.routes.clone(), stream, peer);
+        self.tasks
+            .spawn(counted(Arc::clone(&self.shared), permit, connection));
+    }
+}
+
+async fn counted(
+    shared: Arc<Shared>,
+    _permit: OwnedSemaphorePermit,
+    connection: impl Future<Output = ()>,
+) {
+    struct Counted(Arc<Shared>);
+    impl Drop for Counted {
+        fn drop(&mut self) {
+            self.0.connections.fetch_sub(1, Ordering::Relaxed);
+        }
+    }
+    shared.connections.fetch_add(1, Ordering::Relaxed);
+    let _counted = Counted(shared);
+    connection.await;
+}
+
+/// Speaks HTTP/2 on one connection until it ends.
+async fn serve(shared: Arc<Shared>, routes: Routes, stream: Stream, peer: peer::Peer) {
+    let (app, pid) = (peer.app.clone(), peer.pid);
+    let service = hyper::service::service_fn(move |mut request: Request<Incoming>| {
+        request.extensions_mut().insert(peer.clone());
+        Guarded {
+            answer: Box::pin(routes.clone().call(request)),
+        }
+    });
+    let mut drain = shared.lifecycle.watch();
+    let mut connection = pin!(http2_builder().serve_connection(TokioIo::new(stream), service));
+    let ended = tokio::select! {
+        ended = &mut connection => ended,
+        () = draining(&mut drain) => {
+            connection.as_mut().graceful_shutdown();
+            connection.await
+        }
+    };
+    match ended {
+        Ok(()) => tracing::debug!(app, pid, "disconnected"),
+        Err(error) => {
+            let error = status::chain(&error);
+            tracing::debug!(app, pid, error, "the connection broke");
+        }
+    }
+}
+
+/// Done when nothing new is accepted any more.
+async fn draining(life: &mut watch::Receiver<Phase>) {
+    let _ = life.wait_for(|phase| phase.state >= State::Draining).await;
+}
+
+fn http2_builder() -> http2::Builder<TokioExecutor> {
+    let mut builder = http2::Builder::new(TokioExecutor::new());
+    builder
+        .timer(TokioTimer::new())
+        .max_concurrent_streams(limits::STREAMS_MAX)
+        .max_header_list_size(limits::HEADER_LIST_BYTES_MAX)
+        .max_pending_accept_reset_streams(limits::PENDING_RESETS_MAX)
+        .max_local_error_reset_streams(limits::LOCAL_RESETS_MAX)
+        .max_send_buf_size(limits::SEND_BUFFER_BYTES_MAX)
+        .keep_alive_interval(limits::KEEPALIVE_INTERVAL)
+        .keep_alive_timeout(limits::KEEPALIVE_TIMEOUT);
+    builder
+}
+
+/// An answer in the making; a panic in it becomes INTERNAL.
+struct Guarded<F> {
+    answer: Pin<Box<F>>,
+}
+
+impl<F, E> Future for Guarded<F>
+where
+    F: Future<Output = Result<Response<Body>, E>>,
+{
+    type Output = Result<Response<Body>, E>;
+
+    fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
+        let answer = self.answer.as_mut();
+        // Nothing of the answer is looked at again after a panic.
+        match std::panic::catch_unwind(AssertUnwindSafe(|| answer.poll(cx))) {
+            Ok(poll) => Poll::Ready(ready!(poll)),
+            Err(_) => Poll::Ready(Ok(status::bug().into_http())),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn a_panic_becomes_internal() {
+        let answer = async {
+            assert!(std::hint::black_box(false), "a bug on purpose");
+            Ok::<_, std::convert::Infallible>(Response::new(Body::empty()))
+        };
+        let response = Guarded {
+            answer: Box::pin(answer),
+        }
+        .await
+        .unwrap();
+        assert_eq!(response.headers()["grpc-status"], "13");
+    }
+
+    #[test]
+    fn health_names_are_service_names() {
+        use hearth_proto::v1;
+        assert_eq!(HEALTH_OF_MODEL[1], v1::inference_server::SERVICE_NAME);
+        assert_eq!(HEALTH_OF_DAEMON[0], v1::models_server::SERVICE_NAME);
+        assert_eq!(HEALTH_OF_DAEMON[1], v1::daemon_server::SERVICE_NAME);
+    }
+}

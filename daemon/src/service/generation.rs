@@ -1,0 +1,284 @@
+//! One generation: wait for the model if need be, submit, and turn the engine's events into a
+//! stream. Dropping the stream closes the channel, at which the engine stops within one step.
+
+use std::pin::Pin;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::task::{Context, Poll, ready};
+use std::time::{Duration, Instant};
+
+use hearth_engine::{Event, EventSink, GenerateRequest, SendOutcome};
+use hearth_proto::v1::GenerationEvent;
+use tokio::sync::mpsc;
+use tokio_stream::Stream;
+use tokio_stream::wrappers::ReceiverStream;
+use tonic::Status;
+
+use super::options::Settings;
+use super::prompt::{self, Ask};
+use super::{Replies, blocking};
+use crate::lifecycle::State;
+use crate::limits::EVENTS_WAITING_MAX;
+use crate::state::{Availability, Shared, Warm};
+use crate::status;
+use crate::wire::{self, Account};
+
+/// A request to generate, checked as far as is possible without a model.
+pub(super) struct Job {
+    pub(super) model: String,
+    pub(super) ask: Ask,
+    pub(super) settings: Settings,
+}
+
+/// Starts a generation. With a warm model, whatever is wrong with the request is the error of this
+/// call; else the stream says so after the model is there.
+///
+/// # Errors
+/// The contract's, in `inference.proto`.
+pub(super) async fn start(
+    shared: Arc<Shared>,
+    job: Job,
+) -> Result<Replies<GenerationEvent>, Status> {
+    prompt::check(&job.ask)?;
+    match shared.available(&job.model)? {
+        Availability::Warm(warm) => Ok(Box::pin(submit(shared, warm, job, None).await?)),
+        Availability::Loading => {
+            let (replies, stream) = mpsc::channel(16);
+            tokio::spawn(wait_and_submit(shared, job, replies));
+            Ok(Box::pin(ReceiverStream::new(stream)))
+        }
+    }
+}
+
+/// Says how far the load is until the model is there, then hands on the generation's events.
+async fn wait_and_submit(
+    shared: Arc<Shared>,
+    job: Job,
+    replies: mpsc::Sender<Result<GenerationEvent, Status>>,
+) {
+    let outcome = tokio::select! {
+        outcome = wait_for_model(&shared, &job, &replies) => outcome,
+        () = replies.closed() => return,
+    };
+    let started = match outcome {
+        Ok((warm, waited)) => submit(Arc::clone(&shared), warm, job, Some(waited)).await,
+        Err(status) => Err(status),
+    };
+    let mut events = match started {
+        Ok(events) => events,
+        Err(status) => {
+            let _ = replies.send(Err(shared.refuse(status))).await;
+            return;
+        }
+    };
+    loop {
+        let event = tokio::select! {
+            event = std::future::poll_fn(|cx| Pin::new(&mut events).poll_next(cx)) => event,
+            () = replies.closed() => return,
+        };
+        let Some(event) = event else { return };
+        if replies.send(event).await.is_err() {
+            return;
+        }
+    }
+}
+
+/// Waits for a model; bounded by the load itself and by the request's deadline.
+async fn wait_for_model(
+    shared: &Shared,
+    job: &Job,
+    replies: &mpsc::Sender<Result<GenerationEvent, Status>>,
+) -> Result<(Arc<Warm>, Duration), Status> {
+    let begun = Instant::now();
+    let mut life = shared.lifecycle.watch();
+    let mut told = -1.0;
+    loop {
+        let phase = life.borrow_and_update().clone();
+        if let Availability::Warm(warm) = shared.available(&job.model)? {
+            return Ok((warm, begun.elapsed()));
+        }
+        let fraction = match (phase.state, phase.loading) {
+            (State::Loading, Some(loading)) => loading.fraction(),
+            _ => 0.0,
+        };
+        // One event for each per cent is enough.
+        if fraction - told >= 0.01 {
+            told = fraction;
+            let _ = replies.try_send(Ok(wire::loading_event(fraction)));
+        }
+        let changed = life.changed();
+        let changed = match job.settings.request.deadline {
+            Some(deadline) => tokio::time::timeout_at(deadline.into(), changed)
+                .await
+                .map_err(|_| status::deadline_exceeded())?,
+            None => changed.await,
+        };
+        changed.map_err(|_| status::draining())?;
+    }
+}
+
+async fn submit(
+    shared: Arc<Shared>,
+    warm: Arc<Warm>,
+    job: Job,
+    load_time: Option<Duration>,
+) -> Result<Generation, Status> {
+    let Job { ask, settings, .. } = job;
+    let Settings {
+        mut request,
+        allow_truncation,
+    } = settings;
+    let field = ask.field();
+    if request
+        .deadline
+        .is_some_and(|deadline| deadline <= Instant::now())
+    {
+        return Err(status::deadline_exceeded());
+    }
+    let model = Arc::clone(&warm.model);
+    let max_tokens = request.max_tokens;
+    let (prompt, truncation) =
+        blocking(move || prompt::fitting_tokens(&model, &ask, allow_truncation, max_tokens))
+            .await?;
+    check_stop_tokens(&request, warm.model.config.vocab_size)?;
+    request.prompt = prompt;
+    let account = Account {
+        model: warm.name.clone(),
+        seed: request.sampling.seed,
+        load_time,
+        truncation,
+    };
+    let engine = shared.engine().ok_or_else(status::loading)?;
+    // The model may have changed while its tokenizer was at work: its tokens would mean nothing.
+    if engine
+        .model()
+        .is_none_or(|now| !Arc::ptr_eq(&now, &warm.model))
+    {
+        return Err(status::loading());
+    }
+    let (sender, events) = mpsc::channel(EVENTS_WAITING_MAX);
+    let full = Arc::new(AtomicBool::new(false));
+    let sink = ChannelSink {
+        sender,
+        full: Arc::clone(&full),
+    };
+    engine
+        .submit(request, Box::new(sink))
+        .map_err(|error| status::of_submit(&error, field))?;
+    shared.activity.send_replace(());
+    Ok(Generation {
+        events,
+        full,
+        account,
+        over: false,
+        shared,
+    })
+}
+
+fn check_stop_tokens(request: &GenerateRequest, vocab_size: u32) -> Result<(), Status> {
+    match request.stop_tokens.iter().position(|id| *id >= vocab_size) {
+        Some(i) => Err(status::bad_field(
+            &format!("options.stop_token_ids[{i}]"),
+            format!("is not in the vocabulary of {vocab_size}"),
+        )),
+        None => Ok(()),
+    }
+}
+
+/// The engine's end of a generation's channel. Never blocks.
+struct ChannelSink {
+    sender: mpsc::Sender<Event>,
+    /// Whether the last event found no room. An `End` may find none either: then this tells why
+    /// the events end.
+    full: Arc<AtomicBool>,
+}
+
+impl EventSink for ChannelSink {
+    fn try_send(&mut self, event: Event) -> SendOutcome {
+        let outcome = match self.sender.try_send(event) {
+            Ok(()) => SendOutcome::Sent,
+            Err(mpsc::error::TrySendError::Full(event)) => SendOutcome::Full(event),
+            Err(mpsc::error::TrySendError::Closed(_)) => SendOutcome::Closed,
+        };
+        let full = matches!(outcome, SendOutcome::Full(_));
+        self.full.store(full, Ordering::Relaxed);
+        outcome
+    }
+
+    fn is_closed(&self) -> bool {
+        self.sender.is_closed()
+    }
+}
+
+/// The caller's end of a generation's channel.
+struct Generation {
+    events: mpsc::Receiver<Event>,
+    full: Arc<AtomicBool>,
+    account: Account,
+    over: bool,
+    shared: Arc<Shared>,
+}
+
+impl Stream for Generation {
+    type Item = Result<GenerationEvent, Status>;
+
+    fn poll_next(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Self::Item>> {
+        if self.over {
+            return Poll::Ready(None);
+        }
+        let reply = match ready!(self.events.poll_recv(cx)) {
+            Some(event) => {
+                self.over = matches!(event, Event::End(_));
+                wire::event(event, &self.account)
+            }
+            None if self.full.load(Ordering::Relaxed) => {
+                self.over = true;
+                Err(status::reader_stalled())
+            }
+            None => {
+                // To a reader with room the engine always says how a sequence ended.
+                self.over = true;
+                tracing::error!("a sequence's events ended without an end");
+                Err(status::bug())
+            }
+        };
+        Poll::Ready(Some(reply))
+    }
+}
+
+impl Drop for Generation {
+    fn drop(&mut self) {
+        self.shared.activity.send_replace(());
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_full_sink_gives_the_event_back_and_a_closed_one_says_so() {
+        let (sender, mut receiver) = mpsc::channel(1);
+        let full = Arc::new(AtomicBool::new(false));
+        let mut sink = ChannelSink {
+            sender,
+            full: Arc::clone(&full),
+        };
+        assert!(matches!(
+            sink.try_send(Event::Queued { ahead: 1 }),
+            SendOutcome::Sent
+        ));
+        match sink.try_send(Event::Queued { ahead: 2 }) {
+            SendOutcome::Full(Event::Queued { ahead }) => assert_eq!(ahead, 2),
+            _ => panic!("the event is lost"),
+        }
+        assert!(full.load(Ordering::Relaxed));
+        assert!(receiver.try_recv().is_ok());
+        drop(receiver);
+        assert!(sink.is_closed());
+        assert!(matches!(
+            sink.try_send(Event::Queued { ahead: 3 }),
+            SendOutcome::Closed
+        ));
+    }
+}

@@ -1,0 +1,347 @@
+//! `hearth.v1.Models`.
+
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use hearth_engine::LoadProgress;
+use hearth_proto::v1;
+use hearth_proto::v1::models_server::Models;
+use tokio::sync::mpsc;
+use tokio_stream::wrappers::ReceiverStream;
+use tonic::{Code, Request, Response, Status};
+
+use super::{Replies, blocking};
+use crate::limits::RETRY_DELAY;
+use crate::state::{Shared, Warm};
+use crate::status::{self, bad_field, fault, not_in_this_version, of_store};
+use crate::store::{BadModel, Manifest, ModelFacts, StoreError};
+use crate::{loading, wire};
+
+/// Least time between two messages of progress.
+const PROGRESS_INTERVAL: Duration = Duration::from_millis(100);
+
+/// Answers the RPCs of `hearth.v1.Models`.
+pub(crate) struct ModelsService {
+    shared: Arc<Shared>,
+}
+
+impl ModelsService {
+    pub(crate) fn new(shared: Arc<Shared>) -> Self {
+        Self { shared }
+    }
+
+    fn state_of(&self, name: &str) -> v1::ModelState {
+        if self.shared.warm().is_some_and(|warm| warm.name == name) {
+            return v1::ModelState::Warm;
+        }
+        match self.shared.lifecycle.now().loading {
+            Some(loading) if loading.name == name => v1::ModelState::Loading,
+            _ => v1::ModelState::Stored,
+        }
+    }
+}
+
+/// Lets one message of progress through in an interval.
+struct Pace {
+    next: Instant,
+}
+
+impl Pace {
+    fn new() -> Self {
+        Self {
+            next: Instant::now(),
+        }
+    }
+
+    fn is_due(&mut self) -> bool {
+        let now = Instant::now();
+        let due = now >= self.next;
+        if due {
+            self.next = now + PROGRESS_INTERVAL;
+        }
+        due
+    }
+}
+
+#[tonic::async_trait]
+impl Models for ModelsService {
+    type ImportStream = Replies<v1::ImportResponse>;
+    type PullStream = Replies<v1::PullResponse>;
+    type LoadStream = Replies<v1::LoadResponse>;
+
+    async fn list(
+        &self,
+        _request: Request<v1::ListRequest>,
+    ) -> Result<Response<v1::ListResponse>, Status> {
+        let shared = Arc::clone(&self.shared);
+        let stored =
+            blocking(move || shared.store.list().map_err(|error| of_store(&error))).await?;
+        let mut models: Vec<v1::ModelInfo> = stored
+            .iter()
+            .map(|model| wire::stored_model(model, self.state_of(&model.name)))
+            .collect();
+        if let Some(warm) = self.shared.warm()
+            && warm.manifest.is_none()
+        {
+            models.push(warm.info());
+            models.sort_by(|a, b| a.name.cmp(&b.name));
+        }
+        Ok(Response::new(v1::ListResponse { models }))
+    }
+
+    async fn show(
+        &self,
+        request: Request<v1::ShowRequest>,
+    ) -> Result<Response<v1::ShowResponse>, Status> {
+        let asked = request.into_inner().model;
+        let warm = self.shared.warm();
+        if let Some(warm) = &warm
+            && (asked.is_empty() || asked == warm.name)
+        {
+            return Ok(Response::new(show_warm(warm)));
+        }
+        if asked.is_empty() {
+            return Err(status::no_model(None));
+        }
+        let state = self.state_of(&asked);
+        let shared = Arc::clone(&self.shared);
+        let reply = blocking(move || {
+            show_stored(&shared, &asked, state).map_err(|error| match error {
+                StoreError::Name(_) => bad_field("model", error.to_string()),
+                error => of_store(&error),
+            })
+        })
+        .await?;
+        Ok(Response::new(reply))
+    }
+
+    async fn import(
+        &self,
+        request: Request<v1::ImportRequest>,
+    ) -> Result<Response<Self::ImportStream>, Status> {
+        let request = request.into_inner();
+        if request.quantize != i32::from(v1::Quantize::Unspecified) {
+            return Err(not_in_this_version("quantize"));
+        }
+        if request.path.is_empty() || request.path.contains('\0') {
+            return Err(bad_field("path", "is empty or holds a zero byte"));
+        }
+        if self.shared.lifecycle.is_draining() {
+            return Err(status::draining());
+        }
+        if self.shared.imports.available_permits() == 0 {
+            let message = "other imports run";
+            return Err(fault(Code::ResourceExhausted, "STORE_BUSY", message)
+                .retry(RETRY_DELAY)
+                .status());
+        }
+        let (replies, stream) = mpsc::channel(16);
+        tokio::spawn(import(Arc::clone(&self.shared), request, replies));
+        Ok(Response::new(Box::pin(ReceiverStream::new(stream))))
+    }
+
+    async fn pull(
+        &self,
+        _request: Request<v1::PullRequest>,
+    ) -> Result<Response<Self::PullStream>, Status> {
+        Err(not_in_this_version("Pull"))
+    }
+
+    async fn load(
+        &self,
+        request: Request<v1::LoadRequest>,
+    ) -> Result<Response<Self::LoadStream>, Status> {
+        let request = request.into_inner();
+        if request.keep_alive.is_some() {
+            return Err(not_in_this_version("keep_alive"));
+        }
+        let (replies, stream) = mpsc::channel(16);
+        let asked = request.model;
+        let shared = Arc::clone(&self.shared);
+        let target = blocking(move || {
+            loading::resolve(&shared, &asked).map_err(|error| match error {
+                StoreError::Name(_) => bad_field("model", error.to_string()),
+                error => of_store(&error),
+            })
+        })
+        .await?
+        .ok_or_else(|| status::no_model(Some("the store does not hold exactly one")))?;
+        if let Some(warm) = self.shared.warm()
+            && warm.name == target.name
+            && warm.path == target.path
+        {
+            let _ = replies.try_send(Ok(load_done(&warm)));
+            return Ok(Response::new(Box::pin(ReceiverStream::new(stream))));
+        }
+        tokio::spawn(load(Arc::clone(&self.shared), target, replies));
+        Ok(Response::new(Box::pin(ReceiverStream::new(stream))))
+    }
+
+    async fn unload(
+        &self,
+        request: Request<v1::UnloadRequest>,
+    ) -> Result<Response<v1::UnloadResponse>, Status> {
+        loading::unload(&self.shared, &request.into_inner().model).await?;
+        Ok(Response::new(v1::UnloadResponse {}))
+    }
+
+    async fn pin(
+        &self,
+        _request: Request<v1::PinRequest>,
+    ) -> Result<Response<v1::PinResponse>, Status> {
+        Err(not_in_this_version("Pin"))
+    }
+
+    async fn unpin(
+        &self,
+        _request: Request<v1::UnpinRequest>,
+    ) -> Result<Response<v1::UnpinResponse>, Status> {
+        Err(not_in_this_version("Unpin"))
+    }
+
+    async fn delete(
+        &self,
+        request: Request<v1::DeleteRequest>,
+    ) -> Result<Response<v1::DeleteResponse>, Status> {
+        let name = request.into_inner().model;
+        if self.state_of(&name) != v1::ModelState::Stored {
+            let message = format!("model `{name}` is in use; `hearth unload` frees it");
+            return Err(fault(Code::FailedPrecondition, "MODEL_IN_USE", message).status());
+        }
+        let shared = Arc::clone(&self.shared);
+        let freed_bytes = blocking(move || {
+            shared.store.delete(&name).map_err(|error| match error {
+                StoreError::Name(_) => bad_field("model", error.to_string()),
+                error => of_store(&error),
+            })
+        })
+        .await?;
+        Ok(Response::new(v1::DeleteResponse { freed_bytes }))
+    }
+}
+
+/// Copies a file into the store and says how it goes.
+async fn import(
+    shared: Arc<Shared>,
+    request: v1::ImportRequest,
+    replies: mpsc::Sender<Result<v1::ImportResponse, Status>>,
+) {
+    use v1::import_response::Event;
+    let progress_to = replies.clone();
+    let result = blocking(move || {
+        let _permit = shared.imports.try_acquire().map_err(|_| {
+            fault(Code::ResourceExhausted, "STORE_BUSY", "other imports run")
+                .retry(RETRY_DELAY)
+                .status()
+        })?;
+        let mut pace = Pace::new();
+        let mut progress = |done_bytes, total| {
+            if pace.is_due() {
+                let progress = v1::TransferProgress {
+                    done_bytes,
+                    total_bytes: Some(total),
+                };
+                let event = Some(Event::Progress(progress));
+                let _ = progress_to.try_send(Ok(v1::ImportResponse { event }));
+            }
+            !progress_to.is_closed() && !shared.lifecycle.is_draining()
+        };
+        let name = Some(request.name.as_str()).filter(|name| !name.is_empty());
+        let path = PathBuf::from(&request.path);
+        shared
+            .store
+            .import(&path, name, &mut progress)
+            .map_err(|error| {
+                if matches!(error, StoreError::Io { .. }) {
+                    tracing::error!(error = status::chain(&error), "the import failed");
+                }
+                of_store(&error)
+            })
+    })
+    .await;
+    let reply = result.map(|model: Manifest| {
+        tracing::info!(model = model.name, bytes = model.file_bytes, "imported");
+        let model = wire::stored_model(&model, v1::ModelState::Stored);
+        v1::ImportResponse {
+            event: Some(Event::Model(model)),
+        }
+    });
+    let _ = replies.send(reply).await;
+}
+
+/// Loads a model and says how it goes.
+async fn load(
+    shared: Arc<Shared>,
+    target: loading::Target,
+    replies: mpsc::Sender<Result<v1::LoadResponse, Status>>,
+) {
+    use v1::load_response::Event;
+    let progress_to = replies.clone();
+    let mut pace = Pace::new();
+    let on_progress = Box::new(move |progress: LoadProgress| {
+        if pace.is_due() {
+            let event = Some(Event::Progress(v1::TransferProgress {
+                done_bytes: progress.done_bytes,
+                total_bytes: Some(progress.total_bytes),
+            }));
+            let _ = progress_to.try_send(Ok(v1::LoadResponse { event }));
+        }
+        !progress_to.is_closed()
+    });
+    let reply = loading::load(&shared, target, on_progress)
+        .await
+        .map(|warm| load_done(&warm));
+    let _ = replies.send(reply).await;
+}
+
+fn load_done(warm: &Warm) -> v1::LoadResponse {
+    v1::LoadResponse {
+        event: Some(v1::load_response::Event::Model(warm.info())),
+    }
+}
+
+fn show_warm(warm: &Warm) -> v1::ShowResponse {
+    let template = warm.model.chat_template.as_ref();
+    let facts = ModelFacts::new(&warm.model.config, template.is_some());
+    v1::ShowResponse {
+        chat_template: template.map(|template| template.source().to_owned()),
+        weights_bytes: warm.model.weights_bytes,
+        ..show(warm.info(), &facts, warm.path.display().to_string())
+    }
+}
+
+fn show_stored(
+    shared: &Shared,
+    name: &str,
+    state: v1::ModelState,
+) -> Result<v1::ShowResponse, StoreError> {
+    let model = shared.store.get(name)?;
+    let gguf = shared.store.open_model(&model)?;
+    let template = gguf
+        .get_str("tokenizer.chat_template")
+        .map_err(BadModel::Format)?;
+    let path = shared.store.blob_path(&model)?.display().to_string();
+    Ok(v1::ShowResponse {
+        chat_template: template.map(str::to_owned),
+        weights_bytes: model.file_bytes,
+        ..show(wire::stored_model(&model, state), &model.facts, path)
+    })
+}
+
+fn show(info: v1::ModelInfo, facts: &ModelFacts, path: String) -> v1::ShowResponse {
+    // Keys and values of a token: one 16-bit number each per layer, head and place in it.
+    let kv_bytes_per_token =
+        2 * 2 * u64::from(facts.n_layers) * u64::from(facts.n_kv_heads) * u64::from(facts.head_dim);
+    v1::ShowResponse {
+        model: Some(info),
+        chat_template: None,
+        n_heads: facts.n_heads,
+        n_kv_heads: facts.n_kv_heads,
+        head_dim: facts.head_dim,
+        ffn_dim: facts.ffn_dim,
+        weights_bytes: 0,
+        kv_bytes_per_1024_tokens: kv_bytes_per_token.saturating_mul(1024),
+        path,
+    }
+}

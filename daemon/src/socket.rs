@@ -1,0 +1,349 @@
+//! The socket: whose folder it lies in, which daemon owns it, and how it is bound.
+//!
+//! The rules keep other users out (folder 0700, socket 0600, no symbolic links, own uid) and keep
+//! two daemons apart (a lock first; a stale socket goes only while the lock is held). It knows
+//! nothing of what is spoken over the socket.
+
+use std::fs::File;
+use std::io;
+use std::path::{Path, PathBuf};
+
+use interprocess::local_socket::tokio::Listener;
+use interprocess::local_socket::{GenericFilePath, ListenerOptions, ToFsName as _};
+
+/// The daemon cannot listen.
+#[derive(Debug, thiserror::Error)]
+pub enum SocketError {
+    /// Another daemon is there.
+    #[error("another hearthd serves {path}{}", describe_pid(*pid))]
+    Taken {
+        /// The socket.
+        path: PathBuf,
+        /// Its process, if its lock says so.
+        pid: Option<u32>,
+    },
+    /// The folder is not safe.
+    #[error("the socket's folder {path} {problem}")]
+    UnsafeFolder {
+        /// The folder.
+        path: PathBuf,
+        /// What is wrong, and the mend.
+        problem: String,
+    },
+    /// Something else lies where the socket should be.
+    #[error("{path} is not a socket; it will not be removed")]
+    NotASocket {
+        /// The path.
+        path: PathBuf,
+    },
+    /// The system refused.
+    #[error("cannot {what} {path}")]
+    Io {
+        /// What was tried.
+        what: &'static str,
+        /// With what.
+        path: PathBuf,
+        /// Why.
+        #[source]
+        source: io::Error,
+    },
+}
+
+fn describe_pid(pid: Option<u32>) -> String {
+    pid.map_or_else(String::new, |pid| format!(" (process {pid})"))
+}
+
+/// A socket that is listened on. Dropping it removes the socket, then gives up the lock.
+pub struct BoundSocket {
+    // Fields are dropped in this order: the socket must go while the lock is held.
+    listener: Listener,
+    lock: Lock,
+    path: PathBuf,
+}
+
+/// The lock of a daemon that listens no more. No other can take its place until this is dropped.
+pub struct Lock(#[allow(dead_code, reason = "holding it is its use")] Option<File>);
+
+impl BoundSocket {
+    /// The listener.
+    pub fn listener(&self) -> &Listener {
+        &self.listener
+    }
+
+    /// Where it is.
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// Stops listening and removes the socket, but keeps the lock.
+    pub fn close(self) -> Lock {
+        drop(self.listener);
+        self.lock
+    }
+}
+
+/// Takes the lock beside `path` and listens on `path`. Must be called within a tokio runtime.
+///
+/// # Errors
+/// See [`SocketError`].
+pub fn bind(path: &Path) -> Result<BoundSocket, SocketError> {
+    #[cfg(unix)]
+    let lock = {
+        let folder = path.parent().unwrap_or(Path::new("/"));
+        unix::secure_folder(folder)?;
+        let lock = unix::lock(path)?;
+        unix::remove_stale(path)?;
+        Some(lock)
+    };
+    #[cfg(not(unix))]
+    let lock = None;
+    let failed = |source| SocketError::Io {
+        what: "listen on",
+        path: path.to_owned(),
+        source,
+    };
+    let name = path.to_fs_name::<GenericFilePath>().map_err(failed)?;
+    let options = ListenerOptions::new().name(name).try_overwrite(false);
+    #[cfg(unix)]
+    let options = {
+        use interprocess::os::unix::local_socket::ListenerOptionsExt as _;
+        options.mode(0o600)
+    };
+    let listener = options.create_tokio().map_err(failed)?;
+    #[cfg(unix)]
+    unix::confirm_socket(path)?;
+    Ok(BoundSocket {
+        listener,
+        lock: Lock(lock),
+        path: path.to_owned(),
+    })
+}
+
+#[cfg(unix)]
+mod unix {
+    use std::fs::{DirBuilder, File, OpenOptions, TryLockError};
+    use std::io::{self, Read as _, Seek as _, Write as _};
+    use std::os::unix::fs::{
+        DirBuilderExt as _, FileTypeExt as _, MetadataExt as _, OpenOptionsExt as _,
+    };
+    use std::os::unix::net::UnixStream;
+    use std::path::Path;
+
+    use super::SocketError;
+
+    fn failed<'a>(
+        what: &'static str,
+        path: &'a Path,
+    ) -> impl FnOnce(io::Error) -> SocketError + use<'a> {
+        move |source| SocketError::Io {
+            what,
+            path: path.to_owned(),
+            source,
+        }
+    }
+
+    /// Makes the folder if it is missing, and refuses one that others could meddle with.
+    pub(super) fn secure_folder(folder: &Path) -> Result<(), SocketError> {
+        let made = DirBuilder::new().recursive(true).mode(0o700).create(folder);
+        // `create` follows a symbolic link at the end; what counts is what lies there itself.
+        let found = folder
+            .symlink_metadata()
+            .map_err(|error| failed("make the folder", folder)(made.err().unwrap_or(error)))?;
+        let refuse = |problem: String| {
+            Err(SocketError::UnsafeFolder {
+                path: folder.to_owned(),
+                problem,
+            })
+        };
+        let own = rustix::process::geteuid().as_raw();
+        if found.file_type().is_symlink() {
+            return refuse("is a symbolic link; name the real folder".to_owned());
+        }
+        if !found.is_dir() {
+            return refuse("is not a folder".to_owned());
+        }
+        if found.uid() != own {
+            return refuse(format!(
+                "belongs to user {}, not to user {own}",
+                found.uid()
+            ));
+        }
+        let mode = found.mode() & 0o7777;
+        if mode & 0o077 != 0 {
+            return refuse(format!("has mode {mode:04o}; mend it with `chmod 700`"));
+        }
+        Ok(())
+    }
+
+    /// Takes the lock and writes our process id into it.
+    pub(super) fn lock(socket: &Path) -> Result<File, SocketError> {
+        let path = hearth_proto::endpoint::lock_path(socket);
+        let no_follow = rustix::fs::OFlags::NOFOLLOW.bits();
+        let mut file = OpenOptions::new()
+            .read(true)
+            .write(true)
+            .create(true)
+            .truncate(false)
+            .mode(0o600)
+            .custom_flags(i32::try_from(no_follow).unwrap_or(0))
+            .open(&path)
+            .map_err(failed("open the lock", &path))?;
+        match file.try_lock() {
+            Ok(()) => {}
+            Err(TryLockError::WouldBlock) => {
+                let mut text = String::new();
+                let _ = (&mut file).take(20).read_to_string(&mut text);
+                let pid = text.trim().parse().ok();
+                return Err(SocketError::Taken {
+                    path: socket.to_owned(),
+                    pid,
+                });
+            }
+            Err(TryLockError::Error(source)) => return Err(failed("lock", &path)(source)),
+        }
+        file.set_len(0)
+            .and_then(|()| file.rewind())
+            .and_then(|()| writeln!(file, "{}", std::process::id()))
+            .map_err(failed("write the lock", &path))?;
+        Ok(file)
+    }
+
+    /// Removes a socket that nobody listens on. The lock must be held.
+    pub(super) fn remove_stale(path: &Path) -> Result<(), SocketError> {
+        let found = match path.symlink_metadata() {
+            Ok(found) => found,
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
+            Err(error) => return Err(failed("look at", path)(error)),
+        };
+        if !found.file_type().is_socket() {
+            return Err(SocketError::NotASocket {
+                path: path.to_owned(),
+            });
+        }
+        match UnixStream::connect(path) {
+            Ok(_) => Err(SocketError::Taken {
+                path: path.to_owned(),
+                pid: None,
+            }),
+            Err(error) if error.kind() == io::ErrorKind::ConnectionRefused => {
+                tracing::info!(path = %path.display(), "removing a stale socket");
+                std::fs::remove_file(path).map_err(failed("remove the stale socket", path))
+            }
+            Err(error) => Err(failed("probe", path)(error)),
+        }
+    }
+
+    /// Checks that what was bound is what callers will find.
+    pub(super) fn confirm_socket(path: &Path) -> Result<(), SocketError> {
+        let found = path.symlink_metadata().map_err(failed("look at", path))?;
+        let own = rustix::process::geteuid().as_raw();
+        if !found.file_type().is_socket() || found.uid() != own {
+            return Err(SocketError::NotASocket {
+                path: path.to_owned(),
+            });
+        }
+        if found.mode() & 0o7777 != 0o600 {
+            let mode = std::os::unix::fs::PermissionsExt::from_mode(0o600);
+            std::fs::set_permissions(path, mode).map_err(failed("set the mode of", path))?;
+        }
+        Ok(())
+    }
+}
+
+#[cfg(all(test, unix))]
+#[allow(clippy::unwrap_used, reason = "tests")]
+mod tests {
+    use std::os::unix::fs::{MetadataExt as _, PermissionsExt as _, symlink};
+    use std::os::unix::net::UnixListener;
+
+    use super::*;
+
+    fn folder(mode: u32) -> (tempfile::TempDir, PathBuf) {
+        let dir = tempfile::tempdir().unwrap();
+        let folder = dir.path().join("hearth");
+        std::fs::create_dir(&folder).unwrap();
+        std::fs::set_permissions(&folder, std::fs::Permissions::from_mode(mode)).unwrap();
+        (dir, folder)
+    }
+
+    #[tokio::test]
+    async fn a_missing_folder_is_made_private() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("a/hearth/hearthd.sock");
+        let socket = bind(&path).unwrap();
+        assert_eq!(
+            path.parent().unwrap().metadata().unwrap().mode() & 0o777,
+            0o700
+        );
+        assert_eq!(path.metadata().unwrap().mode() & 0o777, 0o600);
+        drop(socket);
+        assert!(!path.exists());
+    }
+
+    #[tokio::test]
+    async fn open_folders_are_refused() {
+        for mode in [0o755, 0o701, 0o770, 0o777] {
+            let (_dir, folder) = folder(mode);
+            let error = bind(&folder.join("hearthd.sock"))
+                .err()
+                .unwrap()
+                .to_string();
+            assert!(error.contains("chmod 700"), "{error}");
+        }
+    }
+
+    #[tokio::test]
+    async fn links_and_files_in_the_way_are_refused() {
+        let (dir, real) = folder(0o700);
+        let link = dir.path().join("link");
+        symlink(&real, &link).unwrap();
+        let error = bind(&link.join("hearthd.sock")).err().unwrap().to_string();
+        assert!(error.contains("symbolic link"), "{error}");
+
+        let path = real.join("hearthd.sock");
+        std::fs::write(&path, "precious").unwrap();
+        assert!(matches!(bind(&path), Err(SocketError::NotASocket { .. })));
+        assert_eq!(std::fs::read_to_string(&path).unwrap(), "precious");
+
+        std::fs::remove_file(&path).unwrap();
+        std::fs::remove_file(real.join("hearthd.lock")).unwrap();
+        symlink(dir.path().join("elsewhere"), real.join("hearthd.lock")).unwrap();
+        assert!(matches!(
+            bind(&path),
+            Err(SocketError::Io {
+                what: "open the lock",
+                ..
+            })
+        ));
+    }
+
+    #[tokio::test]
+    async fn a_second_daemon_is_told_of_the_first() {
+        let (_dir, folder) = folder(0o700);
+        let path = folder.join("hearthd.sock");
+        let first = bind(&path).unwrap();
+        match bind(&path) {
+            Err(SocketError::Taken { pid, .. }) => assert_eq!(pid, Some(std::process::id())),
+            _ => panic!("a second daemon was let in"),
+        }
+        assert!(path.exists());
+        drop(first);
+        assert!(bind(&path).is_ok());
+    }
+
+    #[tokio::test]
+    async fn a_stale_socket_is_replaced_and_a_live_one_is_not() {
+        let (_dir, folder) = folder(0o700);
+        let path = folder.join("hearthd.sock");
+        drop(UnixListener::bind(&path).unwrap());
+        assert!(path.exists());
+        drop(bind(&path).unwrap());
+
+        let _live = UnixListener::bind(&path).unwrap();
+        assert!(matches!(
+            bind(&path),
+            Err(SocketError::Taken { pid: None, .. })
+        ));
+        assert!(path.exists());
+    }
+}

@@ -1,0 +1,258 @@
+//! What all services share: the engine, the warm model, the store, counters.
+//!
+//! It holds state and answers questions about it. Loading is in `loading.rs`, serving in
+//! `server.rs`.
+
+use std::path::PathBuf;
+use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
+use std::sync::{Arc, OnceLock, PoisonError, RwLock};
+use std::time::Instant;
+
+use hearth_engine::{AdapterKind, Engine, LoadedModel};
+use hearth_proto::v1;
+use tokio::sync::{Mutex, Semaphore, watch};
+use tonic::Status;
+use tonic_health::server::HealthReporter;
+
+use crate::config::Config;
+use crate::lifecycle::{Lifecycle, State};
+use crate::limits::IMPORTS_MAX;
+use crate::store::{Manifest, ModelFacts, Store};
+use crate::{status, wire};
+
+/// A warm model and where it came from.
+pub(crate) struct Warm {
+    /// Its name.
+    pub(crate) name: String,
+    /// Its entry in the store; `None`: a file outside.
+    pub(crate) manifest: Option<Manifest>,
+    /// Its file.
+    pub(crate) path: PathBuf,
+    /// Size of its file.
+    pub(crate) file_bytes: u64,
+    /// The model.
+    pub(crate) model: Arc<LoadedModel>,
+}
+
+impl Warm {
+    /// Describes it.
+    pub(crate) fn info(&self) -> v1::ModelInfo {
+        match &self.manifest {
+            Some(manifest) => wire::stored_model(manifest, v1::ModelState::Warm),
+            None => {
+                let has_template = self.model.chat_template.is_some();
+                let facts = ModelFacts::new(&self.model.config, has_template);
+                wire::model_info(&self.name, &facts, self.file_bytes, v1::ModelState::Warm)
+            }
+        }
+    }
+}
+
+/// Whether there is a model to answer with.
+pub(crate) enum Availability {
+    /// There is.
+    Warm(Arc<Warm>),
+    /// One is on its way.
+    Loading,
+}
+
+/// What all services share.
+pub(crate) struct Shared {
+    pub(crate) config: Config,
+    pub(crate) store: Store,
+    pub(crate) lifecycle: Lifecycle,
+    pub(crate) health: HealthReporter,
+    /// Held while a model is loaded or unloaded.
+    pub(crate) load_lock: Mutex<()>,
+    /// Permits of imports.
+    pub(crate) imports: Semaphore,
+    /// Changes whenever a request begins or ends, for watchers.
+    pub(crate) activity: watch::Sender<()>,
+    pub(crate) connections: AtomicU32,
+    pub(crate) refused: AtomicU64,
+    engine: OnceLock<Arc<Engine>>,
+    warm: RwLock<Option<Arc<Warm>>>,
+    started: Instant,
+}
+
+impl Shared {
+    pub(crate) fn new(config: Config, store: Store, health: HealthReporter) -> Self {
+        Self {
+            config,
+            store,
+            lifecycle: Lifecycle::default(),
+            health,
+            load_lock: Mutex::new(()),
+            imports: Semaphore::new(IMPORTS_MAX),
+            activity: watch::Sender::new(()),
+            connections: AtomicU32::new(0),
+            refused: AtomicU64::new(0),
+            engine: OnceLock::new(),
+            warm: RwLock::new(None),
+            started: Instant::now(),
+        }
+    }
+
+    /// The engine, once it runs.
+    pub(crate) fn engine(&self) -> Option<&Arc<Engine>> {
+        self.engine.get()
+    }
+
+    /// Puts the engine in its place. Only the first counts.
+    pub(crate) fn set_engine(&self, engine: Engine) {
+        let _ = self.engine.set(Arc::new(engine));
+    }
+
+    /// The warm model.
+    pub(crate) fn warm(&self) -> Option<Arc<Warm>> {
+        self.warm
+            .read()
+            .unwrap_or_else(PoisonError::into_inner)
+            .clone()
+    }
+
+    /// Changes the warm model and tells the health service.
+    pub(crate) async fn set_warm(&self, warm: Option<Arc<Warm>>) {
+        let serving = warm.is_some() && !self.lifecycle.is_draining();
+        *self.warm.write().unwrap_or_else(PoisonError::into_inner) = warm;
+        crate::server::report_health(&self.health, serving).await;
+    }
+
+    /// The model to answer a request for `asked` with (empty: any).
+    ///
+    /// # Errors
+    /// There is none and none is coming, or it is another.
+    pub(crate) fn available(&self, asked: &str) -> Result<Availability, Status> {
+        let phase = self.lifecycle.now();
+        if phase.state >= State::Draining {
+            return Err(status::draining());
+        }
+        if let Some(warm) = self.warm() {
+            if asked.is_empty() || asked == warm.name {
+                return Ok(Availability::Warm(warm));
+            }
+            return Err(status::not_warm(asked, &warm.name));
+        }
+        match (phase.state, phase.loading, phase.reason) {
+            (State::Starting, _, Some(reason)) => Err(status::no_gpu(&reason)),
+            (State::Loading, Some(loading), _) if !asked.is_empty() && asked != loading.name => {
+                Err(status::not_warm(asked, &loading.name))
+            }
+            (State::Starting | State::Loading, ..) => Ok(Availability::Loading),
+            (_, _, reason) => Err(status::no_model(reason.as_deref())),
+        }
+    }
+
+    /// The model, for calls that do not wait.
+    ///
+    /// # Errors
+    /// As [`Shared::available`], and if it is being loaded.
+    pub(crate) fn warm_now(&self, asked: &str) -> Result<Arc<Warm>, Status> {
+        match self.available(asked)? {
+            Availability::Warm(warm) => Ok(warm),
+            Availability::Loading => Err(status::loading()),
+        }
+    }
+
+    /// Counts a request that was refused, and hands its status on.
+    pub(crate) fn refuse(&self, status: Status) -> Status {
+        self.refused.fetch_add(1, Ordering::Relaxed);
+        self.activity.send_replace(());
+        status
+    }
+
+    /// Everything the daemon tells about itself.
+    pub(crate) fn describe(&self) -> v1::DaemonStatus {
+        let phase = self.lifecycle.now();
+        let engine = self.engine();
+        let stats = engine.map(|engine| engine.stats()).unwrap_or_default();
+        let warm = self.warm();
+        let slots = self.config.engine.slots;
+        v1::DaemonStatus {
+            state: wire::state(phase.state).into(),
+            reason: phase.reason,
+            version: env!("CARGO_PKG_VERSION").to_owned(),
+            pid: std::process::id(),
+            uptime: Some(wire::duration(self.started.elapsed())),
+            adapter: engine.map(|engine| wire::adapter(engine.adapter())),
+            activations: warm
+                .as_ref()
+                .map_or(v1::Activations::Unspecified, |warm| {
+                    wire::activations(warm.model.activations)
+                })
+                .into(),
+            model: warm.as_ref().map(|warm| v1::WarmModel {
+                info: Some(warm.info()),
+                context_len: warm.model.context_len,
+                weights_bytes: warm.model.weights_bytes,
+                kv_bytes: warm.model.kv_bytes,
+                scratch_bytes: warm.model.scratch_bytes,
+                kv_blocks_used: stats.kv_blocks_used_now,
+                kv_blocks_total: stats.kv_blocks_total,
+                unloads_in: None,
+            }),
+            loading: phase.loading.map(wire::loading),
+            counters: Some(wire::counters(&stats, self.refused.load(Ordering::Relaxed))),
+            queue: Some(v1::Queue {
+                active: stats.active_now,
+                waiting: stats.queued_now,
+                waiting_max: self.config.engine.queue_max,
+                slots,
+            }),
+            plan: Some(self.plan(warm.as_deref())),
+            apps: Vec::new(),
+            sequences: Vec::new(),
+            warnings: self.warnings(),
+            socket_path: self.config.socket.display().to_string(),
+            models_dir: self.store.root().display().to_string(),
+            connections: self.connections.load(Ordering::Relaxed),
+            rss_bytes: rss_bytes(),
+        }
+    }
+
+    /// This version watches neither power nor memory: the plan is what is configured.
+    fn plan(&self, warm: Option<&Warm>) -> v1::Plan {
+        let engine = &self.config.engine;
+        v1::Plan {
+            power: v1::PowerLevel::Unspecified.into(),
+            memory: v1::MemoryLevel::Unspecified.into(),
+            reason: "power and memory are not watched by this version".to_owned(),
+            slots: engine.slots,
+            context_len_max: warm.map_or(engine.context_len_max, |warm| warm.model.context_len),
+            prefill_chunk: engine.prefill_chunk,
+            classes: [
+                v1::Class::Interactive,
+                v1::Class::Utility,
+                v1::Class::Background,
+            ]
+            .map(i32::from)
+            .to_vec(),
+            keep_weights: true,
+            pace: 1.0,
+        }
+    }
+
+    fn warnings(&self) -> Vec<String> {
+        let mut warnings = Vec::new();
+        if let Some(adapter) = self.engine().map(|engine| engine.adapter())
+            && adapter.kind == AdapterKind::Software
+        {
+            warnings.push(software_warning(&adapter.name));
+        }
+        warnings
+    }
+}
+
+/// What to say of a software adapter.
+pub(crate) fn software_warning(name: &str) -> String {
+    format!("`{name}` is a software adapter: the CPU does the GPU's work, slowly")
+}
+
+fn rss_bytes() -> Option<u64> {
+    use sysinfo::{ProcessRefreshKind, ProcessesToUpdate, System};
+    let pid = sysinfo::get_current_pid().ok()?;
+    let mut system = System::new().ok()?;
+    let memory = ProcessRefreshKind::nothing().with_memory().without_tasks();
+    system.refresh_processes_specifics(ProcessesToUpdate::Some(&[pid]), false, memory);
+    system.process(pid).map(sysinfo::Process::memory)
+}

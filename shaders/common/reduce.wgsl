@@ -1,0 +1,49 @@
+// Reductions through workgroup memory, for adapters without subgroup operations.
+// Every function must be called by all threads of the workgroup together.
+
+var<workgroup> reduce_scratch: array<vec2<f32>, WG>;
+
+// Sum over each run of `TPR` consecutive threads (a power of two), known to all of the run.
+fn cluster_sum(v: vec2<f32>, lid: u32) -> vec2<f32> {
+    reduce_scratch[lid] = v;
+    workgroupBarrier();
+    for (var step = TPR / 2u; step > 0u; step /= 2u) {
+        let other = reduce_scratch[lid ^ step];
+        workgroupBarrier();
+        reduce_scratch[lid] += other;
+        workgroupBarrier();
+    }
+    let sum = reduce_scratch[lid];
+    workgroupBarrier();
+    return sum;
+}
+
+// Sum over the workgroup, known to all threads. WG is a power of two.
+fn workgroup_sum(v: f32, lid: u32) -> f32 {
+    reduce_scratch[lid] = vec2<f32>(v, 0.0);
+    workgroupBarrier();
+    for (var step = WG / 2u; step > 0u; step /= 2u) {
+        if (lid < step) {
+            reduce_scratch[lid].x += reduce_scratch[lid + step].x;
+        }
+        workgroupBarrier();
+    }
+    let sum = reduce_scratch[0].x;
+    workgroupBarrier();
+    return sum;
+}
+
+// Largest value over the workgroup, known to all threads. WG is a power of two.
+fn workgroup_max(v: f32, lid: u32) -> f32 {
+    reduce_scratch[lid] = vec2<f32>(v, 0.0);
+    workgroupBarrier();
+    for (var step = WG / 2u; step > 0u; step /= 2u) {
+        if (lid < step) {
+            reduce_scratch[lid].x = max(reduce_scratch[lid].x, reduce_scratch[lid + step].x);
+        }
+        workgroupBarrier();
+    }
+    let largest = reduce_scratch[0].x;
+    workgroupBarrier();
+    return largest;
+}

@@ -1,0 +1,383 @@
+//! The kernel table: which files make up a kernel, what it binds, which overrides it takes.
+
+/// How a weight matrix is stored on the GPU.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum WeightFormat {
+    /// 4-bit, scale per 32.
+    Q4_0,
+    /// 4-bit, scale and bias per 32.
+    Q4_1,
+    /// 8-bit, scale per 32.
+    Q8_0,
+    /// Half precision.
+    F16,
+    /// Single precision.
+    F32,
+}
+
+impl WeightFormat {
+    /// Every format.
+    pub const ALL: [Self; 5] = [Self::Q4_0, Self::Q4_1, Self::Q8_0, Self::F16, Self::F32];
+
+    /// Bytes of the quant plane for a block of 32 weights.
+    pub fn quant_block_bytes(self) -> u64 {
+        match self {
+            Self::Q4_0 | Self::Q4_1 => 16,
+            Self::Q8_0 => 32,
+            Self::F16 => 64,
+            Self::F32 => 128,
+        }
+    }
+
+    /// Bytes of the metadata plane for a row of `blocks` blocks; 0 where there is none.
+    pub fn meta_row_bytes(self, blocks: u64) -> u64 {
+        match self {
+            Self::Q4_0 | Self::Q8_0 => blocks.div_ceil(2) * 4,
+            Self::Q4_1 => blocks * 4,
+            Self::F16 | Self::F32 => 0,
+        }
+    }
+
+    /// Tells whether weights are integers with a scale, so that int8 activations apply.
+    pub fn is_integer(self) -> bool {
+        matches!(self, Self::Q4_0 | Self::Q4_1 | Self::Q8_0)
+    }
+
+    /// Lower-case name, as in file names and reports.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Q4_0 => "q4_0",
+            Self::Q4_1 => "q4_1",
+            Self::Q8_0 => "q8_0",
+            Self::F16 => "f16",
+            Self::F32 => "f32",
+        }
+    }
+
+    fn source(self) -> [&'static str; 2] {
+        let values_int = include_str!("../common/values_int.wgsl");
+        match self {
+            Self::Q4_0 => [include_str!("../common/weights_q4_0.wgsl"), values_int],
+            Self::Q4_1 => [include_str!("../common/weights_q4_1.wgsl"), values_int],
+            Self::Q8_0 => [include_str!("../common/weights_q8_0.wgsl"), values_int],
+            Self::F16 => [include_str!("../common/weights_f16.wgsl"), ""],
+            Self::F32 => [include_str!("../common/weights_f32.wgsl"), ""],
+        }
+    }
+}
+
+/// How activations are stored between kernels.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum ActivationFormat {
+    /// 32-bit floats.
+    Float,
+    /// int8 in blocks of 32, with scale and scaled sum.
+    Int8,
+}
+
+impl ActivationFormat {
+    /// Bytes of a block of 32 activations.
+    pub fn block_bytes(self) -> u64 {
+        match self {
+            Self::Float => 128,
+            Self::Int8 => 48,
+        }
+    }
+
+    fn input(self) -> &'static str {
+        match self {
+            Self::Float => include_str!("../common/act_float.wgsl"),
+            Self::Int8 => include_str!("../common/act_int8.wgsl"),
+        }
+    }
+
+    fn output(self) -> &'static str {
+        match self {
+            Self::Float => include_str!("../common/act_out_float.wgsl"),
+            Self::Int8 => include_str!("../common/act_out_int8.wgsl"),
+        }
+    }
+}
+
+/// How threads exchange values.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Reduction {
+    /// Through workgroup memory.
+    Shared,
+    /// By subgroup shuffles.
+    Subgroup,
+}
+
+impl Reduction {
+    fn source(self) -> &'static str {
+        match self {
+            Self::Shared => include_str!("../common/reduce.wgsl"),
+            Self::Subgroup => include_str!("../common/reduce_subgroup.wgsl"),
+        }
+    }
+
+    fn share(self) -> &'static str {
+        match self {
+            Self::Shared => include_str!("../common/share.wgsl"),
+            Self::Subgroup => include_str!("../common/share_subgroup.wgsl"),
+        }
+    }
+}
+
+/// What a matrix product does with its results.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Epilogue {
+    /// Writes them: logits.
+    Store,
+    /// Adds them to the residual stream.
+    Residual,
+    /// Bias, rotation, q out, k and v to the cache.
+    Qkv,
+    /// silu(gate) * up, stored as activations of this format.
+    Glu(ActivationFormat),
+}
+
+/// Columns of activations a `gemm` workgroup does together.
+pub const TILE_COLUMNS: u32 = 8;
+
+/// A matrix product kernel.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub struct MatrixKernel {
+    /// Stored weights.
+    pub weights: WeightFormat,
+    /// Stored activations: `Int8` only with integer weights.
+    pub activations: ActivationFormat,
+    /// What becomes of the results.
+    pub epilogue: Epilogue,
+}
+
+/// A kernel of the table.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Kernel {
+    /// Token embeddings.
+    Embed(WeightFormat),
+    /// RMSNorm into activations.
+    Norm(ActivationFormat, Reduction),
+    /// Matrix product, one column.
+    Gemv(MatrixKernel, Reduction),
+    /// Matrix product, one column, a thread a row pair.
+    GemvRows(MatrixKernel, Reduction),
+    /// Matrix product, eight columns together.
+    Gemm(MatrixKernel, Reduction),
+    /// Attention over one split.
+    Attention(Reduction),
+    /// Joins attention's splits into activations.
+    Combine(ActivationFormat),
+    /// Picks the next token.
+    Sample(Reduction),
+}
+
+/// What a binding is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum BindingKind {
+    /// A uniform parameter block.
+    Uniform,
+    /// A storage buffer that is only read.
+    Read,
+    /// A storage buffer that is read and written.
+    Write,
+}
+
+const STEP: &str = include_str!("../common/step.wgsl");
+const MATRIX: &str = include_str!("../common/matrix.wgsl");
+
+impl Kernel {
+    /// The complete WGSL of the kernel; its entry point is `main`.
+    pub fn source(self) -> String {
+        self.files().concat()
+    }
+
+    fn files(self) -> Vec<&'static str> {
+        match self {
+            Self::Embed(weights) => {
+                let [w, values] = weights.source();
+                vec![include_str!("../kernels/embed.wgsl"), STEP, w, values]
+            }
+            Self::Norm(act, reduction) => vec![
+                include_str!("../kernels/norm.wgsl"),
+                STEP,
+                reduction.source(),
+                act.output(),
+            ],
+            Self::Gemv(matrix, reduction) => {
+                let mut files = vec![
+                    include_str!("../kernels/gemv.wgsl"),
+                    reduction.source(),
+                    // `gemv` shares nothing; `from_lane` still has to be there.
+                    Reduction::Shared.share(),
+                ];
+                files.extend(matrix.files());
+                files
+            }
+            Self::GemvRows(matrix, reduction) => {
+                let mut files = vec![include_str!("../kernels/gemv_rows.wgsl"), reduction.share()];
+                files.extend(matrix.files());
+                files
+            }
+            Self::Gemm(matrix, reduction) => {
+                let mut files = vec![include_str!("../kernels/gemm.wgsl"), reduction.share()];
+                files.extend(matrix.files());
+                files
+            }
+            Self::Attention(reduction) => {
+                vec![
+                    include_str!("../kernels/attention.wgsl"),
+                    STEP,
+                    reduction.source(),
+                ]
+            }
+            Self::Combine(act) => {
+                vec![include_str!("../kernels/combine.wgsl"), STEP, act.output()]
+            }
+            Self::Sample(reduction) => {
+                vec![
+                    include_str!("../kernels/sample.wgsl"),
+                    STEP,
+                    reduction.source(),
+                ]
+            }
+        }
+    }
+
+    /// What the kernel binds in group 0, by binding number.
+    pub fn bindings(self) -> Vec<(u32, BindingKind)> {
+        use BindingKind::{Read, Uniform, Write};
+        let mut list = vec![(0, Uniform)];
+        match self {
+            Self::Embed(_) => {
+                list.extend([
+                    (1, Read),
+                    (2, Read),
+                    (4, Read),
+                    (5, Read),
+                    (6, Write),
+                    (7, Write),
+                ]);
+            }
+            Self::Norm(..) => list.extend([(4, Read), (5, Write), (6, Read), (7, Read)]),
+            Self::Gemv(matrix, _) | Self::GemvRows(matrix, _) | Self::Gemm(matrix, _) => {
+                list.extend([(1, Read), (2, Read), (3, Read), (4, Read)]);
+                match matrix.epilogue {
+                    Epilogue::Store | Epilogue::Residual => list.push((6, Write)),
+                    Epilogue::Glu(_) => list.push((5, Write)),
+                    Epilogue::Qkv => list.extend([(5, Write), (6, Write), (7, Write), (8, Read)]),
+                }
+            }
+            Self::Attention(_) => {
+                list.extend([
+                    (1, Read),
+                    (2, Read),
+                    (3, Read),
+                    (4, Read),
+                    (6, Write),
+                    (7, Write),
+                ]);
+            }
+            Self::Combine(_) => list.extend([(4, Read), (5, Write), (6, Read), (7, Read)]),
+            Self::Sample(_) => {
+                list.extend([
+                    (4, Read),
+                    (5, Write),
+                    (6, Write),
+                    (7, Read),
+                    (8, Write),
+                    (9, Write),
+                ]);
+            }
+        }
+        list
+    }
+
+    /// A short name for labels and reports, such as `gemv.q4_1.int8.glu`.
+    pub fn name(self) -> String {
+        let act = |a: ActivationFormat| match a {
+            ActivationFormat::Float => "float",
+            ActivationFormat::Int8 => "int8",
+        };
+        let matrix = |m: MatrixKernel| {
+            let epilogue = match m.epilogue {
+                Epilogue::Store => "store",
+                Epilogue::Residual => "residual",
+                Epilogue::Qkv => "qkv",
+                Epilogue::Glu(_) => "glu",
+            };
+            format!("{}.{}.{epilogue}", m.weights.name(), act(m.activations))
+        };
+        match self {
+            Self::Embed(w) => format!("embed.{}", w.name()),
+            Self::Norm(a, _) => format!("norm.{}", act(a)),
+            Self::Gemv(m, _) => format!("gemv.{}", matrix(m)),
+            Self::GemvRows(m, _) => format!("gemv_rows.{}", matrix(m)),
+            Self::Gemm(m, _) => format!("gemm.{}", matrix(m)),
+            Self::Attention(_) => "attention".to_owned(),
+            Self::Combine(a) => format!("combine.{}", act(a)),
+            Self::Sample(_) => "sample".to_owned(),
+        }
+    }
+
+    /// Every kernel there is.
+    pub fn all() -> Vec<Self> {
+        let acts = [ActivationFormat::Float, ActivationFormat::Int8];
+        let reductions = [Reduction::Shared, Reduction::Subgroup];
+        let mut list: Vec<Self> = WeightFormat::ALL.into_iter().map(Self::Embed).collect();
+        for act in acts {
+            list.push(Self::Combine(act));
+            list.extend(reductions.map(|r| Self::Norm(act, r)));
+        }
+        list.extend(reductions.map(Self::Attention));
+        list.extend(reductions.map(Self::Sample));
+        for matrix in MatrixKernel::all() {
+            list.extend(reductions.map(|r| Self::Gemv(matrix, r)));
+            list.extend(reductions.map(|r| Self::GemvRows(matrix, r)));
+            list.extend(reductions.map(|r| Self::Gemm(matrix, r)));
+        }
+        list
+    }
+}
+
+impl MatrixKernel {
+    fn files(self) -> Vec<&'static str> {
+        let [weights, values] = self.weights.source();
+        let mut files = vec![MATRIX, STEP, weights, values, self.activations.input()];
+        match self.epilogue {
+            Epilogue::Store => files.push(include_str!("../common/epilogue_store.wgsl")),
+            Epilogue::Residual => files.push(include_str!("../common/epilogue_residual.wgsl")),
+            Epilogue::Qkv => files.push(include_str!("../common/epilogue_qkv.wgsl")),
+            Epilogue::Glu(out) => {
+                files.extend([include_str!("../common/epilogue_glu.wgsl"), out.output()]);
+            }
+        }
+        files
+    }
+
+    /// Every matrix product there is.
+    pub fn all() -> Vec<Self> {
+        let mut list = Vec::new();
+        for weights in WeightFormat::ALL {
+            for activations in [ActivationFormat::Float, ActivationFormat::Int8] {
+                if activations == ActivationFormat::Int8 && !weights.is_integer() {
+                    continue;
+                }
+                for epilogue in [
+                    Epilogue::Store,
+                    Epilogue::Residual,
+                    Epilogue::Qkv,
+                    Epilogue::Glu(ActivationFormat::Float),
+                    Epilogue::Glu(ActivationFormat::Int8),
+                ] {
+                    list.push(Self {
+                        weights,
+                        activations,
+                        epilogue,
+                    });
+                }
+            }
+        }
+        list
+    }
+}

@@ -1,0 +1,11 @@
+//! All GPU mathematics of Hearth: the kernels' WGSL, how a kernel is put together from its files, what
+//! it binds, and the f64 reference of each operation. It knows no GPU interface and does no I/O.
+
+mod kernel;
+pub mod params;
+pub mod reference;
+
+pub use kernel::{
+    ActivationFormat, BindingKind, Epilogue, Kernel, MatrixKernel, Reduction, TILE_COLUMNS,
+    WeightFormat,
+};

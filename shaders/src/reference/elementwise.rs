@@ -1,0 +1,16 @@
+//! The operations without a matrix: the norm, and the gate of the feed-forward layer.
+
+/// y_i = x_i / sqrt(mean(x^2) + eps) * weight_i.
+pub fn rms_norm(x: &[f64], weight: &[f64], eps: f64) -> Vec<f64> {
+    let count = x.iter().map(|_| 1.0).sum::<f64>();
+    let mean = x.iter().map(|v| v * v).sum::<f64>() / count;
+    x.iter()
+        .zip(weight)
+        .map(|(v, w)| v / (mean + eps).sqrt() * w)
+        .collect()
+}
+
+/// h = silu(gate) * up, silu(v) = v / (1 + exp(-v)).
+pub fn glu(gate: f64, up: f64) -> f64 {
+    gate / (1.0 + (-gate).exp()) * up
+}

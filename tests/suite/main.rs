@@ -1,0 +1,13 @@
+//! The tests of the whole, in one binary. Each file says what it holds the product to.
+
+#![allow(
+    clippy::unwrap_used,
+    reason = "in a test, a failure where none may be is a failed test"
+)]
+
+mod beside;
+mod models;
+mod params;
+mod service;
+mod socket;
+mod tidy;

@@ -1,0 +1,16 @@
+//! What the tests of the whole share: a tiny model, a daemon in a temporary folder, clients of it.
+//!
+//! It asserts nothing about the daemon; tests do.
+
+#![allow(
+    clippy::unwrap_used,
+    reason = "tests' own scaffolding: a failure here is a failed test"
+)]
+#![allow(missing_docs, reason = "nobody outside the tests reads it")]
+
+mod daemon;
+mod process;
+pub mod tiny_model;
+
+pub use daemon::{Clients, Daemon, Setup, Text, default_model, reason, text_of};
+pub use process::{Process, hearthd_binary};
