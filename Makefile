@@ -6,7 +6,7 @@ SHELL := /bin/sh
 
 # The default question; `make run PROMPT='...'` asks another.
 PROMPT ?= What is the capital of France?
-# Arguments of `make bench`, such as BENCH_ARGS='--prompt 128 --generate 64'.
+# Arguments of `make bench`, such as BENCH_ARGS='--prompt 512 --depth 1024'.
 BENCH_ARGS ?=
 # Where `make install` puts the programs.
 PREFIX ?= $(HOME)/.local

@@ -34,6 +34,8 @@ pub const CHAT_MESSAGES_MAX: usize = 4096;
 pub const TOKENIZE_BYTES_MAX: usize = 1 << 20;
 /// Most tokens to turn into text.
 pub const DETOKENIZE_IDS_MAX: usize = 1 << 18;
+/// Tokens that a request which does not say may generate: a reply that loops must end.
+pub const MAX_TOKENS_DEFAULT: u32 = 2048;
 /// Most extra end tokens of a request.
 pub const STOP_TOKENS_MAX: usize = 16;
 /// Longest deadline and keep-alive of a request; the longest deadline gRPC can say is shorter.

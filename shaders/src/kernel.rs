@@ -170,6 +170,8 @@ pub enum Kernel {
     Combine(ActivationFormat),
     /// Picks the next token.
     Sample(Reduction),
+    /// Copies a buffer: the bench's yardstick.
+    Copy,
 }
 
 /// What a binding is.
@@ -231,6 +233,7 @@ impl Kernel {
                     reduction.source(),
                 ]
             }
+            Self::Copy => vec![include_str!("../kernels/copy.wgsl")],
             Self::Combine(act) => {
                 vec![include_str!("../kernels/combine.wgsl"), STEP, act.output()]
             }
@@ -278,6 +281,7 @@ impl Kernel {
                     (7, Write),
                 ]);
             }
+            Self::Copy => list.extend([(1, Read), (6, Write)]),
             Self::Combine(_) => list.extend([(4, Read), (5, Write), (6, Read), (7, Read)]),
             Self::Sample(_) => {
                 list.extend([
@@ -317,6 +321,7 @@ impl Kernel {
             Self::Attention(_) => "attention".to_owned(),
             Self::Combine(a) => format!("combine.{}", act(a)),
             Self::Sample(_) => "sample".to_owned(),
+            Self::Copy => "copy".to_owned(),
         }
     }
 
@@ -325,6 +330,7 @@ impl Kernel {
         let acts = [ActivationFormat::Float, ActivationFormat::Int8];
         let reductions = [Reduction::Shared, Reduction::Subgroup];
         let mut list: Vec<Self> = WeightFormat::ALL.into_iter().map(Self::Embed).collect();
+        list.push(Self::Copy);
         for act in acts {
             list.push(Self::Combine(act));
             list.extend(reductions.map(|r| Self::Norm(act, r)));

@@ -95,6 +95,16 @@ pub struct CombineParams {
     pub splits_max: u32,
 }
 
+/// `CopyParams` of kernels/copy.wgsl.
+#[repr(C)]
+#[derive(Debug, Clone, Copy, Default, Pod, Zeroable)]
+pub struct CopyParams {
+    /// Groups of four words.
+    pub count: u32,
+    /// Unused.
+    pub pad: [u32; 3],
+}
+
 /// `SampleParams` of kernels/sample.wgsl.
 #[repr(C)]
 #[derive(Debug, Clone, Copy, Default, Pod, Zeroable)]

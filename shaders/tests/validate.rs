@@ -36,7 +36,10 @@ fn kernels_validate() {
 fn kernels_translate() {
     for kernel in Kernel::all() {
         let (module, info) = resolved(kernel);
-        let options = spv::Options { lang_version: (1, 3), ..Default::default() };
+        let options = spv::Options {
+            lang_version: (1, 3),
+            ..Default::default()
+        };
         spv::write_vec(&module, &info, &options, None)
             .unwrap_or_else(|e| panic!("{} to SPIR-V: {e}", kernel.name()));
         let options = msl::Options {

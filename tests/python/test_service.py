@@ -85,7 +85,12 @@ class ServiceTest(unittest.TestCase):
     @classmethod
     def setUpClass(cls):
         cls.channel = grpc.insecure_channel(
-            socket_address(), options=[("grpc.max_receive_message_length", 16 << 20)]
+            socket_address(),
+            options=[
+                ("grpc.max_receive_message_length", 16 << 20),
+                # Otherwise grpcio sends the socket's path as the authority, which is no valid one.
+                ("grpc.default_authority", "localhost"),
+            ],
         )
         cls.addClassCleanup(cls.channel.close)
         cls.health = health_pb2_grpc.HealthStub(cls.channel)
@@ -126,7 +131,7 @@ class ServiceTest(unittest.TestCase):
         kinds = [event.WhichOneof("event") for event in events]
         self.assertEqual(kinds.count("end"), 1, kinds)
         self.assertEqual(kinds[-1], "end", kinds)
-        order = {"queued": 0, "loading": 0, "prefill": 1, "echo": 2, "delta": 3, "end": 4}
+        order = {"queued": 0, "loading": 0, "prefill": 1, "echo": 1, "delta": 2, "end": 3}
         places = [order[kind] for kind in kinds if kind in order]
         self.assertEqual(places, sorted(places), kinds)
         return events
@@ -236,8 +241,9 @@ class Reflection(ServiceTest):
             for method in inference_pb2.DESCRIPTOR.services_by_name["Inference"].methods
         }
         self.assertEqual(theirs, ours)
-        missing = self.ask(file_containing_symbol="no.such.Symbol")
-        self.assertEqual(missing.error_response.error_code, grpc.StatusCode.NOT_FOUND.value[0])
+        with self.assertRaises(grpc.RpcError) as refused:
+            self.ask(file_containing_symbol="no.such.Symbol")
+        self.assertEqual(refused.exception.code(), grpc.StatusCode.NOT_FOUND)
 
 
 class Streams(ServiceTest):

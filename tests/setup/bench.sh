@@ -7,4 +7,6 @@ set -eu
 cd "$root"
 cargo build --quiet --release --locked -p hearthd -p hearth
 dev_env
-exec "$target/release/hearth" bench --model "$model_file" "$@"
+HEARTH_MODEL=$model_file
+export HEARTH_MODEL
+exec "$target/release/hearth" bench "$@"

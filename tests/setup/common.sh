@@ -33,8 +33,7 @@ dev_env() {
     XDG_STATE_HOME=$run_dir/state
     export HEARTH_SOCKET HEARTH_CONFIG HEARTH_MODELS XDG_STATE_HOME
     unset HEARTH_AUTOSTART HEARTH_MODEL
-    # A model this small loses right answers to int8 activations; there is little to gain for it.
-    [ -e "$HEARTH_CONFIG" ] || printf '# The configuration of make run.\nactivations = "float"\n' >"$HEARTH_CONFIG"
+    [ -e "$HEARTH_CONFIG" ] || printf '# The configuration of make run.\n' >"$HEARTH_CONFIG"
 }
 
 # The pid of the running development daemon, or nothing. The lock file beside the socket names it.

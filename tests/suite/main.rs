@@ -6,8 +6,10 @@
 )]
 
 mod beside;
+mod model;
 mod models;
 mod params;
+mod privacy;
 mod service;
 mod socket;
 mod tidy;

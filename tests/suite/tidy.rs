@@ -34,8 +34,7 @@ impl Source {
 
     /// The text before the file's test module; nothing for a file that is all tests.
     fn product_text(&self) -> &str {
-        let of_tests = self.path.starts_with("tests/")
-            || self.path.contains("/tests/")
+        let of_tests = self.path.contains("tests/")
             || self.path.contains("/examples/")
             || self.path.ends_with("tests.rs")
             || self.path.ends_with("build.rs");

@@ -30,10 +30,17 @@ pub struct Process {
 impl Process {
     /// Starts one and waits until its socket is there.
     pub fn start(setup: &Setup) -> Self {
+        Self::start_with(setup, |_| {})
+    }
+
+    /// Starts one whose command `change` had its way with.
+    pub fn start_with(setup: &Setup, change: impl FnOnce(&mut Command)) -> Self {
         let config = setup.config();
+        let mut command = command(setup);
+        change(&mut command);
         let mut process = Self {
             socket: config.socket.clone(),
-            child: command(setup).spawn().unwrap(),
+            child: command.spawn().unwrap(),
         };
         let begun = Instant::now();
         // A stale socket may be there from before: what counts is that somebody answers.

@@ -4,16 +4,22 @@
 use std::path::Path;
 use std::time::{Duration, Instant};
 
-use hearth_shaders::params::{Sampling, TOKEN_FROM_SLOT};
+use hearth_shaders::Kernel;
+use hearth_shaders::params::{CopyParams, Sampling, TOKEN_FROM_SLOT};
 use serde::Serialize;
 
 use crate::engine::AdapterInfo;
 use crate::engine_loop::limits;
 use crate::error::{EngineError, LoadError};
 use crate::format::Gguf;
-use crate::gpu::{self, Gpu};
+use crate::gpu::{self, Axis, Extent, Gpu, Op, Pipelines, Recording};
 use crate::model::{Column, Forward, ModelConfig, RING_LEN, StepInput};
 use crate::request::{Activations, EngineConfig};
+
+/// Threads of a workgroup of the copy kernel.
+const COPY_THREADS: u32 = 256;
+/// Workgroups of the copy kernel: enough to fill any GPU.
+const COPY_GROUPS_MAX: u32 = 16_384;
 
 /// What to measure.
 #[derive(Debug, Clone)]
@@ -287,24 +293,40 @@ impl Bench {
         self.gpu.queue.submit([encoder.finish()])
     }
 
-    /// Bytes read and written a second by a buffer-to-buffer copy larger than any cache.
+    /// Bytes read and written a second by a plain kernel over buffers larger than any cache.
     fn copy_bandwidth(&self) -> Result<f64, EngineError> {
         let software = self.gpu.info.kind == crate::AdapterKind::Software;
-        let bytes: u64 = if software { 128 << 20 } else { 1 << 30 };
-        let [from, to] = ["copy source", "copy target"]
-            .map(|label| gpu::storage(&self.gpu, label, bytes.min(self.gpu.buffer_bytes_max())));
-        let mut best = f64::MAX;
-        for _ in 0..5 {
-            let started = Instant::now();
-            let mut encoder = self.gpu.device.create_command_encoder(&Default::default());
-            for _ in 0..4 {
-                encoder.copy_buffer_to_buffer(&from, 0, &to, 0, from.size());
-            }
-            self.gpu.queue.submit([encoder.finish()]);
-            self.gpu.wait(None)?;
-            best = best.min(started.elapsed().as_secs_f64() / 4.0);
-        }
-        Ok(2.0 * float(from.size()) / best)
+        let wanted: u64 = if software { 128 << 20 } else { 1 << 30 };
+        let bytes = wanted.min(self.gpu.buffer_bytes_max()) / 16 * 16;
+        let [from, to] =
+            ["copy source", "copy target"].map(|label| gpu::storage(&self.gpu, label, bytes));
+        let count = u32::try_from(bytes / 16).unwrap_or(u32::MAX);
+        let params = gpu::uniform(
+            &self.gpu,
+            &CopyParams {
+                count,
+                ..CopyParams::default()
+            },
+        );
+        let pipeline =
+            Pipelines::default().get(&self.gpu, Kernel::Copy, &[("WG", COPY_THREADS)])?;
+        let bind_group = pipeline.bind(&self.gpu, &[&params, &from, &to]);
+        let groups = count.div_ceil(COPY_THREADS).min(COPY_GROUPS_MAX);
+        let grid = [Axis::Fixed(groups), Axis::Fixed(1), Axis::Fixed(1)];
+        let recording = Recording {
+            ops: vec![Op {
+                pipeline,
+                bind_group,
+                grid,
+            }],
+        };
+        let best = (0..5)
+            .map(|_| recording.time_each(&self.gpu, Extent::default(), 8))
+            .collect::<Result<Vec<_>, EngineError>>()?
+            .into_iter()
+            .flatten()
+            .fold(f64::MAX, |best, (_, seconds)| best.min(seconds));
+        Ok(2.0 * float(bytes) / best)
     }
 
     /// Each kernel of a decode step, repeated by itself.

@@ -12,7 +12,7 @@ use hearth_proto::v1;
 use tonic::Status;
 use tonic::metadata::MetadataMap;
 
-use crate::limits::{DURATION_MAX, STOP_TOKENS_MAX};
+use crate::limits::{DURATION_MAX, MAX_TOKENS_DEFAULT, STOP_TOKENS_MAX};
 use crate::status::{bad_field, not_in_this_version};
 
 /// Checked settings.
@@ -52,7 +52,7 @@ pub(super) fn check(
     Ok(Settings {
         request: GenerateRequest {
             prompt: Vec::new(),
-            max_tokens: options.max_tokens,
+            max_tokens: Some(options.max_tokens.unwrap_or(MAX_TOKENS_DEFAULT)),
             sampling,
             stop: options.stop,
             stop_tokens: options.stop_token_ids,
@@ -206,7 +206,8 @@ mod tests {
         let sampling = settings.request.sampling;
         assert_eq!((sampling.temperature, sampling.top_k), (0.7, 40));
         assert_eq!((sampling.top_p, sampling.min_p), (0.95, 0.05));
-        assert!(settings.request.max_tokens.is_none() && settings.request.deadline.is_none());
+        assert_eq!(settings.request.max_tokens, Some(MAX_TOKENS_DEFAULT));
+        assert!(settings.request.deadline.is_none());
         assert!(!settings.allow_truncation);
     }
 

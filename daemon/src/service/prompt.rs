@@ -3,7 +3,7 @@
 //! All of it is CPU work of some milliseconds: callers run it off the async threads.
 
 use hearth_engine::LoadedModel;
-use hearth_engine::chat_template::{ChatMessage, ChatTemplate, Part, TemplateError};
+use hearth_engine::chat_template::{ChatMessage, ChatTemplate, TemplateError};
 use hearth_engine::tokenizer::{EncodeOptions, Tokenizer, TokenizerError};
 use hearth_proto::v1;
 use tonic::{Code, Status};
@@ -210,40 +210,9 @@ fn chat_tokens(
     let parts = template
         .render_parts(&messages, true)
         .map_err(|error| refused_by_template(field, &error))?;
-    encode_parts(tokenizer, &parts).map_err(|error| unreadable(field, &error))
-}
-
-/// Tokens of a rendered conversation. Where no text of a special token comes from a user, the
-/// whole is read at once, as the model was trained; else each piece by itself.
-fn encode_parts(tokenizer: &Tokenizer, parts: &[Part]) -> Result<Vec<u32>, TokenizerError> {
-    let options = |parse_special| EncodeOptions {
-        add_special: false,
-        parse_special,
-    };
-    let mut clean = true;
-    let mut pieces = Vec::new();
-    let mut specials_of_template = Vec::new();
-    for part in parts {
-        let ids = tokenizer.encode(&part.text, options(part.trusted))?;
-        if part.trusted {
-            specials_of_template.extend(specials(tokenizer, &ids));
-        } else {
-            clean = clean && tokenizer.encode(&part.text, options(true))? == ids;
-        }
-        pieces.extend(ids);
-    }
-    if !clean {
-        return Ok(pieces);
-    }
-    let text: String = parts.iter().map(|part| part.text.as_str()).collect();
-    let whole = tokenizer.encode(&text, options(true))?;
-    // A special token that straddles two parts would be nobody's intention.
-    let same = specials(tokenizer, &whole).eq(specials_of_template);
-    Ok(if same { whole } else { pieces })
-}
-
-fn specials<'a>(tokenizer: &'a Tokenizer, ids: &'a [u32]) -> impl Iterator<Item = u32> + 'a {
-    ids.iter().copied().filter(|id| tokenizer.is_special(*id))
+    tokenizer
+        .encode_parts(&parts)
+        .map_err(|error| unreadable(field, &error))
 }
 
 fn unreadable(field: &str, error: &TokenizerError) -> Status {

@@ -2,6 +2,8 @@
 
 mod buffer;
 mod device;
+#[cfg(test)]
+mod kernel_tests;
 mod pipeline;
 mod recording;
 

@@ -9,6 +9,8 @@ use super::config_tensors::check_tensors;
 use crate::format::{FormatError, Gguf};
 use crate::limits::{CONTEXT_MAX, LAYERS_MAX, VOCAB_MAX, WIDTH_MAX};
 
+/// Query heads that one workgroup of the attention kernel keeps in registers.
+const HEADS_PER_KV_HEAD_MAX: u32 = 8;
 /// Values of a head that the attention kernels take.
 const HEAD_DIMS: [u32; 8] = [16, 32, 48, 64, 80, 96, 128, 256];
 /// Columns of every matrix are a multiple of this: the block of quantised formats.
@@ -139,17 +141,7 @@ impl ModelConfig {
         };
         refuse_unsupported(&keys)?;
 
-        let n_heads = keys.required("attention.head_count", WIDTH_MAX)?;
-        let n_kv_heads = keys
-            .optional("attention.head_count_kv", WIDTH_MAX)?
-            .unwrap_or(n_heads);
-        if !n_heads.is_multiple_of(n_kv_heads) {
-            return Err(keys.bad(
-                "attention.head_count_kv",
-                n_kv_heads,
-                &format!("a divisor of the {n_heads} query heads is needed"),
-            ));
-        }
+        let (n_heads, n_kv_heads) = heads(&keys)?;
         let hidden_dim = keys.required("embedding_length", WIDTH_MAX)?;
         let ffn_dim = keys.required("feed_forward_length", WIDTH_MAX)?;
         let head_dim = head_dim(&keys, hidden_dim, n_heads)?;
@@ -299,6 +291,29 @@ fn refuse_unsupported(keys: &Keys<'_>) -> Result<(), ModelError> {
         }
     }
     Ok(())
+}
+
+/// Query heads, and key and value heads.
+fn heads(keys: &Keys<'_>) -> Result<(u32, u32), ModelError> {
+    let n_heads = keys.required("attention.head_count", WIDTH_MAX)?;
+    let n_kv_heads = keys
+        .optional("attention.head_count_kv", WIDTH_MAX)?
+        .unwrap_or(n_heads);
+    if !n_heads.is_multiple_of(n_kv_heads) {
+        return Err(keys.bad(
+            "attention.head_count_kv",
+            n_kv_heads,
+            &format!("a divisor of the {n_heads} query heads is needed"),
+        ));
+    }
+    if n_heads / n_kv_heads > HEADS_PER_KV_HEAD_MAX {
+        let what = format!(
+            "{} query heads for each key and value head (up to {HEADS_PER_KV_HEAD_MAX} are)",
+            n_heads / n_kv_heads
+        );
+        return Err(ModelError::Unsupported { what });
+    }
+    Ok((n_heads, n_kv_heads))
 }
 
 fn head_dim(keys: &Keys<'_>, hidden_dim: u32, n_heads: u32) -> Result<u32, ModelError> {

@@ -20,6 +20,9 @@ use crate::request::Activations;
 /// A split as long as any history: prefill has enough columns to fill the GPU without splits.
 const UNSPLIT: u32 = 1 << 30;
 
+/// Narrowest hidden state for which `auto` takes int8 activations.
+const INT8_HIDDEN_DIM_MIN: u32 = 1024;
+
 /// Sizes that a forward pass is built for.
 #[derive(Debug, Clone)]
 pub(crate) struct ForwardLimits {
@@ -337,8 +340,12 @@ impl Builder<'_> {
         let float = match self.activations {
             Activations::Float => true,
             Activations::Int8 => false,
-            // Software adapters have no int8 dot product: it gains nothing and costs precision.
-            Activations::Auto => self.gpu.info.kind == AdapterKind::Software,
+            // int8 gains nothing on software adapters, which have no int8 dot product, and little
+            // on small models, which lose the most by it.
+            Activations::Auto => {
+                self.gpu.info.kind == AdapterKind::Software
+                    || self.config.hidden_dim < INT8_HIDDEN_DIM_MIN
+            }
         };
         if float || !matrix.is_integer() {
             return ActivationFormat::Float;

@@ -1,0 +1,275 @@
+//! Runs one dispatch in both builds, with guards behind every buffer, and compares its results.
+
+use std::collections::HashMap;
+
+use hearth_shaders::reference::{BLOCK, INT8_BLOCK_WORDS, int8_values};
+use hearth_shaders::{ActivationFormat, BindingKind, Kernel};
+
+use super::super::{Axis, Extent, Gpu, Op, Pipelines, Readback, Recording, storage};
+use crate::AdapterKind;
+use crate::request::EngineConfig;
+
+/// NaN as an f32 and as each of two f16; far outside any table as an index.
+pub(super) const NAN_WORD: u32 = 0x7fc0_7fc0;
+/// Words behind every buffer that a kernel must not touch.
+const GUARD_WORDS: usize = 64;
+
+/// Last places by which the builds may differ on a compiler that fuses operations.
+const FUSED_PLACES_MAX: u32 = 64;
+
+/// A buffer to bind.
+pub(super) enum Buffer {
+    /// A parameter block.
+    Uniform(Vec<u8>),
+    /// Words of a storage buffer, without the guard.
+    Words(Vec<u32>),
+}
+
+impl Buffer {
+    pub(super) fn uniform<P: bytemuck::Pod>(params: &P) -> Self {
+        Self::Uniform(bytemuck::bytes_of(params).to_vec())
+    }
+
+    pub(super) fn nan(words: usize) -> Self {
+        Self::Words(vec![NAN_WORD; words])
+    }
+}
+
+/// The adapter, with a trusted and a checked build of each kernel.
+pub(super) struct Lab {
+    builds: [(Gpu, Pipelines); 2],
+}
+
+impl Lab {
+    pub(super) fn open() -> Self {
+        let open = |checked_shaders| {
+            let config = EngineConfig {
+                checked_shaders,
+                ..EngineConfig::default()
+            };
+            (
+                Gpu::open(&config).expect("an adapter to test on"),
+                Pipelines::default(),
+            )
+        };
+        Self {
+            builds: [open(false), open(true)],
+        }
+    }
+
+    pub(super) fn gpu(&self) -> &Gpu {
+        &self.builds[0].0
+    }
+
+    /// Tells whether this adapter runs kernels of that reduction.
+    pub(super) fn runs(&self, reduction: hearth_shaders::Reduction) -> bool {
+        reduction == hearth_shaders::Reduction::Shared || self.gpu().reduction == reduction
+    }
+
+    /// Tells whether the two builds agree in a word: to the bit on a software adapter; elsewhere
+    /// within a few last places, because a compiler may fuse other operations in the other build.
+    fn same(&self, a: u32, b: u32) -> bool {
+        let exact = self.gpu().info.kind == AdapterKind::Software;
+        a == b || !exact && a.abs_diff(b) <= FUSED_PLACES_MAX
+    }
+
+    /// Runs `kernel` and returns what its written buffers hold then, in the order of its bindings.
+    pub(super) fn run(
+        &mut self,
+        kernel: Kernel,
+        overrides: &[(&'static str, u32)],
+        buffers: &[Buffer],
+        grid: [u32; 3],
+    ) -> Vec<Vec<u32>> {
+        let [trusted, checked] = self
+            .builds
+            .each_mut()
+            .map(|(gpu, pipelines)| dispatch(gpu, pipelines, kernel, overrides, buffers, grid));
+        assert_eq!(trusted.len(), checked.len());
+        for (buffer, (a, b)) in trusted.iter().zip(&checked).enumerate() {
+            let differs = |i: &usize| !self.same(a[*i], b[*i]);
+            if let Some(at) = (0..a.len()).find(differs) {
+                panic!(
+                    "{}: written buffer {buffer}, word {at}: {:#x} trusted, {:#x} checked",
+                    kernel.name(),
+                    a[at],
+                    b[at]
+                );
+            }
+        }
+        trusted
+    }
+}
+
+fn dispatch(
+    gpu: &Gpu,
+    pipelines: &mut Pipelines,
+    kernel: Kernel,
+    overrides: &[(&'static str, u32)],
+    buffers: &[Buffer],
+    grid: [u32; 3],
+) -> Vec<Vec<u32>> {
+    let kinds = kernel.bindings();
+    assert_eq!(kinds.len(), buffers.len(), "{}", kernel.name());
+    let bound: Vec<wgpu::Buffer> = buffers.iter().map(|b| create(gpu, b)).collect();
+    let pipeline = pipelines.get(gpu, kernel, overrides).unwrap();
+    let bind_group = pipeline.bind(gpu, &bound.iter().collect::<Vec<_>>());
+    let op = Op {
+        pipeline,
+        bind_group,
+        grid: grid.map(Axis::Fixed),
+    };
+    let mut encoder = gpu.device.create_command_encoder(&Default::default());
+    Recording { ops: vec![op] }.encode(&mut encoder, Extent::default());
+    let written: Vec<(usize, Readback)> = (0..buffers.len())
+        .filter(|&i| kinds[i].1 == BindingKind::Write)
+        .map(|i| {
+            let readback = Readback::new(gpu, bound[i].size());
+            readback.copy_from(&mut encoder, &bound[i], 0, 0, bound[i].size());
+            (i, readback)
+        })
+        .collect();
+    let submission = gpu.queue.submit([encoder.finish()]);
+    written
+        .into_iter()
+        .map(|(i, mut readback)| {
+            readback.request();
+            let mut words: Vec<u32> = readback
+                .read(gpu, submission.clone(), |bytes| {
+                    bytemuck::cast_slice(bytes).to_vec()
+                })
+                .unwrap();
+            let Buffer::Words(before) = &buffers[i] else {
+                panic!("a uniform is not written")
+            };
+            let guard = words.split_off(before.len());
+            let broken = guard.iter().position(|&w| w != NAN_WORD);
+            assert_eq!(
+                broken,
+                None,
+                "{}: guard of binding {}",
+                kernel.name(),
+                kinds[i].0
+            );
+            words
+        })
+        .collect()
+}
+
+fn create(gpu: &Gpu, buffer: &Buffer) -> wgpu::Buffer {
+    match buffer {
+        Buffer::Uniform(bytes) => {
+            let uniform = gpu.device.create_buffer(&wgpu::BufferDescriptor {
+                label: Some("params"),
+                size: bytes.len() as u64,
+                usage: wgpu::BufferUsages::UNIFORM | wgpu::BufferUsages::COPY_DST,
+                mapped_at_creation: false,
+            });
+            gpu.queue.write_buffer(&uniform, 0, bytes);
+            uniform
+        }
+        Buffer::Words(words) => {
+            let mut guarded = words.clone();
+            guarded.resize((words.len() + GUARD_WORDS).next_multiple_of(4), NAN_WORD);
+            let buffer = storage(gpu, "test", 4 * guarded.len() as u64);
+            gpu.queue
+                .write_buffer(&buffer, 0, bytemuck::cast_slice(&guarded));
+            buffer
+        }
+    }
+}
+
+/// Values that a kernel has to write, by index, each with its greatest error; it must leave the
+/// other words as they were.
+#[derive(Default)]
+pub(super) struct Expected(HashMap<usize, (f64, f64)>);
+
+impl Expected {
+    pub(super) fn set(&mut self, index: usize, value: f64, error: f64) {
+        self.0.insert(index, (value, error));
+    }
+
+    fn check(&self, what: &str, index: usize, found: f64) {
+        let (value, error) = self.0[&index];
+        assert!(
+            (found - value).abs() <= error,
+            "{what} {index}: {found}, not {value} ± {error:e}"
+        );
+    }
+
+    /// Indices are of f32 words.
+    pub(super) fn check_floats(&self, what: &str, before: &[u32], after: &[u32]) {
+        for (i, (&old, &new)) in before.iter().zip(after).enumerate() {
+            if self.0.contains_key(&i) {
+                self.check(what, i, f64::from(f32::from_bits(new)));
+            } else {
+                assert_eq!(new, old, "{what} {i} is not to be written");
+            }
+        }
+        assert!(self.0.keys().all(|&i| i < after.len()), "{what}");
+    }
+
+    /// Indices are of f16, two a word.
+    pub(super) fn check_halves(&self, what: &str, before: &[u32], after: &[u32]) {
+        let halves = |words: &[u32]| -> Vec<u16> { bytemuck::cast_slice(words).to_vec() };
+        for (i, (&old, &new)) in halves(before).iter().zip(&halves(after)).enumerate() {
+            if self.0.contains_key(&i) {
+                self.check(what, i, half::f16::from_bits(new).to_f64());
+            } else {
+                assert_eq!(new, old, "{what} {i} is not to be written");
+            }
+        }
+        assert!(self.0.keys().all(|&i| i < 2 * after.len()), "{what}");
+    }
+
+    /// Indices are of activations stored in `format`, whole blocks of them.
+    pub(super) fn check_acts(
+        &self,
+        what: &str,
+        format: ActivationFormat,
+        before: &[u32],
+        after: &[u32],
+    ) {
+        if format == ActivationFormat::Float {
+            return self.check_floats(what, before, after);
+        }
+        let blocks = before
+            .chunks_exact(INT8_BLOCK_WORDS)
+            .zip(after.chunks_exact(INT8_BLOCK_WORDS));
+        for (n, (old, new)) in blocks.enumerate() {
+            let indices = n * BLOCK..(n + 1) * BLOCK;
+            if indices.clone().any(|i| self.0.contains_key(&i)) {
+                self.check_int8_block(what, indices, new);
+            } else {
+                assert_eq!(new, old, "{what}: block {n} is not to be written");
+            }
+        }
+    }
+
+    fn check_int8_block(&self, what: &str, indices: std::ops::Range<usize>, words: &[u32]) {
+        let facts: Vec<(f64, f64)> = indices.clone().map(|i| self.0[&i]).collect();
+        let largest = facts.iter().fold(0.0f64, |m, (v, _)| m.max(v.abs()));
+        let error = facts.iter().fold(0.0f64, |m, (_, e)| m.max(*e));
+        let d = f64::from(f32::from_bits(words[8]));
+        let slack = error / 127.0 + d * 1e-6;
+        assert!(
+            (d - largest / 127.0).abs() <= slack,
+            "{what}: scale {d} of {largest}"
+        );
+        let values = int8_values(words);
+        for ((i, found), (value, error)) in indices.clone().zip(&values).zip(&facts) {
+            // Half a step, and a little where a value lies half-way.
+            let most = d * 0.5001 + error;
+            assert!(
+                (found - value).abs() <= most,
+                "{what} {i}: {found}, not {value} ± {most:e}"
+            );
+        }
+        let sum: f64 = values.iter().sum();
+        let s = f64::from(f32::from_bits(words[9]));
+        assert!(
+            (s - sum).abs() <= 1e-6 * sum.abs() + d * 1e-4,
+            "{what} {indices:?}: s {s}, not {sum}"
+        );
+    }
+}
