@@ -16,10 +16,10 @@ PREFIX ?= $(HOME)/.local
 unexport PROMPT
 MAKEOVERRIDES :=
 
-.PHONY: help setup run stop test build release fmt lint bench doc deny install clean
+.PHONY: help setup run stop test test-long build release fmt lint bench doc deny install clean
 
 help: ## This list
-	@awk 'BEGIN { FS = ":.*## " } /^[a-z]+:.*## / { printf "  make %-9s %s\n", $$1, $$2 }' Makefile
+	@awk 'BEGIN { FS = ":.*## " } /^[a-z-]+:.*## / { printf "  make %-9s %s\n", $$1, $$2 }' Makefile
 
 setup: ## Install what is missing and fetch the default model
 	@tests/setup/setup.sh all
@@ -32,6 +32,10 @@ stop: ## Stop the daemon that `make run` started
 	@tests/setup/stop.sh
 
 test: ## Format, lints, all tests, doc tests, the Python service test, licences
+	@tests/setup/test.sh
+
+test-long: export HEARTH_LONG_TESTS := 1
+test-long: ## As test, with every kernel, every text and the perplexity of a long one
 	@tests/setup/test.sh
 
 build: ## Debug build of everything, tests included

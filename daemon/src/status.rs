@@ -198,22 +198,17 @@ pub(crate) fn of_submit(error: &SubmitError, field: &str) -> Status {
 pub(crate) fn of_load(error: &LoadError) -> Status {
     let message = chain(error);
     match error {
-        LoadError::Io { .. } => fault(Code::FailedPrecondition, "STORAGE", message).status(),
         LoadError::Format(_)
         | LoadError::Model(_)
         | LoadError::Tokenizer(_)
         | LoadError::Template(_) => {
             fault(Code::FailedPrecondition, "BAD_MODEL_FILE", message).status()
         }
-        LoadError::OutOfMemory {
-            needed_bytes,
-            available_bytes,
-        } => fault(Code::ResourceExhausted, "OUT_OF_GPU_MEMORY", message)
-            .facts([
-                ("needed_bytes", needed_bytes.to_string()),
-                ("available_bytes", available_bytes.to_string()),
-            ])
-            .status(),
+        LoadError::OutOfMemory { needed_bytes } => {
+            fault(Code::ResourceExhausted, "OUT_OF_GPU_MEMORY", message)
+                .facts([("needed_bytes", needed_bytes.to_string())])
+                .status()
+        }
         LoadError::Cancelled => fault(Code::Cancelled, "CANCELLED", message).status(),
         LoadError::Engine(error) => of_engine(error),
     }
@@ -348,10 +343,7 @@ mod tests {
     fn codes_of_loads() {
         let cases = [
             (
-                LoadError::OutOfMemory {
-                    needed_bytes: 2,
-                    available_bytes: 1,
-                },
+                LoadError::OutOfMemory { needed_bytes: 2 },
                 Code::ResourceExhausted,
                 "OUT_OF_GPU_MEMORY",
             ),

@@ -61,7 +61,8 @@ fn uniform_at(s: Sampling, position: u32, token: u32) -> f32 {
     v.y += v.z * v.x;
     v.z += v.x * v.y;
     v.w += v.y * v.z;
-    return (f32(v.x >> 8u) + 0.5) / 16777216.0;
+    // The largest sum rounds up to 1, whose waiting time would not be a number to compare.
+    return min((f32(v.x >> 8u) + 0.5) / 16777216.0, 0.99999994);
 }
 
 // -ln(1 - v) for v in (0, 1), accurate near 0, where ln alone would round 1 - v away.
@@ -132,7 +133,8 @@ fn threshold(base: u32, lid: u32, low: u32, high: u32, wanted: f32, counting: bo
 }
 
 fn draw(base: u32, lid: u32, s: Sampling, position: u32, top: f32) -> u32 {
-    let rate = 1.0 / s.temperature;
+    // Bounded, so that the top token's 0 * rate is 0 at the smallest temperatures too.
+    let rate = min(1.0 / s.temperature, 1.0e30);
     let highest = order_bits(top);
     var cut = 0u;
     if (s.top_k > 0u && s.top_k < params.vocab) {

@@ -14,7 +14,7 @@ use crate::engine::{LoadProgress, LoadedModel, Shared};
 use crate::error::LoadError;
 use crate::event::{EventSink, FinishReason};
 use crate::format::Gguf;
-use crate::gpu::Gpu;
+use crate::gpu::{Gpu, OutOfMemory};
 use crate::kv_cache::BLOCK_LEN;
 use crate::model::{Forward, ForwardLimits, ModelConfig};
 use crate::request::{EngineConfig, GenerateRequest};
@@ -23,10 +23,10 @@ use crate::tokenizer::Tokenizer;
 
 /// How often a reader that stalls is looked at while nothing else goes on.
 const STALL_POLL: Duration = Duration::from_millis(20);
-/// Most KV memory taken without being told.
-const KV_BYTES_DEFAULT_MAX: u64 = 512 << 20;
-/// Sequences of full context that the default KV pool holds, if they fit.
-const KV_SEQUENCES_DEFAULT: u64 = 2;
+/// Most KV memory taken without being told for two sequences of full context,
+const KV_BYTES_FOR_TWO_MAX: u64 = 1 << 30;
+/// and for one.
+const KV_BYTES_FOR_ONE_MAX: u64 = 2 << 30;
 
 /// What the engine's thread is told.
 pub(crate) enum Command {
@@ -217,7 +217,7 @@ impl EngineLoop {
         let tokenizer = Tokenizer::from_gguf(&gguf)?;
         let chat_template = ChatTemplate::from_gguf(&gguf)?;
         let limits = limits(&self.gpu, &self.config, &config);
-        let total_bytes = gguf.tensors().iter().map(|t| t.bytes).sum();
+        let total_bytes: u64 = gguf.tensors().iter().map(|t| t.bytes).sum();
         let mut report = |done_bytes| {
             // Nobody may be listening to the progress any more; the flag alone cancels.
             let _ = progress.send(LoadProgress {
@@ -226,14 +226,24 @@ impl EngineLoop {
             });
             !cancelled.load(Ordering::Relaxed)
         };
-        let forward = Forward::load(
-            &self.gpu,
-            &gguf,
-            &config,
-            limits.clone(),
-            self.config.activations,
-            &mut report,
-        )?;
+        let load = || {
+            Forward::load(
+                &self.gpu,
+                &gguf,
+                &config,
+                limits.clone(),
+                self.config.activations,
+                &mut report,
+            )
+        };
+        let forward = match self.gpu.allocating(load) {
+            Ok(forward) => forward?,
+            Err(OutOfMemory) => {
+                let needed_bytes = total_bytes + limits.kv_bytes(&config);
+                return Err(LoadError::OutOfMemory { needed_bytes });
+            }
+        };
+        self.gpu.check()?;
         let model = Arc::new(LoadedModel {
             tokenizer,
             chat_template,
@@ -269,7 +279,10 @@ pub(crate) fn limits(gpu: &Gpu, engine: &EngineConfig, model: &ModelConfig) -> F
     let context_blocks = u64::from(context.div_ceil(BLOCK_LEN));
     let wanted = match engine.kv_bytes_max {
         Some(bytes) => bytes / layer_bytes,
-        None => (KV_SEQUENCES_DEFAULT * context_blocks).min(KV_BYTES_DEFAULT_MAX / layer_bytes),
+        None => {
+            let two = (2 * context_blocks).min(KV_BYTES_FOR_TWO_MAX / layer_bytes);
+            two.max(context_blocks.min(KV_BYTES_FOR_ONE_MAX / layer_bytes))
+        }
     };
     let blocks = wanted.min(gpu.info.binding_bytes_max / block_bytes).max(1);
     let kv_blocks = u32::try_from(blocks).unwrap_or(u32::MAX);

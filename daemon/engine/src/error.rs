@@ -41,15 +41,6 @@ pub enum EngineError {
 /// A model could not be loaded.
 #[derive(Debug, thiserror::Error)]
 pub enum LoadError {
-    /// The file cannot be read.
-    #[error("cannot read {path}")]
-    Io {
-        /// The file.
-        path: String,
-        /// Why.
-        #[source]
-        source: io::Error,
-    },
     /// The file is not a sound model file.
     #[error(transparent)]
     Format(#[from] FormatError),
@@ -63,12 +54,13 @@ pub enum LoadError {
     #[error(transparent)]
     Template(#[from] TemplateError),
     /// It does not fit.
-    #[error("the model needs {needed_bytes} bytes of GPU memory, {available_bytes} are available")]
+    #[error(
+        "the model, its KV cache and its buffers need {needed_bytes} bytes of GPU memory, more than \
+         the driver gives; a smaller context_len or kv_bytes_max needs less"
+    )]
     OutOfMemory {
         /// Bytes needed.
         needed_bytes: u64,
-        /// Bytes there are, as far as the driver tells.
-        available_bytes: u64,
     },
     /// The load was cancelled by its caller.
     #[error("the load was cancelled")]

@@ -53,8 +53,8 @@ pub struct EngineConfig {
     pub activations: Activations,
     /// Longest context of one sequence, in tokens; capped by the model's own `context_len`.
     pub context_len_max: u32,
-    /// Bytes of GPU memory for the KV cache. `None`: enough for two sequences of full context,
-    /// at most 1 GiB.
+    /// Bytes of GPU memory for the KV cache. `None`: two sequences of full context in at most 1 GiB,
+    /// or one in at most 2 GiB, whichever is more.
     pub kv_bytes_max: Option<u64>,
     /// Most prompt tokens in one prefill step.
     pub prefill_chunk: u32,

@@ -16,6 +16,9 @@ const SUBGROUP_MIN: u32 = 8;
 /// Longest that one submission may take before the device counts as hung.
 const SUBMISSION_TIMEOUT: Duration = Duration::from_secs(120);
 
+/// The driver has no memory left to give.
+pub(crate) struct OutOfMemory;
+
 /// An open device, with what kernels need to know of it.
 pub(crate) struct Gpu {
     pub(crate) device: wgpu::Device,
@@ -111,6 +114,23 @@ impl Gpu {
         let fault = Arc::clone(&self.fault);
         self.device
             .on_uncaptured_error(Arc::new(move |error| latch(&fault, error.to_string())));
+    }
+
+    /// Runs `work`; tells whether the driver ran out of memory in it. Out of memory is no fault of
+    /// the device, so it is not latched, nor is what follows from buffers that are not there.
+    pub(crate) fn allocating<T>(&self, work: impl FnOnce() -> T) -> Result<T, OutOfMemory> {
+        let validation = self.device.push_error_scope(wgpu::ErrorFilter::Validation);
+        let memory = self.device.push_error_scope(wgpu::ErrorFilter::OutOfMemory);
+        let value = work();
+        let memory = pollster::block_on(memory.pop());
+        let validation = pollster::block_on(validation.pop());
+        if memory.is_some() {
+            return Err(OutOfMemory);
+        }
+        if let Some(error) = validation {
+            latch(&self.fault, error.to_string());
+        }
+        Ok(value)
     }
 
     /// Largest buffer that can also be bound whole.

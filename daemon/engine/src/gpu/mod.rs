@@ -8,7 +8,7 @@ mod pipeline;
 mod recording;
 
 pub(crate) use buffer::{Readback, storage, uniform, upload};
-pub(crate) use device::Gpu;
+pub(crate) use device::{Gpu, OutOfMemory};
 pub(crate) use pipeline::{Pipeline, Pipelines};
 pub(crate) use recording::{Axis, Extent, Op, Recording};
 pub(crate) use wgpu::{Buffer, CommandEncoder, SubmissionIndex};

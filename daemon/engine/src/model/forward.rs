@@ -48,6 +48,12 @@ impl ForwardLimits {
         u64::from(config.n_kv_heads) * u64::from(block_len) * u64::from(config.head_dim) * 2
     }
 
+    /// Bytes of the KV cache over all layers.
+    pub(crate) fn kv_bytes(&self, config: &ModelConfig) -> u64 {
+        let block = Self::kv_block_bytes(config, self.block_len);
+        2 * block * u64::from(self.kv_blocks) * u64::from(config.n_layers)
+    }
+
     /// Derives the splits of `context_len`.
     pub(crate) fn with_context(mut self, context_len: u32) -> Self {
         self.context_len = context_len;
@@ -116,12 +122,14 @@ impl Forward {
         };
         let layer_bytes: u64 = layers.iter().map(Layer::weights_bytes).sum();
         let head_bytes = output.as_ref().unwrap_or(&embedding).bytes;
+        let scratch = Scratch::new(gpu, config, &limits);
+        scratch.check_bindings(gpu)?;
         let mut builder = Builder {
             gpu,
             config,
             activations,
             pipelines: Pipelines::default(),
-            scratch: Scratch::new(gpu, config, &limits),
+            scratch,
             limits,
             any_int8: false,
         };

@@ -6,6 +6,7 @@ use hearth_shaders::{ActivationFormat, TILE_COLUMNS};
 
 use super::ModelConfig;
 use super::forward::ForwardLimits;
+use crate::error::EngineError;
 use crate::gpu::{self, Buffer, Gpu};
 
 /// Output columns whose logits fit at once.
@@ -81,8 +82,7 @@ impl Scratch {
         }
     }
 
-    /// Bytes of all of them.
-    pub(crate) fn bytes(&self) -> u64 {
+    fn all(&self) -> [&Buffer; 14] {
         [
             &self.x,
             &self.hidden,
@@ -99,9 +99,27 @@ impl Scratch {
             &self.history,
             &self.samplings,
         ]
-        .iter()
-        .map(|b| b.size())
-        .sum()
+    }
+
+    /// Bytes of all of them.
+    pub(crate) fn bytes(&self) -> u64 {
+        self.all().iter().map(|b| b.size()).sum()
+    }
+
+    /// Refuses a binding limit that one of them exceeds: they are not cut in shards.
+    pub(crate) fn check_bindings(&self, gpu: &Gpu) -> Result<(), EngineError> {
+        let largest = self.all().iter().map(|b| b.size()).max().unwrap_or(0);
+        if largest <= gpu.info.binding_bytes_max {
+            return Ok(());
+        }
+        Err(EngineError::AdapterLacks {
+            adapter: gpu.info.name.clone(),
+            what: format!(
+                "storage bindings of {largest} bytes for this model's activations and logits; the \
+                 limit is {}",
+                gpu.info.binding_bytes_max
+            ),
+        })
     }
 }
 

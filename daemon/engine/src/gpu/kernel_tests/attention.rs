@@ -4,7 +4,7 @@ use hearth_shaders::params::{AttentionParams, CombineParams};
 use hearth_shaders::reference::{Attention, INT8_BLOCK_WORDS, KvShape, attention};
 use hearth_shaders::{ActivationFormat, Kernel, Reduction};
 
-use super::lab::{Buffer, Expected, Lab, NAN_WORD};
+use super::lab::{Buffer, Expected, Lab, NAN_WORD, UNTOUCHED};
 use super::long_tests;
 use super::random::{Random, bits, wide};
 use crate::model::{Column, StepInput};
@@ -160,8 +160,8 @@ impl Case {
             Buffer::Words(self.caches[0].clone()),
             Buffer::Words(self.caches[1].clone()),
             Buffer::Words(step.clone()),
-            Buffer::nan(rows * p.head_dim as usize),
-            Buffer::nan(rows * 2),
+            Buffer::untouched(rows * p.head_dim as usize),
+            Buffer::untouched(rows * 2),
         ];
         let chunks = p.head_dim / 8;
         let lanes = lab.gpu().threads_per_row.min(1 << chunks.ilog2());
@@ -196,7 +196,7 @@ impl Case {
                 .iter()
                 .chain(sum)
                 .all(|&w| !f32::from_bits(w).is_nan());
-            let untouched = values.iter().chain(sum).all(|&w| w == NAN_WORD);
+            let untouched = values.iter().chain(sum).all(|&w| w == UNTOUCHED);
             assert!(
                 if own { written } else { untouched },
                 "split {split} of {column:?}, {p:?}"
@@ -227,7 +227,7 @@ impl Case {
             32
         };
         let words = (self.columns() * params.blocks) as usize * block_words;
-        let before = vec![NAN_WORD; words];
+        let before = vec![UNTOUCHED; words];
         let buffers = [
             Buffer::uniform(&params),
             Buffer::Words(step.to_vec()),

@@ -9,8 +9,10 @@ use super::super::{Axis, Extent, Gpu, Op, Pipelines, Readback, Recording, storag
 use crate::AdapterKind;
 use crate::request::EngineConfig;
 
-/// NaN as an f32 and as each of two f16; far outside any table as an index.
+/// What pads inputs: NaN as an f32 and as each of two f16, far outside any table as an index.
 pub(super) const NAN_WORD: u32 = 0x7fc0_7fc0;
+/// What outputs hold before the run: another NaN, since adapters hand a NaN's bits on to results.
+pub(super) const UNTOUCHED: u32 = 0x7fe5_7fe5;
 /// Words behind every buffer that a kernel must not touch.
 const GUARD_WORDS: usize = 64;
 
@@ -30,8 +32,8 @@ impl Buffer {
         Self::Uniform(bytemuck::bytes_of(params).to_vec())
     }
 
-    pub(super) fn nan(words: usize) -> Self {
-        Self::Words(vec![NAN_WORD; words])
+    pub(super) fn untouched(words: usize) -> Self {
+        Self::Words(vec![UNTOUCHED; words])
     }
 }
 
@@ -111,7 +113,11 @@ fn dispatch(
 ) -> Vec<Vec<u32>> {
     let kinds = kernel.bindings();
     assert_eq!(kinds.len(), buffers.len(), "{}", kernel.name());
-    let bound: Vec<wgpu::Buffer> = buffers.iter().map(|b| create(gpu, b)).collect();
+    let bound: Vec<wgpu::Buffer> = buffers
+        .iter()
+        .zip(&kinds)
+        .map(|(buffer, (_, kind))| create(gpu, buffer, *kind))
+        .collect();
     let pipeline = pipelines.get(gpu, kernel, overrides).unwrap();
     let bind_group = pipeline.bind(gpu, &bound.iter().collect::<Vec<_>>());
     let op = Op {
@@ -143,7 +149,7 @@ fn dispatch(
                 panic!("a uniform is not written")
             };
             let guard = words.split_off(before.len());
-            let broken = guard.iter().position(|&w| w != NAN_WORD);
+            let broken = guard.iter().position(|&w| w != UNTOUCHED);
             assert_eq!(
                 broken,
                 None,
@@ -156,7 +162,7 @@ fn dispatch(
         .collect()
 }
 
-fn create(gpu: &Gpu, buffer: &Buffer) -> wgpu::Buffer {
+fn create(gpu: &Gpu, buffer: &Buffer, kind: BindingKind) -> wgpu::Buffer {
     match buffer {
         Buffer::Uniform(bytes) => {
             let uniform = gpu.device.create_buffer(&wgpu::BufferDescriptor {
@@ -170,7 +176,11 @@ fn create(gpu: &Gpu, buffer: &Buffer) -> wgpu::Buffer {
         }
         Buffer::Words(words) => {
             let mut guarded = words.clone();
-            guarded.resize((words.len() + GUARD_WORDS).next_multiple_of(4), NAN_WORD);
+            let guard = match kind {
+                BindingKind::Write => UNTOUCHED,
+                BindingKind::Read | BindingKind::Uniform => NAN_WORD,
+            };
+            guarded.resize((words.len() + GUARD_WORDS).next_multiple_of(4), guard);
             let buffer = storage(gpu, "test", 4 * guarded.len() as u64);
             gpu.queue
                 .write_buffer(&buffer, 0, bytemuck::cast_slice(&guarded));

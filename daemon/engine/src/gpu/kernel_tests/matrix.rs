@@ -7,7 +7,7 @@ use hearth_shaders::reference::{
 };
 use hearth_shaders::{ActivationFormat, Epilogue, Kernel, MatrixKernel, Reduction, WeightFormat};
 
-use super::lab::{Buffer, Expected, Lab, NAN_WORD};
+use super::lab::{Buffer, Expected, Lab, NAN_WORD, UNTOUCHED};
 use super::long_tests;
 use super::plan::{Plan, matrix, plans};
 use super::random::{Acts, Planes, Random, bits};
@@ -88,7 +88,7 @@ struct Case {
 }
 
 impl Case {
-    /// Case 0 is small and whole, 1 has few rows of many columns, others are parts at random.
+    /// Case 0 is small and whole, 1 whole with long rows; others are parts at random.
     fn new(random: &mut Random, m: MatrixKernel, case: usize) -> Self {
         let head_dim = [16, 64, 80, 32][random.within(0, 3) as usize];
         let kv_heads = random.within(1, 2);
@@ -113,12 +113,12 @@ impl Case {
         let part_rows = match (rows - first_row) / unit {
             0 | 1 => rows - first_row,
             _ if case < 2 => rows,
-            units if case == 2 => unit * random.within(1, units),
+            units if case.is_multiple_of(2) => unit * random.within(1, units),
             _ => rows - first_row,
         };
         let columns = COLUMNS[case];
         let logits = m.epilogue == Epilogue::Store && case > 5;
-        let rope_pairs = if case % 2 == 1 {
+        let rope_pairs = if !case.is_multiple_of(2) {
             head_dim / 4
         } else {
             head_dim / 2
@@ -207,24 +207,24 @@ impl Case {
         let p = &self.params;
         let stride = p.out_stride as usize;
         match self.m.epilogue {
-            Epilogue::Store => vec![vec![NAN_WORD; self.columns * stride]],
+            Epilogue::Store => vec![vec![UNTOUCHED; self.columns * stride]],
             Epilogue::Residual => vec![bits(&random.floats(self.columns * stride))],
-            Epilogue::Glu(ActivationFormat::Float) => vec![vec![NAN_WORD; self.columns * stride]],
+            Epilogue::Glu(ActivationFormat::Float) => vec![vec![UNTOUCHED; self.columns * stride]],
             Epilogue::Glu(ActivationFormat::Int8) => {
                 vec![vec![
-                    NAN_WORD;
+                    UNTOUCHED;
                     self.columns * stride / 32 * INT8_BLOCK_WORDS
                 ]]
             }
             Epilogue::Qkv => {
                 let cache =
-                    vec![NAN_WORD; KV_BLOCKS as usize * (p.kv_rows * p.block_len / 2) as usize];
+                    vec![UNTOUCHED; KV_BLOCKS as usize * (p.kv_rows * p.block_len / 2) as usize];
                 let bias = match p.has_bias {
                     1 => bits(&random.floats((p.q_rows + 2 * p.kv_rows) as usize)),
                     _ => vec![NAN_WORD],
                 };
                 vec![
-                    vec![NAN_WORD; self.columns * p.q_rows as usize],
+                    vec![UNTOUCHED; self.columns * p.q_rows as usize],
                     cache.clone(),
                     cache,
                     bias,

@@ -4,7 +4,7 @@ use hearth_shaders::params::{CopyParams, EmbedParams, NormParams, TOKEN_FROM_SLO
 use hearth_shaders::reference::{INT8_BLOCK_WORDS, embed, rms_norm};
 use hearth_shaders::{ActivationFormat, Kernel, WeightFormat};
 
-use super::lab::{Buffer, Expected, Lab, NAN_WORD};
+use super::lab::{Buffer, Expected, Lab, UNTOUCHED};
 use super::random::{Planes, Random, bits, wide};
 use crate::model::{Column, StepInput};
 
@@ -49,7 +49,7 @@ fn embedding(lab: &mut Lab, random: &mut Random, kernel: Kernel, format: WeightF
         })
         .collect();
     let mut history: Vec<u32> = (0..slots * vocab).map(|_| random.within(0, 3)).collect();
-    let before_x = vec![NAN_WORD; columns.len() * blocks * 32];
+    let before_x = vec![UNTOUCHED; columns.len() * blocks * 32];
     let step = StepInput {
         columns,
         ..StepInput::default()
@@ -163,7 +163,7 @@ fn norm(lab: &mut Lab, random: &mut Random, kernel: Kernel, format: ActivationFo
     } else {
         32
     };
-    let before = vec![NAN_WORD; (count as usize + 1) * blocks * block_words];
+    let before = vec![UNTOUCHED; (count as usize + 1) * blocks * block_words];
     let buffers = [
         Buffer::uniform(&params),
         Buffer::Words(step.words(256, 1, &[])),
@@ -202,7 +202,7 @@ pub(super) fn copies() {
         let buffers = [
             Buffer::uniform(&params),
             Buffer::Words(source.clone()),
-            Buffer::nan(source.len()),
+            Buffer::untouched(source.len()),
         ];
         let after = lab.run(Kernel::Copy, &[("WG", 256)], &buffers, [3, 1, 1]);
         assert_eq!(after, [source], "{count} groups of four words");

@@ -4,7 +4,7 @@ use hearth_shaders::params::{SampleParams, Sampling};
 use hearth_shaders::reference::{penalised, sample};
 use hearth_shaders::{Kernel, Reduction};
 
-use super::lab::{Buffer, Expected, Lab, NAN_WORD};
+use super::lab::{Buffer, Expected, Lab, UNTOUCHED};
 use super::random::{Random, bits};
 use crate::model::{Column, StepInput};
 
@@ -80,7 +80,7 @@ fn choose(lab: &mut Lab, random: &mut Random, reduction: Reduction, rows: &[Row]
         };
         rows.len() + 1
     ];
-    let mut history = vec![NAN_WORD; (rows.len() + 1) * vocab];
+    let mut history = vec![UNTOUCHED; (rows.len() + 1) * vocab];
     for (row, &slot) in rows.iter().zip(&slots) {
         samplings[slot as usize] = row.sampling;
         history[slot as usize * vocab..][..vocab].copy_from_slice(&row.history);
@@ -104,8 +104,8 @@ fn choose(lab: &mut Lab, random: &mut Random, reduction: Reduction, rows: &[Row]
         Buffer::Words(logits.clone()),
         Buffer::Words(history.clone()),
         Buffer::Words(bytemuck::cast_slice(&samplings).to_vec()),
-        Buffer::nan(ring_len as usize),
-        Buffer::nan(rows.len() + 1),
+        Buffer::untouched(ring_len as usize),
+        Buffer::untouched(rows.len() + 1),
     ];
     let overrides = [("WG", 256), ("TPR", lab.gpu().threads_per_row)];
     let after = lab.run(
@@ -119,8 +119,8 @@ fn choose(lab: &mut Lab, random: &mut Random, reduction: Reduction, rows: &[Row]
         .take(rows.len())
         .map(|&s| after[3][s as usize] as usize)
         .collect();
-    let mut expected_ring = vec![NAN_WORD; ring_len as usize];
-    let mut expected_last = vec![NAN_WORD; rows.len() + 1];
+    let mut expected_ring = vec![UNTOUCHED; ring_len as usize];
+    let mut expected_last = vec![UNTOUCHED; rows.len() + 1];
     let mut expected_logits = Expected::default();
     for (n, (row, &slot)) in rows.iter().zip(&slots).enumerate() {
         let token = u32::try_from(tokens[n]).unwrap();
@@ -407,5 +407,27 @@ fn cuts_leave_nothing_else() {
             seen.dedup();
             assert_eq!(seen, allowed, "{sampling:?}");
         }
+    });
+}
+
+#[test]
+fn the_likeliest_wins_where_it_must() {
+    each_reduction(|lab, random, reduction| {
+        // This seed's number for token 2 at position 9 is the largest there is.
+        let lone = Sampling {
+            top_k: 1,
+            seed_low: 15_147_567,
+            ..PLAIN
+        };
+        let mut rows = vec![Row::new(&[0.0, 1.0, 5.0, 1.0], lone, 9)];
+        // Temperatures whose inverse is near the largest f32, or beyond it.
+        for temperature in [1e-6, 1e-30, 1e-38, f32::MIN_POSITIVE, 1e-40, 1e-45] {
+            let cold = Sampling {
+                temperature,
+                ..PLAIN
+            };
+            rows.push(Row::new(&[0.0, 1.0, 5.0, 1.0], cold, 9));
+        }
+        assert_eq!(choose(lab, random, reduction, &rows), [2; 7]);
     });
 }
