@@ -125,10 +125,19 @@ impl Running {
                 over.push(*id);
             }
         }
+        let mut to_clear = Vec::new();
         for id in over {
             if let Some(sequence) = self.sequences.remove(&id) {
-                self.give_back(gpu, shared, &sequence);
+                to_clear.extend(self.give_back(shared, &sequence));
             }
+        }
+        // Before the GPU is asked: a submission can wait for the step under way.
+        self.report(shared);
+        if !to_clear.is_empty() {
+            // Blocks leave their owner zeroed. The GPU runs this after the steps already submitted
+            // and before those of the next owner.
+            self.forward
+                .clear_blocks(gpu, &self.model.config, &to_clear);
         }
         while let Some((id, lease)) = self.scheduler.admit_waiting() {
             if let Some(mut sequence) = self.sequences.remove(&id) {
@@ -136,6 +145,10 @@ impl Running {
                 self.sequences.insert(id, sequence);
             }
         }
+        self.report(shared);
+    }
+
+    fn report(&self, shared: &Shared) {
         shared.update(|stats| {
             stats.queued_now = self.scheduler.waiting();
             stats.active_now =
@@ -145,22 +158,19 @@ impl Running {
         });
     }
 
-    fn give_back(&mut self, gpu: &Gpu, shared: &Shared, sequence: &Sequence) {
+    /// Takes back what a sequence held; returns the blocks it wrote to.
+    fn give_back(&mut self, shared: &Shared, sequence: &Sequence) -> Vec<u32> {
         if sequence.is_cancelled() {
             shared.update(|stats| stats.cancelled += 1);
         }
         let Some(lease) = &sequence.lease else {
             self.scheduler.forget(sequence.id);
-            return;
+            return Vec::new();
         };
-        // Blocks leave their owner zeroed. The GPU runs this after the steps already submitted.
-        let used = KvCache::blocks_for(sequence.positions()) as usize;
-        self.forward.clear_blocks(
-            gpu,
-            &self.model.config,
-            &lease.blocks[..used.min(lease.blocks.len())],
-        );
+        let written = KvCache::blocks_for(sequence.positions()) as usize;
+        let written = lease.blocks[..written.min(lease.blocks.len())].to_vec();
         self.scheduler.finish(sequence.id, lease);
+        written
     }
 
     /// Submits the next step in turn. Returns false if no sequence has one.
