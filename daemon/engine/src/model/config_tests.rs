@@ -383,9 +383,10 @@ fn the_default_model_is_read() {
         },
         std::path::PathBuf::from,
     );
-    if !path.exists() {
-        return;
-    }
+    assert!(
+        path.exists(),
+        "no model file: run `make setup`, or set HEARTH_MODEL_FILE"
+    );
     let config = ModelConfig::from_gguf(&Gguf::open(&path).unwrap()).unwrap();
     assert_eq!(
         (config.n_layers, config.n_heads, config.n_kv_heads),

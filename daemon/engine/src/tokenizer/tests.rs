@@ -1,7 +1,6 @@
 //! The tokenizer on a tiny vocabulary, and on the default model where its file is there.
 
 use std::path::PathBuf;
-use std::time::{Duration, Instant};
 
 use proptest::prelude::*;
 
@@ -61,8 +60,8 @@ fn build(writer: &GgufWriter) -> Result<Tokenizer, TokenizerError> {
     Tokenizer::from_gguf(&open(writer))
 }
 
-/// The default model's file, if set-up has put it there.
-fn default_model_file() -> Option<PathBuf> {
+/// The default model's file, where set-up puts it.
+fn default_model_file() -> PathBuf {
     let path = std::env::var_os("HEARTH_MODEL_FILE").map_or_else(
         || {
             PathBuf::from(env!("CARGO_MANIFEST_DIR"))
@@ -70,11 +69,15 @@ fn default_model_file() -> Option<PathBuf> {
         },
         PathBuf::from,
     );
-    path.exists().then_some(path)
+    assert!(
+        path.exists(),
+        "no model file: run `make setup`, or set HEARTH_MODEL_FILE"
+    );
+    path
 }
 
-fn default_model() -> Option<Tokenizer> {
-    default_model_file().map(|path| Tokenizer::from_gguf(&Gguf::open(&path).unwrap()).unwrap())
+fn default_model() -> Tokenizer {
+    Tokenizer::from_gguf(&Gguf::open(&default_model_file()).unwrap()).unwrap()
 }
 
 #[test]
@@ -235,31 +238,20 @@ fn unsound_vocabularies_are_refused() {
     }
 }
 
+/// Work that grows with the square of a run would take hours here, and the runner ends it.
 #[test]
-fn long_runs_take_bounded_time() {
-    let tokenizer = default_model().unwrap_or_else(|| build(&tiny()).unwrap());
+fn long_runs_are_encoded() {
+    let tokenizer = default_model();
     for text in [
         " ".repeat(1 << 20),
         "a".repeat(1 << 20),
         "\n".repeat(1 << 20),
     ] {
-        let begin = Instant::now();
         let ids = tokenizer.encode(&text, PLAIN).unwrap();
         assert_eq!(tokenizer.decode(&ids, false).unwrap(), text);
-        assert!(
-            begin.elapsed() < Duration::from_secs(20),
-            "{:?}",
-            begin.elapsed()
-        );
     }
     let words = "all work and no play ".repeat((4 << 20) / 21);
-    let begin = Instant::now();
     tokenizer.encode(&words, PLAIN).unwrap();
-    assert!(
-        begin.elapsed() < Duration::from_secs(30),
-        "{:?}",
-        begin.elapsed()
-    );
     let too_long = "a".repeat((1 << 20) + 1);
     assert!(matches!(
         tokenizer.encode(&too_long, PLAIN),
@@ -274,9 +266,7 @@ fn long_runs_take_bounded_time() {
 
 #[test]
 fn the_default_model_tokenizes_as_published() {
-    let Some(tokenizer) = default_model() else {
-        return;
-    };
+    let tokenizer = default_model();
     assert_eq!(tokenizer.vocab_size(), 49152);
     assert_eq!(tokenizer.bos(), Some(1));
     assert_eq!(tokenizer.end_tokens(), [0, 2]);
@@ -315,9 +305,7 @@ fn ids_of(value: &serde_json::Value) -> Vec<u32> {
 
 #[test]
 fn tokens_equal_the_reference() {
-    let Some(tokenizer) = default_model() else {
-        return;
-    };
+    let tokenizer = default_model();
     let fixture = oracle("tokens.json");
     let cases = fixture["encode"].as_array().unwrap();
     assert!(cases.len() >= 200);
@@ -348,9 +336,7 @@ fn tokens_equal_the_reference() {
 
 #[test]
 fn chats_equal_the_reference() {
-    let Some(path) = default_model_file() else {
-        return;
-    };
+    let path = default_model_file();
     let gguf = Gguf::open(&path).unwrap();
     let tokenizer = Tokenizer::from_gguf(&gguf).unwrap();
     let template = ChatTemplate::from_gguf(&gguf).unwrap().unwrap();
@@ -376,24 +362,6 @@ fn chats_equal_the_reference() {
     }
 }
 
-/// Prints strings encoded in a second; run by hand with `--run-ignored only --no-capture`.
-#[test]
-#[ignore = "measures"]
-fn encode_speed() {
-    let tokenizer = default_model().unwrap();
-    let text = "The quick brown fox jumps over the lazy dog, and then it rests for 20 minutes.";
-    let begin = Instant::now();
-    let mut tokens = 0;
-    for _ in 0..20_000 {
-        tokens += tokenizer.encode(text, PLAIN).unwrap().len();
-    }
-    let seconds = begin.elapsed().as_secs_f64();
-    println!(
-        "{:.0} strings/s, {tokens} tokens in {seconds:.2} s",
-        20_000.0 / seconds
-    );
-}
-
 proptest! {
     #[test]
     fn any_text_comes_back(text in "(\\PC|[ \t\r\n]|hello|<\\|start\\|>|<tool>){0,40}") {
@@ -411,9 +379,7 @@ proptest! {
 fn equals_the_whole_pipeline_of_the_crate() {
     use tokenizers::pre_tokenizers::{byte_level::ByteLevel, digits::Digits, sequence::Sequence};
     use tokenizers::{PreTokenizerWrapper, TokenizerImpl};
-    let Some(tokenizer) = default_model() else {
-        return;
-    };
+    let tokenizer = default_model();
     let pre = PreTokenizerWrapper::Sequence(Sequence::new(vec![
         PreTokenizerWrapper::Digits(Digits::new(true)),
         PreTokenizerWrapper::ByteLevel(ByteLevel::new(false, true, true)),
