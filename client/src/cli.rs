@@ -138,7 +138,7 @@ pub(crate) struct GenerationArgs {
     /// Model to ask [default: the warm one]
     #[arg(long, short, value_name = "NAME")]
     pub(crate) model: Option<String>,
-    /// Most tokens to generate
+    /// Most tokens to generate [default: 2048]
     #[arg(long, value_name = "N")]
     pub(crate) max_tokens: Option<u32>,
     /// 0 takes the likeliest token each time; higher is more varied (0 to 10)

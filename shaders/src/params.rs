@@ -145,6 +145,23 @@ pub struct Sampling {
     pub pad: [u32; 2],
 }
 
+impl Sampling {
+    /// The most likely token, without cuts and penalties.
+    pub const GREEDY: Self = Self {
+        temperature: 0.0,
+        top_p: 1.0,
+        min_p: 0.0,
+        repeat_penalty: 1.0,
+        frequency_penalty: 0.0,
+        presence_penalty: 0.0,
+        top_k: 0,
+        penalties: 0,
+        seed_low: 0,
+        seed_high: 0,
+        pad: [0; 2],
+    };
+}
+
 /// Words of the step buffer's header (`STEP_HEADER` of common/step.wgsl).
 pub const STEP_HEADER_WORDS: usize = 8;
 /// A column's token that means: the token its slot sampled last.

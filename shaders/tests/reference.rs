@@ -7,16 +7,8 @@ use hearth_shaders::reference::{
 
 const PLAIN: Sampling = Sampling {
     temperature: 1.0,
-    top_p: 1.0,
-    min_p: 0.0,
-    repeat_penalty: 1.0,
-    frequency_penalty: 0.0,
-    presence_penalty: 0.0,
-    top_k: 0,
-    penalties: 0,
     seed_low: 7,
-    seed_high: 0,
-    pad: [0; 2],
+    ..Sampling::GREEDY
 };
 
 #[test]

@@ -166,12 +166,7 @@ impl Bench {
         model: &ModelConfig,
         options: &BenchOptions,
     ) -> Result<BenchReport, EngineError> {
-        let greedy = Sampling {
-            top_p: 1.0,
-            repeat_penalty: 1.0,
-            ..Sampling::default()
-        };
-        self.forward.reset_slot(&self.gpu, 0, &greedy);
+        self.forward.reset_slot(&self.gpu, 0, &Sampling::GREEDY);
         let mut prefill = Vec::new();
         let mut decode = Vec::new();
         let mut submits = Vec::new();

@@ -7,8 +7,6 @@ use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, TryRecvError};
 use std::sync::{Arc, mpsc};
 use std::time::{Duration, Instant};
 
-use hearth_shaders::params::ATTENTION_TILE;
-
 use crate::chat_template::ChatTemplate;
 use crate::engine::{LoadProgress, LoadedModel, Shared};
 use crate::error::LoadError;
@@ -295,9 +293,5 @@ pub(crate) fn limits(gpu: &Gpu, engine: &EngineConfig, model: &ModelConfig) -> F
         kv_blocks,
         block_len: BLOCK_LEN,
     }
-    .with_context(
-        context
-            .min(kv_blocks.saturating_mul(BLOCK_LEN))
-            .max(ATTENTION_TILE.min(context)),
-    )
+    .with_context(context.min(kv_blocks.saturating_mul(BLOCK_LEN)))
 }

@@ -34,8 +34,8 @@ impl std::fmt::Display for AdapterChoice {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum Activations {
     /// The engine chooses: int8 for quantised weights, but float on software adapters, where int8
-    /// gains nothing, and for hidden states below 1,024, which lose the most by it. f16 and f32
-    /// weights always take float.
+    /// gains too little for its precision, and for hidden states below 1,024, which lose the most
+    /// by it. f16 and f32 weights always take float.
     #[default]
     Auto,
     /// 32-bit floats everywhere: the reference path.

@@ -348,8 +348,8 @@ impl Builder<'_> {
         let float = match self.activations {
             Activations::Float => true,
             Activations::Int8 => false,
-            // int8 gains nothing on software adapters, which have no int8 dot product, and little
-            // on small models, which lose the most by it.
+            // int8 gains too little for its precision on software adapters, which have no int8 dot
+            // product, and on small models, which lose the most by it.
             Activations::Auto => {
                 self.gpu.info.kind == AdapterKind::Software
                     || self.config.hidden_dim < INT8_HIDDEN_DIM_MIN

@@ -14,21 +14,9 @@ const SLACK: f64 = 2e-4;
 
 const PLAIN: Sampling = Sampling {
     temperature: 1.0,
-    top_p: 1.0,
-    min_p: 0.0,
-    repeat_penalty: 1.0,
-    frequency_penalty: 0.0,
-    presence_penalty: 0.0,
-    top_k: 0,
-    penalties: 0,
-    seed_low: 0,
-    seed_high: 0,
-    pad: [0; 2],
+    ..Sampling::GREEDY
 };
-const GREEDY: Sampling = Sampling {
-    temperature: 0.0,
-    ..PLAIN
-};
+const GREEDY: Sampling = Sampling::GREEDY;
 
 /// One output column: its logits, its slot's history and settings, its position.
 struct Row {
