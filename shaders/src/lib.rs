@@ -6,6 +6,6 @@ pub mod params;
 pub mod reference;
 
 pub use kernel::{
-    ActivationFormat, BindingKind, Epilogue, Kernel, MatrixKernel, Reduction, TILE_COLUMNS,
-    WeightFormat,
+    ActivationFormat, AttentionKernel, BindingKind, Epilogue, GemvInput, Kernel, MatrixKernel,
+    Reduction, TILE_COLUMNS, WeightFormat,
 };

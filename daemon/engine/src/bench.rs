@@ -19,7 +19,7 @@ use crate::request::{Activations, EngineConfig};
 /// Threads of a workgroup of the copy kernel.
 const COPY_THREADS: u32 = 256;
 /// Workgroups of the copy kernel: enough to fill any GPU.
-const COPY_GROUPS_MAX: u32 = 16_384;
+const COPY_GROUPS: u32 = 2048;
 
 /// What to measure.
 #[derive(Debug, Clone)]
@@ -292,7 +292,8 @@ impl Bench {
     fn copy_bandwidth(&self) -> Result<f64, EngineError> {
         let software = self.gpu.info.kind == crate::AdapterKind::Software;
         let wanted: u64 = if software { 128 << 20 } else { 1 << 30 };
-        let bytes = wanted.min(self.gpu.buffer_bytes_max()) / 16 * 16;
+        let round = u64::from(COPY_GROUPS * COPY_THREADS * 4 * 16);
+        let bytes = wanted.min(self.gpu.buffer_bytes_max()) / round * round;
         let [from, to] =
             ["copy source", "copy target"].map(|label| gpu::storage(&self.gpu, label, bytes));
         let count = u32::try_from(bytes / 16).unwrap_or(u32::MAX);
@@ -306,13 +307,13 @@ impl Bench {
         let pipeline =
             Pipelines::default().get(&self.gpu, Kernel::Copy, &[("WG", COPY_THREADS)])?;
         let bind_group = pipeline.bind(&self.gpu, &[&params, &from, &to]);
-        let groups = count.div_ceil(COPY_THREADS).min(COPY_GROUPS_MAX);
-        let grid = [Axis::Fixed(groups), Axis::Fixed(1), Axis::Fixed(1)];
+        let grid = [Axis::Fixed(COPY_GROUPS), Axis::Fixed(1), Axis::Fixed(1)];
         let recording = Recording {
             ops: vec![Op {
                 pipeline,
                 bind_group,
                 grid,
+                only_split: false,
             }],
         };
         let best = (0..5)

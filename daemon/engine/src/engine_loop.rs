@@ -286,7 +286,6 @@ pub(crate) fn limits(gpu: &Gpu, engine: &EngineConfig, model: &ModelConfig) -> F
     let kv_blocks = u32::try_from(blocks).unwrap_or(u32::MAX);
     ForwardLimits {
         columns_max: engine.prefill_chunk.max(1),
-        short_columns: 2,
         context_len: 0,
         splits_max: 0,
         slots: engine.slots.max(1),

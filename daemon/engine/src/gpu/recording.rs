@@ -13,12 +13,12 @@ pub(crate) enum Axis {
     Fixed(u32),
     /// One for each column of the step.
     Columns,
-    /// One for each tile of columns.
-    ColumnTiles,
+    /// One for each group of so many columns.
+    ColumnTiles(u32),
     /// One for each output column.
     Outputs,
-    /// One for each tile of output columns.
-    OutputTiles,
+    /// One for each group of so many output columns.
+    OutputTiles(u32),
     /// One for each attention split of the longest column.
     Splits,
 }
@@ -36,9 +36,9 @@ impl Axis {
         match self {
             Self::Fixed(n) => n,
             Self::Columns => extent.columns,
-            Self::ColumnTiles => extent.columns.div_ceil(hearth_shaders::TILE_COLUMNS),
+            Self::ColumnTiles(n) => extent.columns.div_ceil(n),
             Self::Outputs => extent.outputs,
-            Self::OutputTiles => extent.outputs.div_ceil(hearth_shaders::TILE_COLUMNS),
+            Self::OutputTiles(n) => extent.outputs.div_ceil(n),
             Self::Splits => extent.splits,
         }
     }
@@ -49,6 +49,8 @@ pub(crate) struct Op {
     pub(crate) pipeline: Rc<Pipeline>,
     pub(crate) bind_group: wgpu::BindGroup,
     pub(crate) grid: [Axis; 3],
+    /// Left out of steps whose columns all have one attention split.
+    pub(crate) only_split: bool,
 }
 
 /// Dispatches in order; each sees the writes of those before it.
@@ -61,9 +63,16 @@ impl Recording {
     /// Encodes every dispatch into one compute pass.
     pub(crate) fn encode(&self, encoder: &mut wgpu::CommandEncoder, extent: Extent) {
         let mut pass = encoder.begin_compute_pass(&wgpu::ComputePassDescriptor::default());
-        for op in &self.ops {
+        for op in self.ops_of(extent) {
             op.dispatch(&mut pass, extent);
         }
+    }
+
+    /// The dispatches of a step of this extent.
+    pub(crate) fn ops_of(&self, extent: Extent) -> impl Iterator<Item = &Op> {
+        self.ops
+            .iter()
+            .filter(move |op| extent.splits > 1 || !op.only_split)
     }
 
     /// Seconds that each dispatch takes when it is repeated by itself `repeats` times.
@@ -85,8 +94,7 @@ impl Recording {
             gpu.wait(None)?;
             Ok::<f64, EngineError>(started.elapsed().as_secs_f64())
         };
-        self.ops
-            .iter()
+        self.ops_of(extent)
             .map(|op| {
                 run(op, 1)?;
                 // The difference leaves out what a submission costs.

@@ -3,10 +3,11 @@
 //! Reads: a [`StepInput`]. Leaves: KV in the cache, logits and sampled tokens in their buffers. Knows
 //! nothing of sequences, queues or text.
 
-use hearth_shaders::params::{ATTENTION_TILE, Sampling};
+use hearth_shaders::params::{Sampling, attention_split_len};
 use hearth_shaders::{ActivationFormat, Epilogue};
 
 use super::ModelConfig;
+use super::plan::DECODE_COLUMNS_MAX;
 use super::recorder::{Over, Product, Recorder, Width};
 use super::scratch::{Scratch, splits_max};
 use super::step::StepInput;
@@ -28,8 +29,6 @@ const INT8_HIDDEN_DIM_MIN: u32 = 1024;
 pub(crate) struct ForwardLimits {
     /// Most columns of a step.
     pub(crate) columns_max: u32,
-    /// Steps of at most this many columns take the decode kernels.
-    pub(crate) short_columns: u32,
     /// Longest context, in tokens.
     pub(crate) context_len: u32,
     /// Attention splits of the longest context.
@@ -76,6 +75,14 @@ struct Layer {
     v: Buffer,
 }
 
+/// The recordings of one width.
+struct Pass {
+    /// Embedding and layers.
+    body: Recording,
+    /// Final norm and logits.
+    head: Recording,
+}
+
 /// See the module.
 pub(crate) struct Forward {
     limits: ForwardLimits,
@@ -83,12 +90,10 @@ pub(crate) struct Forward {
     pub(crate) scratch: Scratch,
     frequencies: Vec<f64>,
     vocab_size: u32,
-    short: Recording,
-    long: Recording,
-    /// Final norm and logits of one output column.
-    head_one: Recording,
-    /// Final norm and logits of up to `OUTPUTS_MAX` output columns.
-    head_many: Recording,
+    /// Steps of few columns, by the most that each recording takes.
+    short: Vec<(u32, Pass)>,
+    /// Steps of more.
+    long: Pass,
     sample: Recording,
     pub(crate) weights_bytes: u64,
     /// Bytes of weights that one decoded token reads.
@@ -133,11 +138,18 @@ impl Forward {
             limits,
             any_int8: false,
         };
-        let short = builder.body(Width::Short, &embedding, &layers)?;
-        let long = builder.body(Width::Long, &embedding, &layers)?;
         let head = output.as_ref().unwrap_or(&embedding);
-        let head_one = builder.head(Width::Short, &final_norm, head)?;
-        let head_many = builder.head(Width::Long, &final_norm, head)?;
+        let mut pass = |width| {
+            Ok::<Pass, EngineError>(Pass {
+                body: builder.body(width, &embedding, &layers)?,
+                head: builder.head(width, &final_norm, head)?,
+            })
+        };
+        let long = pass(Width::Long)?;
+        let short = short_widths(gpu)
+            .into_iter()
+            .map(|columns| Ok((columns, pass(Width::Short(columns))?)))
+            .collect::<Result<Vec<_>, EngineError>>()?;
         let sample = builder.sampling()?;
         gpu.wait(None)?;
         Ok(Self {
@@ -145,8 +157,6 @@ impl Forward {
             vocab_size: config.vocab_size,
             short,
             long,
-            head_one,
-            head_many,
             sample,
             weights_bytes: embedding.bytes + output.as_ref().map_or(0, |m| m.bytes) + layer_bytes,
             token_bytes: layer_bytes + head_bytes,
@@ -168,53 +178,50 @@ impl Forward {
 
     /// Uploads the step's input. Its effect is ordered before the next submission.
     pub(crate) fn write_step(&self, gpu: &Gpu, step: &StepInput) {
-        let words = step.words(self.split_len(step), self.splits(step), &self.frequencies);
+        let split_len = if is_short(step) { 0 } else { UNSPLIT };
+        let words = step.words(split_len, &self.frequencies);
         gpu.queue
             .write_buffer(&self.scratch.step, 0, bytemuck::cast_slice(&words));
     }
 
-    fn is_short(&self, step: &StepInput) -> bool {
-        step.columns.len() <= self.limits.short_columns as usize
-    }
-
-    fn split_len(&self, step: &StepInput) -> u32 {
-        if self.is_short(step) {
-            ATTENTION_TILE
-        } else {
-            UNSPLIT
-        }
-    }
-
-    fn splits(&self, step: &StepInput) -> u32 {
-        step.history_max().div_ceil(self.split_len(step))
+    fn pass(&self, step: &StepInput) -> &Pass {
+        let columns = step.columns.len();
+        self.short
+            .iter()
+            .find(|(most, _)| columns <= *most as usize)
+            .map_or(&self.long, |(_, pass)| pass)
     }
 
     fn extent(&self, step: &StepInput) -> Extent {
+        let splits = |position: u32| position / attention_split_len(position + 1) + 1;
         Extent {
             columns: u32::try_from(step.columns.len()).unwrap_or(u32::MAX),
             outputs: step.outputs,
-            splits: self.splits(step),
+            splits: if is_short(step) {
+                step.columns
+                    .iter()
+                    .map(|c| splits(c.position))
+                    .max()
+                    .unwrap_or(1)
+            } else {
+                1
+            },
         }
     }
 
     /// Encodes embedding and layers: the columns' KV and residual stream.
     pub(crate) fn encode_body(&self, encoder: &mut CommandEncoder, step: &StepInput) {
-        let body = if self.is_short(step) {
-            &self.short
-        } else {
-            &self.long
-        };
-        body.encode(encoder, self.extent(step));
+        self.pass(step).body.encode(encoder, self.extent(step));
     }
 
     /// Encodes final norm and logits of the step's output columns.
     pub(crate) fn encode_head(&self, encoder: &mut CommandEncoder, step: &StepInput) {
-        let head = if step.outputs <= 1 {
-            &self.head_one
+        let pass = if step.outputs <= 1 {
+            &self.short[0].1
         } else {
-            &self.head_many
+            self.pass(step)
         };
-        head.encode(encoder, self.extent(step));
+        pass.head.encode(encoder, self.extent(step));
     }
 
     /// Encodes sampling of the step's output columns.
@@ -228,13 +235,9 @@ impl Forward {
         gpu: &Gpu,
         step: &StepInput,
     ) -> Result<Vec<(String, f64)>, EngineError> {
-        let body = if self.is_short(step) {
-            &self.short
-        } else {
-            &self.long
-        };
+        let pass = self.pass(step);
         let mut times = Vec::new();
-        for recording in [body, &self.head_one, &self.sample] {
+        for recording in [&pass.body, &pass.head, &self.sample] {
             times.extend(recording.time_each(gpu, self.extent(step), 8)?);
         }
         Ok(times)
@@ -242,7 +245,8 @@ impl Forward {
 
     /// Dispatches of a decode step.
     pub(crate) fn dispatches(&self) -> usize {
-        self.short.ops.len() + self.head_one.ops.len() + self.sample.ops.len()
+        let pass = &self.short[0].1;
+        pass.body.ops.len() + pass.head.ops.len() + self.sample.ops.len()
     }
 
     /// Bytes of one output column's logits.
@@ -280,6 +284,21 @@ impl Forward {
         }
         gpu.queue.submit([encoder.finish()]);
     }
+}
+
+fn is_short(step: &StepInput) -> bool {
+    step.columns.len() <= DECODE_COLUMNS_MAX as usize
+}
+
+/// The most columns of each recording of decode kernels, in order. Software adapters run them a column
+/// at a time.
+fn short_widths(gpu: &Gpu) -> Vec<u32> {
+    if gpu.info.kind == AdapterKind::Software {
+        return vec![DECODE_COLUMNS_MAX];
+    }
+    std::iter::successors(Some(1), |n| Some(2 * n))
+        .take_while(|n| *n <= DECODE_COLUMNS_MAX)
+        .collect()
 }
 
 /// Runs of consecutive numbers, whatever the order of `blocks`.
@@ -414,10 +433,10 @@ impl Builder<'_> {
         let format = self.format(output);
         self.record(width, |r| {
             let s = r.scratch;
-            r.norm(norm, &s.outputs, format, Over::Outputs)?;
             r.product(&Product {
                 matrix: output,
                 input: &s.outputs,
+                norm: Some(norm),
                 input_format: format,
                 epilogue: Epilogue::Store,
                 targets: vec![&s.logits],
@@ -429,7 +448,7 @@ impl Builder<'_> {
     }
 
     fn sampling(&mut self) -> Result<Recording, EngineError> {
-        self.record(Width::Short, |r| r.sample())
+        self.record(Width::Short(1), |r| r.sample())
     }
 }
 
@@ -449,10 +468,10 @@ fn record_layer(
     let s = r.scratch;
     let hidden_dim = r.config.hidden_dim;
     // h = norm(x); q, k, v = W h, rotated; k and v into the cache
-    r.norm(&layer.attention_norm, &s.hidden, format.qkv, Over::Columns)?;
     r.product(&Product {
         matrix: &layer.qkv,
         input: &s.hidden,
+        norm: Some(&layer.attention_norm),
         input_format: format.qkv,
         epilogue: Epilogue::Qkv,
         // Without a bias the binding still needs a buffer; the kernel does not read it.
@@ -471,6 +490,7 @@ fn record_layer(
     r.product(&Product {
         matrix: &layer.output,
         input: &s.attended,
+        norm: None,
         input_format: format.output,
         epilogue: Epilogue::Residual,
         targets: vec![&s.x],
@@ -479,10 +499,10 @@ fn record_layer(
         has_bias: false,
     })?;
     // h = norm(x); f = silu(W_gate h) * (W_up h); x += W_down f
-    r.norm(&layer.ffn_norm, &s.hidden, format.gate_up, Over::Columns)?;
     r.product(&Product {
         matrix: &layer.gate_up,
         input: &s.hidden,
+        norm: Some(&layer.ffn_norm),
         input_format: format.gate_up,
         epilogue: Epilogue::Glu(format.down),
         targets: vec![&s.ffn],
@@ -493,6 +513,7 @@ fn record_layer(
     r.product(&Product {
         matrix: &layer.down,
         input: &s.ffn,
+        norm: None,
         input_format: format.down,
         epilogue: Epilogue::Residual,
         targets: vec![&s.x],

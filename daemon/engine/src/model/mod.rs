@@ -6,6 +6,7 @@ mod config_tensors;
 #[cfg(test)]
 mod config_tests;
 mod forward;
+pub(crate) mod plan;
 mod recorder;
 mod repack;
 mod scratch;

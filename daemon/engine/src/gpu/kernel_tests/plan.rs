@@ -1,8 +1,9 @@
 //! How the matrix kernels map threads to work: the overrides and grids that a recorder may choose.
 
-use hearth_shaders::{Epilogue, Kernel, MatrixKernel, Reduction, TILE_COLUMNS};
+use hearth_shaders::{GemvInput, Kernel, MatrixKernel, Reduction, TILE_COLUMNS};
 
 use super::super::Gpu;
+use crate::model::plan::{gemv_plans, norms_own_input};
 
 /// One way to run a matrix kernel.
 pub(super) struct Plan {
@@ -16,33 +17,32 @@ pub(super) struct Plan {
 /// The matrix product and the reduction that a kernel is, or `None` if it is no matrix product.
 pub(super) fn matrix(kernel: Kernel) -> Option<(MatrixKernel, Reduction)> {
     match kernel {
-        Kernel::Gemv(m, r) | Kernel::GemvRows(m, r) | Kernel::Gemm(m, r) => Some((m, r)),
+        Kernel::Gemv(m, r, _) | Kernel::GemvRows(m, r) | Kernel::Gemm(m, r) => Some((m, r)),
         Kernel::Embed(_)
         | Kernel::Norm(..)
-        | Kernel::Attention(_)
+        | Kernel::Attention(..)
         | Kernel::Combine(_)
+        | Kernel::Peaks
         | Kernel::Sample(_)
         | Kernel::Copy => None,
     }
 }
 
-/// Ways to run the matrix kernel `kernel` on this adapter.
-pub(super) fn plans(kernel: Kernel, gpu: &Gpu) -> Vec<Plan> {
+/// Ways to run the matrix kernel `kernel` on this adapter, over rows of `blocks` blocks.
+pub(super) fn plans(kernel: Kernel, gpu: &Gpu, blocks: u32) -> Vec<Plan> {
     match kernel {
-        Kernel::Gemv(m, _) => {
-            let lanes = gpu.threads_per_row;
-            let threads = if lanes >= 32 { 128 } else { 64 };
-            let runs = threads / lanes;
-            let plan = |passes| Plan {
-                overrides: vec![("WG", threads), ("TPR", lanes), ("PASSES", passes)],
-                pairs: runs * passes,
-                columns: 1,
-            };
-            // Gate and up need whole blocks of pairs in a workgroup.
-            match m.epilogue {
-                Epilogue::Glu(_) => vec![plan(32 / runs)],
-                _ => vec![plan(1)],
+        Kernel::Gemv(m, _, input) => {
+            if input == GemvInput::Normed && !normed_fits(gpu, m, blocks) {
+                return Vec::new();
             }
+            gemv_plans(gpu, m.epilogue, blocks)
+                .into_iter()
+                .map(|plan| Plan {
+                    overrides: plan.overrides(blocks).to_vec(),
+                    pairs: plan.pairs(),
+                    columns: input.columns(),
+                })
+                .collect()
         }
         Kernel::GemvRows(..) => vec![Plan {
             overrides: vec![("WG", 32)],
@@ -58,4 +58,11 @@ pub(super) fn plans(kernel: Kernel, gpu: &Gpu) -> Vec<Plan> {
         }
         _ => Vec::new(),
     }
+}
+
+/// A software adapter never norms in a product; the kernels are tested on it all the same.
+fn normed_fits(gpu: &Gpu, m: MatrixKernel, blocks: u32) -> bool {
+    let memory = gpu.device.limits().max_compute_workgroup_storage_size;
+    norms_own_input(gpu, m.activations, blocks)
+        || m.activations.normed_bytes(blocks) + (3 << 10) <= memory
 }

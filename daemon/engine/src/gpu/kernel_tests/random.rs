@@ -117,11 +117,20 @@ pub(super) struct Acts {
 
 impl Acts {
     pub(super) fn new(random: &mut Random, format: ActivationFormat, blocks: usize) -> Self {
-        let floats = random.floats(blocks * BLOCK);
+        Self::stored(format, &random.floats(blocks * BLOCK))
+    }
+
+    /// `values`, rounded as `format` stores them.
+    pub(super) fn of(format: ActivationFormat, values: &[f64]) -> Self {
+        let floats: Vec<f32> = values.iter().map(|&v| v as f32).collect();
+        Self::stored(format, &floats)
+    }
+
+    fn stored(format: ActivationFormat, floats: &[f32]) -> Self {
         match format {
             ActivationFormat::Float => Self {
-                words: bits(&floats),
-                values: wide(&floats),
+                words: bits(floats),
+                values: wide(floats),
             },
             ActivationFormat::Int8 => {
                 let words: Vec<u32> = floats
