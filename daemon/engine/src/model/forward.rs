@@ -10,10 +10,9 @@ use super::ModelConfig;
 use super::recorder::{Over, Product, Recorder, Width};
 use super::scratch::{Scratch, splits_max};
 use super::step::StepInput;
-use super::weights::{Matrix, WeightLoader};
+use super::weights::{Matrix, WeightLoader, WeightSource};
 use crate::engine::AdapterKind;
 use crate::error::{EngineError, LoadError};
-use crate::format::Gguf;
 use crate::gpu::{self, Buffer, CommandEncoder, Extent, Gpu, Pipelines, Recording};
 use crate::request::Activations;
 
@@ -91,8 +90,6 @@ pub(crate) struct Forward {
     head_many: Recording,
     sample: Recording,
     pub(crate) weights_bytes: u64,
-    /// Bytes of weights that one decoded token reads.
-    pub(crate) token_bytes: u64,
     /// The activations that run: `Int8` where any product takes int8.
     pub(crate) activations: Activations,
 }
@@ -101,13 +98,13 @@ impl Forward {
     /// Loads the weights and records the passes.
     pub(crate) fn load(
         gpu: &Gpu,
-        gguf: &Gguf,
+        source: WeightSource<'_>,
         config: &ModelConfig,
         limits: ForwardLimits,
         activations: Activations,
         progress: &mut dyn FnMut(u64) -> bool,
     ) -> Result<Self, LoadError> {
-        let mut loader = WeightLoader::new(gpu, gguf, progress);
+        let mut loader = WeightLoader::new(gpu, source, progress);
         let embedding = loader.stacked(&["token_embd.weight".to_owned()])?;
         let kv_bytes =
             u64::from(limits.kv_blocks) * ForwardLimits::kv_block_bytes(config, limits.block_len);
@@ -121,7 +118,6 @@ impl Forward {
             None
         };
         let layer_bytes: u64 = layers.iter().map(Layer::weights_bytes).sum();
-        let head_bytes = output.as_ref().unwrap_or(&embedding).bytes;
         let scratch = Scratch::new(gpu, config, &limits);
         scratch.check_bindings(gpu)?;
         let mut builder = Builder {
@@ -149,7 +145,6 @@ impl Forward {
             head_many,
             sample,
             weights_bytes: embedding.bytes + output.as_ref().map_or(0, |m| m.bytes) + layer_bytes,
-            token_bytes: layer_bytes + head_bytes,
             activations: if builder.any_int8 {
                 Activations::Int8
             } else {
@@ -189,7 +184,8 @@ impl Forward {
         step.history_max().div_ceil(self.split_len(step))
     }
 
-    fn extent(&self, step: &StepInput) -> Extent {
+    /// The numbers that resolve the grids of `step`.
+    pub(crate) fn extent(&self, step: &StepInput) -> Extent {
         Extent {
             columns: u32::try_from(step.columns.len()).unwrap_or(u32::MAX),
             outputs: step.outputs,
@@ -222,27 +218,27 @@ impl Forward {
         self.sample.encode(encoder, self.extent(step));
     }
 
-    /// Seconds of each dispatch of `step`, with its head and sampling, repeated by itself.
-    pub(crate) fn time_each_op(
-        &self,
-        gpu: &Gpu,
-        step: &StepInput,
-    ) -> Result<Vec<(String, f64)>, EngineError> {
-        let body = if self.is_short(step) {
+    /// The recordings of `step`, in order, with its head and sampling.
+    pub(crate) fn recordings(&self, step: &StepInput) -> Vec<&Recording> {
+        let mut list = vec![if self.is_short(step) {
             &self.short
         } else {
             &self.long
-        };
-        let mut times = Vec::new();
-        for recording in [body, &self.head_one, &self.sample] {
-            times.extend(recording.time_each(gpu, self.extent(step), 8)?);
+        }];
+        if step.outputs > 0 {
+            list.push(if step.outputs == 1 {
+                &self.head_one
+            } else {
+                &self.head_many
+            });
+            list.push(&self.sample);
         }
-        Ok(times)
+        list
     }
 
-    /// Dispatches of a decode step.
-    pub(crate) fn dispatches(&self) -> usize {
-        self.short.ops.len() + self.head_one.ops.len() + self.sample.ops.len()
+    /// The KV buffers of all layers.
+    pub(crate) fn kv_buffers(&self) -> impl Iterator<Item = &Buffer> {
+        self.layers.iter().flat_map(|l| [&l.k, &l.v])
     }
 
     /// Bytes of one output column's logits.

@@ -10,6 +10,7 @@ mod recorder;
 mod repack;
 mod scratch;
 mod step;
+mod synthetic;
 mod weights;
 
 pub use config::{ModelConfig, ModelError};
@@ -17,3 +18,5 @@ pub use config_rope::{RopeConfig, RopeScaling};
 pub(crate) use forward::{Forward, ForwardLimits};
 pub(crate) use scratch::{OUTPUTS_MAX, RING_LEN};
 pub(crate) use step::{Column, StepInput};
+pub(crate) use synthetic::{Patterns, RandomWeights};
+pub(crate) use weights::WeightSource;

@@ -12,7 +12,7 @@ use super::scratch::{RING_LEN, Scratch};
 use super::weights::{Matrix, Part};
 use crate::engine::AdapterKind;
 use crate::error::EngineError;
-use crate::gpu::{self, Axis, Buffer, Gpu, Op, Pipelines, Recording};
+use crate::gpu::{self, Axis, Buffer, Gpu, Op, Pipelines, Reads, Recording};
 
 /// Row pairs of a workgroup that must hold whole blocks of 32 gate and up pairs.
 const GLU_PAIRS: u32 = 32;
@@ -75,8 +75,16 @@ impl Recorder<'_> {
             pipeline,
             bind_group,
             grid,
+            reads: Reads::Little,
         });
         Ok(())
+    }
+
+    /// Notes what the last dispatch reads.
+    fn reads(&mut self, reads: Reads) {
+        if let Some(op) = self.recording.ops.last_mut() {
+            op.reads = reads;
+        }
     }
 
     /// x = E[token].
@@ -163,6 +171,7 @@ impl Recorder<'_> {
                 Width::Short => self.gemv(matrix, part.pairs(), &buffers, product.over)?,
                 Width::Long => self.gemm(matrix, part.pairs(), &buffers, product.over)?,
             }
+            self.reads(Reads::Weights(part.quants.size() + part.metas.size()));
         }
         Ok(())
     }
@@ -302,6 +311,7 @@ impl Recorder<'_> {
             &buffers,
             [kv_heads, Axis::Columns, Axis::Splits],
         )?;
+        self.reads(Reads::Kv(4 * u64::from(c.n_kv_heads * c.head_dim)));
         let blocks = c.n_heads * c.head_dim / 32;
         let params = gpu::uniform(
             self.gpu,
