@@ -210,7 +210,7 @@ fn decode_table(rows: &[DecodeReport], out: &mut dyn Write) -> io::Result<()> {
     }
     writeln!(
         out,
-        "\ndecode  depth  batch  tokens/s       min       max   us/step    GB/s  % copy  \
+        "\ndecode  depth  batch  tokens/s       min       max   us/step    GPU us    GB/s  % copy  \
          dispatches (layer, rest)  submit us  CPU us  idle %"
     )?;
     let maybe = |value: Option<f64>, digits: usize| {
@@ -220,7 +220,7 @@ fn decode_table(rows: &[DecodeReport], out: &mut dyn Write) -> io::Result<()> {
         let rate = &row.tokens_per_second;
         writeln!(
             out,
-            "{:>13} {:>6} {:>9.1} {:>9.1} {:>9.1} {:>9.1} {:>7.1} {:>7.1} {:>11} {:>13} {:>10.1} \
+            "{:>13} {:>6} {:>9.1} {:>9.1} {:>9.1} {:>9.1} {:>9} {:>7.1} {:>7.1} {:>11} {:>13} {:>10.1} \
              {:>7} {:>7}",
             row.depth,
             row.batch,
@@ -228,6 +228,7 @@ fn decode_table(rows: &[DecodeReport], out: &mut dyn Write) -> io::Result<()> {
             rate.min,
             rate.max,
             row.step_us,
+            maybe(row.gpu_us, 1),
             row.bytes_per_second / 1e9,
             row.percent_of_copy,
             row.dispatches,
@@ -268,12 +269,68 @@ fn kernel_table(profile: &Profile, out: &mut dyn Write) -> io::Result<()> {
     }
     writeln!(
         out,
-        "  all {:.1} us; those that read weights {:.1} us, {:.1} % of the copy bandwidth",
-        profile.us, profile.matrix_us, profile.matrix_percent_of_copy
+        "  all {:.1} us, {:.1} us without reading the clock; those that read weights {:.1} us, \
+         {:.1} % of the copy bandwidth ({:.1} % without reading the clock)",
+        profile.us,
+        profile.plain_us,
+        profile.matrix_us,
+        profile.matrix_percent_of_copy,
+        profile.matrix_percent_of_copy_unmarked
     )
 }
 
 #[expect(clippy::cast_precision_loss, reason = "a figure for people")]
 fn giga(bytes: u64) -> f64 {
     bytes as f64 / 1e9
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::Parser;
+
+    use super::*;
+
+    #[derive(Debug, Parser)]
+    struct Cli {
+        #[arg(long)]
+        model: Option<String>,
+        #[command(flatten)]
+        what: BenchArgs,
+    }
+
+    fn parse(args: &[&str]) -> Result<BenchArgs, String> {
+        let args = ["bench"].iter().chain(args);
+        match Cli::try_parse_from(args) {
+            Ok(cli) => Ok(cli.what),
+            Err(error) => Err(error.to_string()),
+        }
+    }
+
+    #[test]
+    fn lists_shapes_and_formats_are_read() {
+        let args = parse(&[
+            "--prompt", "128,512", "--depth", "512,8192", "--batch", "1,8,16",
+        ]);
+        let args = args.unwrap();
+        assert_eq!(args.prompt, [128, 512]);
+        assert_eq!(args.depth, [512, 8192]);
+        assert_eq!(args.batch, [1, 8, 16]);
+        assert!(args.shape.is_none());
+        let args = parse(&["--shape", "llama3-8b", "--format", "q8_0", "--retune"]).unwrap();
+        assert_eq!(args.shape.map(|shape| shape.name), Some("llama3-8b"));
+        assert_eq!(args.format.name, "q8_0");
+        assert!(args.retune && !args.kernels);
+    }
+
+    #[test]
+    fn what_does_not_fit_is_refused_with_what_would() {
+        let unknown = parse(&["--shape", "llama-8b"]).unwrap_err();
+        assert!(unknown.contains("llama3-8b"), "{unknown}");
+        let unknown = parse(&["--shape", "llama-7b", "--format", "q5_0"]).unwrap_err();
+        assert!(unknown.contains("q4_0"), "{unknown}");
+        let both = parse(&["--shape", "llama-7b", "--model", "mine"]).unwrap_err();
+        assert!(both.contains("cannot be used with"), "{both}");
+        let alone = parse(&["--format", "q8_0"]).unwrap_err();
+        assert!(alone.contains("--shape"), "{alone}");
+    }
 }

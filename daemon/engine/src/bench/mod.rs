@@ -324,7 +324,7 @@ fn measure_decode(
         let each = Spread::of(seconds).median * 1e6 / f64::from(count);
         (each > 0.0).then_some(each)
     };
-    let idle = idle_seconds(steps, (batch, depth), count)?;
+    let on_gpu = gpu_times(steps, (batch, depth), count)?;
     let middle = steps.decode_step(batch, depth + count / 2, 0);
     let rate = Spread::of(rates);
     let step_seconds = f64::from(batch) / rate.median;
@@ -345,8 +345,9 @@ fn measure_decode(
         submit_us: Spread::of(submits).median * 1e6,
         submit_cpu_us: step_us(submit_cpu),
         step_cpu_us: step_us(cpu),
-        idle_us: idle.map(|(gap, _)| gap * 1e6),
-        idle_percent: idle.map(|(gap, period)| 100.0 * gap / period),
+        gpu_us: on_gpu.map(|times| times.step * 1e6),
+        idle_us: on_gpu.map(|times| times.gap * 1e6),
+        idle_percent: on_gpu.map(|times| 100.0 * times.gap / times.period),
         profile: if options.kernels {
             steps.profile(&[middle], copy_rate)?
         } else {
@@ -355,26 +356,39 @@ fn measure_decode(
     })
 }
 
-/// The GPU's median pause between two steps, and the median time from start to start, in a run of
-/// its own. `None` without the GPU's clock, or for a single step.
-fn idle_seconds(
+/// Median seconds of decode steps by the GPU's clock.
+#[derive(Clone, Copy)]
+struct GpuTimes {
+    /// From the first dispatch to the last.
+    step: f64,
+    /// From one step's end to the next one's start.
+    gap: f64,
+    /// From start to start.
+    period: f64,
+}
+
+/// Times of a run of its own. `None` without the GPU's clock, or for a single step.
+fn gpu_times(
     steps: &mut Steps,
     (batch, depth): (u32, u32),
     count: u32,
-) -> Result<Option<(f64, f64)>, EngineError> {
-    let stopwatch = Stopwatch::new(&steps.gpu, 2 * count);
-    let (Some(mut stopwatch), true) = (stopwatch, count > 1) else {
+) -> Result<Option<GpuTimes>, EngineError> {
+    let marks = count.saturating_mul(2);
+    let (Some(mut stopwatch), true) = (Stopwatch::new(&steps.gpu, marks), count > 1) else {
         return Ok(None);
     };
     steps.decode(batch, depth, count, Some(&stopwatch))?;
-    let marks = stopwatch.read(&steps.gpu, 2 * count)?;
+    let marks = stopwatch.read(&steps.gpu, marks)?;
     let pairs: Vec<&[f64]> = marks.chunks_exact(2).collect();
-    let between = |of: fn(&[f64], &[f64]) -> f64| {
+    let median = |of: fn(&[f64], &[f64]) -> f64| {
         Spread::of(pairs.windows(2).map(|w| of(w[0], w[1])).collect()).median
     };
-    let gap = between(|this, next| (next[0] - this[1]).max(0.0));
-    let period = between(|this, next| next[0] - this[0]);
-    Ok((period > 0.0).then_some((gap, period)))
+    let times = GpuTimes {
+        step: median(|this, _| this[1] - this[0]),
+        gap: median(|this, next| (next[0] - this[1]).max(0.0)),
+        period: median(|this, next| next[0] - this[0]),
+    };
+    Ok((times.period > 0.0).then_some(times))
 }
 
 #[expect(clippy::cast_precision_loss, reason = "a figure for people")]

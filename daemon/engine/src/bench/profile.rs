@@ -59,10 +59,12 @@ impl Steps {
         copy_rate: f64,
     ) -> Result<Option<Profile>, EngineError> {
         let mut groups: Vec<(Reads, KernelReport)> = Vec::new();
+        let mut plain_us = 0.0;
         for step in steps {
-            let Some(seconds) = self.op_seconds(step)? else {
+            let Some((plain, seconds)) = self.op_seconds(step)? else {
                 return Ok(None);
             };
+            plain_us += plain * 1e6;
             let recordings = self.forward.recordings(step);
             let ops = recordings.iter().flat_map(|r| &r.ops);
             for (op, seconds) in ops.zip(seconds) {
@@ -92,32 +94,34 @@ impl Steps {
             }
         }
         let kernels = groups.into_iter().map(|(_, kernel)| kernel).collect();
-        Ok(Some(summary(kernels, copy_rate)))
+        Ok(Some(summary(kernels, plain_us, copy_rate)))
     }
 
-    /// Seconds of each dispatch, medians over several times.
-    fn op_seconds(&mut self, step: &StepInput) -> Result<Option<Vec<f64>>, EngineError> {
+    /// Seconds of the step as it is, and of each of its dispatches with the clock read between
+    /// them; medians over several times.
+    fn op_seconds(&mut self, step: &StepInput) -> Result<Option<(f64, Vec<f64>)>, EngineError> {
         let ops = self.dispatches(step);
-        // A dispatch has two marks at most.
+        // Two marks a dispatch at most, and two about the step as it is.
         let marks = u32::try_from(2 * ops + 8).unwrap_or(u32::MAX);
         let Some(mut stopwatch) = Stopwatch::new(&self.gpu, marks) else {
             return Ok(None);
         };
         let software = self.gpu.info.kind == AdapterKind::Software;
         let rounds = if software { ROUNDS_SOFTWARE } else { ROUNDS };
+        let mut plain = Vec::with_capacity(rounds);
         let mut samples = vec![Vec::with_capacity(rounds); ops];
         for _ in 0..rounds {
             self.forward.write_step(&self.gpu, step);
             let extent = self.forward.extent(step);
             let mut encoder = self.gpu.device.create_command_encoder(&Default::default());
-            if !software {
-                // An ordinary step first: the GPU is awake, and its caches are as in a run.
-                for recording in self.forward.recordings(step) {
-                    recording.encode(&mut encoder, extent);
-                }
+            // The step as it is comes first, so that the caches are as in a run for the second.
+            stopwatch.mark(&mut encoder, 0);
+            for recording in self.forward.recordings(step) {
+                recording.encode(&mut encoder, extent);
             }
+            stopwatch.mark(&mut encoder, 1);
             let mut spans = Vec::with_capacity(ops);
-            let mut next = 0;
+            let mut next = 2;
             for recording in self.forward.recordings(step) {
                 let (marks, after) = recording.encode_each(&mut encoder, extent, &stopwatch, next);
                 spans.extend(marks);
@@ -125,16 +129,17 @@ impl Steps {
             }
             self.gpu.queue.submit([encoder.finish()]);
             let times = stopwatch.read(&self.gpu, next)?;
+            plain.push(times[1] - times[0]);
             for (sample, (start, end)) in samples.iter_mut().zip(spans) {
                 sample.push((times[end as usize] - times[start as usize]).max(0.0));
             }
         }
         let medians = samples.into_iter().map(|s| Spread::of(s).median);
-        Ok(Some(medians.collect()))
+        Ok(Some((Spread::of(plain).median, medians.collect())))
     }
 }
 
-fn summary(mut kernels: Vec<KernelReport>, copy_rate: f64) -> Profile {
+fn summary(mut kernels: Vec<KernelReport>, plain_us: f64, copy_rate: f64) -> Profile {
     let rate = |bytes: u64, us: f64| {
         if us > 0.0 {
             super::float(bytes) / us * 1e6
@@ -147,13 +152,26 @@ fn summary(mut kernels: Vec<KernelReport>, copy_rate: f64) -> Profile {
         kernel.percent_of_copy = 100.0 * kernel.bytes_per_second / copy_rate;
     }
     kernels.sort_by(|a, b| b.us.total_cmp(&a.us));
+    let us: f64 = kernels.iter().map(|k| k.us).sum();
+    let dispatches: usize = kernels.iter().map(|k| k.dispatches).sum();
+    let mark_us = (us - plain_us).max(0.0) / count(dispatches.max(1));
     let matrices = || kernels.iter().filter(|k| k.reads == "weights");
-    let matrix_us = matrices().map(|k| k.us).sum();
+    let matrix_us: f64 = matrices().map(|k| k.us).sum();
     let matrix_bytes = matrices().map(|k| k.bytes).sum();
+    let matrix_dispatches = matrices().map(|k| k.dispatches).sum();
+    let unmarked_us = matrix_us - mark_us * count(matrix_dispatches);
+    let percent = |us: f64| 100.0 * rate(matrix_bytes, us) / copy_rate;
     Profile {
-        us: kernels.iter().map(|k| k.us).sum(),
+        us,
+        plain_us,
+        mark_us,
         matrix_us,
-        matrix_percent_of_copy: 100.0 * rate(matrix_bytes, matrix_us) / copy_rate,
+        matrix_percent_of_copy: percent(matrix_us),
+        matrix_percent_of_copy_unmarked: percent(unmarked_us),
         kernels,
     }
+}
+
+fn count(n: usize) -> f64 {
+    u32::try_from(n).map_or(f64::MAX, f64::from)
 }

@@ -69,10 +69,17 @@ pub struct Profile {
     pub kernels: Vec<KernelReport>,
     /// Microseconds of all kernels.
     pub us: f64,
-    /// Microseconds of all that read weights.
+    /// Microseconds of the same steps without the clock being read between dispatches.
+    pub plain_us: f64,
+    /// What reading the clock adds to a dispatch, microseconds: the difference of the two, shared
+    /// out evenly.
+    pub mark_us: f64,
+    /// Microseconds of all kernels that read weights.
     pub matrix_us: f64,
-    /// Those's bytes over their time, per cent of the copy bandwidth.
+    /// Their bytes over their time, per cent of the copy bandwidth.
     pub matrix_percent_of_copy: f64,
+    /// The same without what reading the clock adds.
+    pub matrix_percent_of_copy_unmarked: f64,
 }
 
 /// A prompt's prefill.
@@ -103,6 +110,9 @@ pub struct DecodeReport {
     pub tokens_per_second: Spread,
     /// Microseconds of a step.
     pub step_us: f64,
+    /// Microseconds of a step from its first dispatch to its last by the GPU's clock, median; none
+    /// without that clock.
+    pub gpu_us: Option<f64>,
     /// Dispatches of a step.
     pub dispatches: usize,
     /// Of these, in each layer (the whole quotient),

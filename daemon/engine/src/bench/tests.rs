@@ -14,52 +14,43 @@ fn options() -> BenchOptions {
     }
 }
 
-fn run_tiny(format: Format) -> BenchReport {
+#[test]
+fn every_row_is_there_and_the_bytes_add_up() {
     let config = EngineConfig {
         prefill_chunk: 32,
         ..EngineConfig::default()
     };
-    run(&config, &BenchModel::Shape(Shape::TINY, format), &options()).unwrap()
-}
-
-#[test]
-fn every_format_runs_and_every_row_is_there() {
-    for format in Format::ALL {
-        let report = run_tiny(format);
-        assert!(report.copy.bytes_per_second > 0.0);
-        let prompts: Vec<u32> = report.prefill.iter().map(|row| row.tokens).collect();
-        assert_eq!(prompts, [16, 40]);
-        let cases: Vec<(u32, u32)> = report.decode.iter().map(|r| (r.batch, r.depth)).collect();
-        assert_eq!(cases, [(1, 0), (3, 0), (1, 300), (3, 300)]);
-        for row in &report.decode {
-            assert!(row.tokens_per_second.median > 0.0);
-            assert_eq!(
-                row.dispatches,
-                2 * row.dispatches_per_layer + row.dispatches_beside
-            );
-            let profile = row.profile.as_ref().unwrap();
+    let model = BenchModel::Shape(Shape::TINY, Format::ALL[0]);
+    let report = run(&config, &model, &options()).unwrap();
+    assert!(report.copy.bytes_per_second > 0.0);
+    let prompts: Vec<u32> = report.prefill.iter().map(|row| row.tokens).collect();
+    assert_eq!(prompts, [16, 40]);
+    let cases: Vec<(u32, u32)> = report.decode.iter().map(|r| (r.batch, r.depth)).collect();
+    assert_eq!(cases, [(1, 0), (3, 0), (1, 300), (3, 300)]);
+    for row in &report.decode {
+        assert!(row.tokens_per_second.median > 0.0);
+        let in_layers = 2 * row.dispatches_per_layer;
+        assert_eq!(row.dispatches, in_layers + row.dispatches_beside);
+        // A GPU without a clock has no profiles.
+        if let Some(profile) = &row.profile {
             let counted: usize = profile.kernels.iter().map(|k| k.dispatches).sum();
             assert_eq!(counted, row.dispatches);
             let bytes: u64 = profile.kernels.iter().map(|k| k.bytes).sum();
-            assert_eq!(bytes, row.bytes, "{format:?}");
+            assert_eq!(bytes, row.bytes);
         }
-        // 300 positions more of f16 keys and values: 2 layers, 2 KV heads of 16.
-        let kv = 300 * 2 * 2 * 2 * 16 * 2;
-        assert_eq!(report.decode[2].bytes - report.decode[0].bytes, kv);
-        assert_eq!(report.decode[3].bytes - report.decode[1].bytes, 3 * kv);
     }
-}
+    // 300 positions more of f16 keys and values: 2 layers, 2 KV heads of 16.
+    let kv = 300 * 2 * 2 * 2 * 16 * 2;
+    assert_eq!(report.decode[2].bytes - report.decode[0].bytes, kv);
+    assert_eq!(report.decode[3].bytes - report.decode[1].bytes, 3 * kv);
 
-#[test]
-fn the_report_is_one_json_object() {
-    let report = serde_json::to_value(run_tiny(Format::ALL[0])).unwrap();
-    for field in [
-        "version", "adapter", "driver", "options", "copy", "prefill", "decode",
-    ] {
-        assert!(!report[field].is_null(), "{field}");
+    let json = serde_json::to_value(report).unwrap();
+    for field in ["version", "adapter", "driver", "options", "copy"] {
+        assert!(!json[field].is_null(), "{field}");
     }
-    let kernel = &report["decode"][0]["profile"]["kernels"][0];
-    assert!(kernel["us"].as_f64().unwrap() > 0.0);
+    for field in ["tokens_per_second", "step_us", "bytes", "submit_us"] {
+        assert!(!json["decode"][0][field].is_null(), "{field}");
+    }
 }
 
 #[test]
