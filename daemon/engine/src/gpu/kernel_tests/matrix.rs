@@ -24,6 +24,36 @@ pub(super) fn q4_1() {
 }
 
 #[test]
+pub(super) fn q4_g64() {
+    all_products(WeightFormat::Q4G64);
+}
+
+#[test]
+pub(super) fn q4_g128() {
+    all_products(WeightFormat::Q4G128);
+}
+
+#[test]
+pub(super) fn q4_z32() {
+    all_products(WeightFormat::Q4Z32);
+}
+
+#[test]
+pub(super) fn q4_z64() {
+    all_products(WeightFormat::Q4Z64);
+}
+
+#[test]
+pub(super) fn q4_z128() {
+    all_products(WeightFormat::Q4Z128);
+}
+
+#[test]
+pub(super) fn q4_k() {
+    all_products(WeightFormat::Q4K);
+}
+
+#[test]
 pub(super) fn q8_0() {
     all_products(WeightFormat::Q8_0);
 }
@@ -61,7 +91,8 @@ fn all_products(weights: WeightFormat) {
 }
 
 /// Each format's products are stored, q4_1's go through each epilogue too, with the adapter's own
-/// reduction; the other reduction has one kernel of each mapping.
+/// reduction; the other reduction has one kernel of each mapping. A format that differs from
+/// another in its group size alone has one kernel of each mapping too.
 fn everyday(m: MatrixKernel, reduction: Reduction, lab: &Lab) -> bool {
     let thorough = m.weights == WeightFormat::Q4_1;
     if reduction != lab.gpu().reduction {
@@ -71,7 +102,13 @@ fn everyday(m: MatrixKernel, reduction: Reduction, lab: &Lab) -> bool {
     }
     // The two activation formats that the feed-forward layer can leave are one file each.
     let mixed = matches!(m.epilogue, Epilogue::Glu(out) if out != m.activations);
-    m.epilogue == Epilogue::Store || thorough && !mixed
+    let resized = matches!(
+        m.weights,
+        WeightFormat::Q4G64 | WeightFormat::Q4Z32 | WeightFormat::Q4Z64
+    );
+    let stored =
+        m.epilogue == Epilogue::Store && (!resized || m.activations == ActivationFormat::Int8);
+    stored || thorough && !mixed
 }
 
 /// Columns of each case: every remainder by a tile of eight.
