@@ -4,8 +4,9 @@
 mod kernel;
 pub mod params;
 pub mod reference;
+mod weight_format;
 
 pub use kernel::{
     ActivationFormat, BindingKind, Epilogue, Kernel, MatrixKernel, Reduction, TILE_COLUMNS,
-    WeightFormat,
 };
+pub use weight_format::WeightFormat;

@@ -8,6 +8,9 @@ mod config_tests;
 mod forward;
 mod recorder;
 mod repack;
+mod repack_q4_k;
+#[cfg(test)]
+mod repack_tests;
 mod scratch;
 mod step;
 mod synthetic;

@@ -5,11 +5,11 @@ use hearth_shaders::reference::{
     Bounded, INT8_BLOCK_WORDS, KvShape, QkvShape, QkvTarget, glu, matmul, qkv_target, rope,
     rope_turn,
 };
-use hearth_shaders::{ActivationFormat, Epilogue, Kernel, MatrixKernel, Reduction, WeightFormat};
+use hearth_shaders::{ActivationFormat, Epilogue, Kernel, MatrixKernel, WeightFormat};
 
 use super::lab::{Buffer, Expected, Lab, NAN_WORD, UNTOUCHED};
 use super::long_tests;
-use super::plan::{Plan, matrix, plans};
+use super::plan::{Plan, everyday, matrix, plans};
 use super::random::{Acts, Planes, Random, bits};
 use crate::model::{Column, StepInput};
 
@@ -21,6 +21,36 @@ pub(super) fn q4_0() {
 #[test]
 pub(super) fn q4_1() {
     all_products(WeightFormat::Q4_1);
+}
+
+#[test]
+pub(super) fn q4_g64() {
+    all_products(WeightFormat::Q4G64);
+}
+
+#[test]
+pub(super) fn q4_g128() {
+    all_products(WeightFormat::Q4G128);
+}
+
+#[test]
+pub(super) fn q4_z32() {
+    all_products(WeightFormat::Q4Z32);
+}
+
+#[test]
+pub(super) fn q4_z64() {
+    all_products(WeightFormat::Q4Z64);
+}
+
+#[test]
+pub(super) fn q4_z128() {
+    all_products(WeightFormat::Q4Z128);
+}
+
+#[test]
+pub(super) fn q4_k() {
+    all_products(WeightFormat::Q4K);
 }
 
 #[test]
@@ -46,7 +76,7 @@ fn all_products(weights: WeightFormat) {
         let Some((m, reduction)) = matrix(kernel).filter(|(m, _)| m.weights == weights) else {
             continue;
         };
-        if !lab.runs(reduction) || !(long_tests() || everyday(m, reduction, &lab)) {
+        if !lab.runs(reduction) || !(long_tests() || everyday(m, reduction, lab.gpu())) {
             continue;
         }
         for plan in plans(kernel, lab.gpu()) {
@@ -58,20 +88,6 @@ fn all_products(weights: WeightFormat) {
         }
     }
     assert!(count >= 3, "{count} kernels of {}", weights.name());
-}
-
-/// Each format's products are stored, q4_1's go through each epilogue too, with the adapter's own
-/// reduction; the other reduction has one kernel of each mapping.
-fn everyday(m: MatrixKernel, reduction: Reduction, lab: &Lab) -> bool {
-    let thorough = m.weights == WeightFormat::Q4_1;
-    if reduction != lab.gpu().reduction {
-        return thorough
-            && m.activations == ActivationFormat::Int8
-            && m.epilogue == Epilogue::Residual;
-    }
-    // The two activation formats that the feed-forward layer can leave are one file each.
-    let mixed = matches!(m.epilogue, Epilogue::Glu(out) if out != m.activations);
-    m.epilogue == Epilogue::Store || thorough && !mixed
 }
 
 /// Columns of each case: every remainder by a tile of eight.

@@ -1,6 +1,9 @@
-//! How the matrix kernels map threads to work: the overrides and grids that a recorder may choose.
+//! How the matrix kernels map threads to work: the overrides and grids that a recorder may choose; and
+//! which of them the everyday run tests.
 
-use hearth_shaders::{Epilogue, Kernel, MatrixKernel, Reduction, TILE_COLUMNS};
+use hearth_shaders::{
+    ActivationFormat, Epilogue, Kernel, MatrixKernel, Reduction, TILE_COLUMNS, WeightFormat,
+};
 
 use super::super::Gpu;
 
@@ -58,4 +61,27 @@ pub(super) fn plans(kernel: Kernel, gpu: &Gpu) -> Vec<Plan> {
         }
         _ => Vec::new(),
     }
+}
+
+/// Tells whether the everyday run tests this product.
+///
+/// Each format's products are stored, q4_1's go through each epilogue too, with the adapter's own
+/// reduction; the other reduction has one kernel of each mapping. A format that differs from
+/// another in its group size alone has one kernel of each mapping too.
+pub(super) fn everyday(m: MatrixKernel, reduction: Reduction, gpu: &Gpu) -> bool {
+    let thorough = m.weights == WeightFormat::Q4_1;
+    if reduction != gpu.reduction {
+        return thorough
+            && m.activations == ActivationFormat::Int8
+            && m.epilogue == Epilogue::Residual;
+    }
+    // The two activation formats that the feed-forward layer can leave are one file each.
+    let mixed = matches!(m.epilogue, Epilogue::Glu(out) if out != m.activations);
+    let resized = matches!(
+        m.weights,
+        WeightFormat::Q4G64 | WeightFormat::Q4Z32 | WeightFormat::Q4Z64
+    );
+    let stored =
+        m.epilogue == Epilogue::Store && (!resized || m.activations == ActivationFormat::Int8);
+    stored || thorough && !mixed
 }
