@@ -112,11 +112,14 @@ pub struct Format {
 
 impl Format {
     /// Every format. Files of 4-bit models keep more bits in the output matrix; here it is q8_0.
-    pub const ALL: [Self; 4] = {
-        use WeightFormat::{F16, Q4_0, Q4_1, Q8_0};
+    pub const ALL: [Self; 7] = {
+        use WeightFormat::{F16, Q4_0, Q4_1, Q4G128, Q4K, Q4Z128, Q8_0};
         [
             Self::new("q4_0", Q4_0, Q4_0, Q8_0),
             Self::new("q4_1", Q4_1, Q4_1, Q8_0),
+            Self::new("q4_k", Q4K, Q4K, Q8_0),
+            Self::new("gptq-g128", Q4G128, F16, Q8_0),
+            Self::new("awq-g128", Q4Z128, F16, Q8_0),
             Self::new("q8_0", Q8_0, Q8_0, Q8_0),
             Self::new("f16", F16, F16, F16),
         ]

@@ -22,6 +22,10 @@ const UNIT_BYTES: u64 = 16;
 const INT4_SPREAD: f32 = 4.61;
 /// and of a uniform 8-bit number.
 const INT8_SPREAD: f32 = 73.9;
+/// Middle of the 4-bit numbers.
+const INT4_MIDDLE: f32 = 7.5;
+/// Root mean square of s * n - 7.5 m for uniform 4-bit n and 6-bit s and m.
+const SUPER_BLOCK_SPREAD: f32 = 258.0;
 
 /// The sizes and formats of weights that are to be made up.
 pub(crate) struct RandomWeights<'a> {
@@ -86,6 +90,10 @@ pub(crate) enum Kind {
     Scales(u32),
     /// Pairs of f16: a scale around this (its bits), and a bias that centres 4-bit numbers.
     ScalesAndBiases(u32),
+    /// Pairs of f16: a scale around this (its bits), and the middle of 4-bit numbers.
+    ScalesAndZeros(u32),
+    /// Four words: a pair of f16, for scales (around this) and minima, and 6-bit numbers for them.
+    SuperBlocks(u32),
 }
 
 /// The kinds of the quant and of the metadata plane of a matrix with `columns` columns.
@@ -95,7 +103,16 @@ fn kinds(format: WeightFormat, columns: u64) -> (Kind, Option<Kind>) {
     let uniform = (rms * 3f32.sqrt()).to_bits();
     let int4 = (rms / INT4_SPREAD).to_bits();
     match format {
-        WeightFormat::Q4_0 => (Kind::Bits, Some(Kind::Scales(int4))),
+        WeightFormat::Q4_0 | WeightFormat::Q4G64 | WeightFormat::Q4G128 => {
+            (Kind::Bits, Some(Kind::Scales(int4)))
+        }
+        WeightFormat::Q4Z32 | WeightFormat::Q4Z64 | WeightFormat::Q4Z128 => {
+            (Kind::Bits, Some(Kind::ScalesAndZeros(int4)))
+        }
+        WeightFormat::Q4K => {
+            let scale = (rms / SUPER_BLOCK_SPREAD).to_bits();
+            (Kind::Bits, Some(Kind::SuperBlocks(scale)))
+        }
         WeightFormat::Q4_1 => (Kind::Bits, Some(Kind::ScalesAndBiases(int4))),
         WeightFormat::Q8_0 => (
             Kind::Bits,
@@ -196,32 +213,42 @@ impl Random {
         f32::from(u16::try_from(self.word() >> 16).unwrap_or(0)) / 32_768.0 - 1.0
     }
 
-    fn half(&mut self, kind: Kind) -> [u16; 2] {
-        let near = |scale: u32, by: f32| f32::from_bits(scale) * (1.0 + by / 2.0);
-        let bits = |v: f32| f16::from_f32(v).to_bits();
+    /// Around a scale: half of it to half as much again.
+    fn near(&mut self, scale: u32) -> f32 {
+        f32::from_bits(scale) * (1.0 + self.signed() / 2.0)
+    }
+
+    fn word_of(&mut self, kind: Kind, at: usize) -> u32 {
         match kind {
-            Kind::Scales(scale) => [0; 2].map(|_: u16| bits(near(scale, self.signed()))),
-            Kind::ScalesAndBiases(scale) => {
-                let scale = near(scale, self.signed());
-                [bits(scale), bits(-7.5 * scale)]
+            Kind::Bits => self.word(),
+            Kind::Singles(most) => (f32::from_bits(most) * self.signed()).to_bits(),
+            Kind::Halves(most) => {
+                let most = f32::from_bits(most);
+                pair(most * self.signed(), most * self.signed())
             }
-            Kind::Halves(most) => [0; 2].map(|_: u16| bits(f32::from_bits(most) * self.signed())),
-            Kind::Bits | Kind::Singles(_) => [0; 2],
+            Kind::Scales(scale) => pair(self.near(scale), self.near(scale)),
+            Kind::ScalesAndZeros(scale) => pair(self.near(scale), INT4_MIDDLE),
+            Kind::SuperBlocks(_) if !at.is_multiple_of(4) => self.word(),
+            Kind::ScalesAndBiases(scale) => {
+                let scale = self.near(scale);
+                pair(scale, -INT4_MIDDLE * scale)
+            }
+            Kind::SuperBlocks(scale) => {
+                let scale = self.near(scale);
+                pair(scale, INT4_MIDDLE * scale)
+            }
         }
     }
 
     fn words(&mut self, kind: Kind, count: usize) -> Vec<u32> {
-        (0..count)
-            .map(|_| match kind {
-                Kind::Bits => self.word(),
-                Kind::Singles(most) => (f32::from_bits(most) * self.signed()).to_bits(),
-                Kind::Halves(_) | Kind::Scales(_) | Kind::ScalesAndBiases(_) => {
-                    let [low, high] = self.half(kind);
-                    u32::from(low) | u32::from(high) << 16
-                }
-            })
-            .collect()
+        (0..count).map(|at| self.word_of(kind, at)).collect()
     }
+}
+
+/// A word of two f16, the first in its low half.
+fn pair(low: f32, high: f32) -> u32 {
+    let [low, high] = [low, high].map(|v| u32::from(f16::from_f32(v).to_bits()));
+    low | high << 16
 }
 
 #[expect(clippy::cast_precision_loss, reason = "widths are exact in f32")]
