@@ -1,70 +1,6 @@
 //! The kernel table: which files make up a kernel, what it binds, which overrides it takes.
 
-/// How a weight matrix is stored on the GPU.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub enum WeightFormat {
-    /// 4-bit, scale per 32.
-    Q4_0,
-    /// 4-bit, scale and bias per 32.
-    Q4_1,
-    /// 8-bit, scale per 32.
-    Q8_0,
-    /// Half precision.
-    F16,
-    /// Single precision.
-    F32,
-}
-
-impl WeightFormat {
-    /// Every format.
-    pub const ALL: [Self; 5] = [Self::Q4_0, Self::Q4_1, Self::Q8_0, Self::F16, Self::F32];
-
-    /// Bytes of the quant plane for a block of 32 weights.
-    pub fn quant_block_bytes(self) -> u64 {
-        match self {
-            Self::Q4_0 | Self::Q4_1 => 16,
-            Self::Q8_0 => 32,
-            Self::F16 => 64,
-            Self::F32 => 128,
-        }
-    }
-
-    /// Bytes of the metadata plane for a row of `blocks` blocks; 0 where there is none.
-    pub fn meta_row_bytes(self, blocks: u64) -> u64 {
-        match self {
-            Self::Q4_0 | Self::Q8_0 => blocks.div_ceil(2) * 4,
-            Self::Q4_1 => blocks * 4,
-            Self::F16 | Self::F32 => 0,
-        }
-    }
-
-    /// Tells whether weights are integers with a scale, so that int8 activations apply.
-    pub fn is_integer(self) -> bool {
-        matches!(self, Self::Q4_0 | Self::Q4_1 | Self::Q8_0)
-    }
-
-    /// Lower-case name, as in file names and reports.
-    pub fn name(self) -> &'static str {
-        match self {
-            Self::Q4_0 => "q4_0",
-            Self::Q4_1 => "q4_1",
-            Self::Q8_0 => "q8_0",
-            Self::F16 => "f16",
-            Self::F32 => "f32",
-        }
-    }
-
-    fn source(self) -> [&'static str; 2] {
-        let values_int = include_str!("../common/values_int.wgsl");
-        match self {
-            Self::Q4_0 => [include_str!("../common/weights_q4_0.wgsl"), values_int],
-            Self::Q4_1 => [include_str!("../common/weights_q4_1.wgsl"), values_int],
-            Self::Q8_0 => [include_str!("../common/weights_q8_0.wgsl"), values_int],
-            Self::F16 => [include_str!("../common/weights_f16.wgsl"), ""],
-            Self::F32 => [include_str!("../common/weights_f32.wgsl"), ""],
-        }
-    }
-}
+use crate::WeightFormat;
 
 /// How activations are stored between kernels.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -343,8 +279,9 @@ impl Kernel {
     fn files(self) -> Vec<&'static str> {
         match self {
             Self::Embed(weights) => {
-                let [w, values] = weights.source();
-                vec![include_str!("../kernels/embed.wgsl"), STEP, w, values]
+                let mut files = vec![include_str!("../kernels/embed.wgsl"), STEP];
+                files.extend(weights.files());
+                files
             }
             Self::Norm(act, reduction) => vec![
                 include_str!("../kernels/norm.wgsl"),
@@ -523,8 +460,8 @@ impl Kernel {
 
 impl MatrixKernel {
     fn files(self) -> Vec<&'static str> {
-        let [weights, values] = self.weights.source();
-        let mut files = vec![MATRIX, STEP, weights, values, self.activations.block()];
+        let mut files = vec![MATRIX, STEP, self.activations.block()];
+        files.extend(self.weights.files());
         match self.epilogue {
             Epilogue::Store => files.push(include_str!("../common/epilogue_store.wgsl")),
             Epilogue::Residual => files.push(include_str!("../common/epilogue_residual.wgsl")),

@@ -4,8 +4,10 @@
 mod kernel;
 pub mod params;
 pub mod reference;
+mod weight_format;
 
 pub use kernel::{
     ActivationFormat, AttentionKernel, BindingKind, Epilogue, GemvInput, Kernel, MatrixKernel,
-    Reduction, TILE_COLUMNS, WeightFormat,
+    Reduction, TILE_COLUMNS,
 };
+pub use weight_format::WeightFormat;

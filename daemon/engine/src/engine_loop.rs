@@ -14,7 +14,7 @@ use crate::event::{EventSink, FinishReason};
 use crate::format::Gguf;
 use crate::gpu::{Gpu, OutOfMemory};
 use crate::kv_cache::BLOCK_LEN;
-use crate::model::{Forward, ForwardLimits, ModelConfig};
+use crate::model::{Forward, ForwardLimits, ModelConfig, WeightSource};
 use crate::request::{EngineConfig, GenerateRequest};
 use crate::running::Running;
 use crate::tokenizer::Tokenizer;
@@ -227,7 +227,7 @@ impl EngineLoop {
         let load = || {
             Forward::load(
                 &self.gpu,
-                &gguf,
+                WeightSource::File(&gguf),
                 &config,
                 limits.clone(),
                 self.config.activations,

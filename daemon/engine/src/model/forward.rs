@@ -11,10 +11,9 @@ use super::plan::DECODE_COLUMNS_MAX;
 use super::recorder::{Over, Product, Recorder, Width};
 use super::scratch::{Scratch, splits_max};
 use super::step::StepInput;
-use super::weights::{Matrix, WeightLoader};
+use super::weights::{Matrix, WeightLoader, WeightSource};
 use crate::engine::AdapterKind;
 use crate::error::{EngineError, LoadError};
-use crate::format::Gguf;
 use crate::gpu::{self, Buffer, CommandEncoder, Extent, Gpu, Pipelines, Recording};
 use crate::request::Activations;
 
@@ -96,8 +95,6 @@ pub(crate) struct Forward {
     long: Pass,
     sample: Recording,
     pub(crate) weights_bytes: u64,
-    /// Bytes of weights that one decoded token reads.
-    pub(crate) token_bytes: u64,
     /// The activations that run: `Int8` where any product takes int8.
     pub(crate) activations: Activations,
 }
@@ -106,13 +103,13 @@ impl Forward {
     /// Loads the weights and records the passes.
     pub(crate) fn load(
         gpu: &Gpu,
-        gguf: &Gguf,
+        source: WeightSource<'_>,
         config: &ModelConfig,
         limits: ForwardLimits,
         activations: Activations,
         progress: &mut dyn FnMut(u64) -> bool,
     ) -> Result<Self, LoadError> {
-        let mut loader = WeightLoader::new(gpu, gguf, progress);
+        let mut loader = WeightLoader::new(gpu, source, progress);
         let embedding = loader.stacked(&["token_embd.weight".to_owned()])?;
         let kv_bytes =
             u64::from(limits.kv_blocks) * ForwardLimits::kv_block_bytes(config, limits.block_len);
@@ -126,7 +123,6 @@ impl Forward {
             None
         };
         let layer_bytes: u64 = layers.iter().map(Layer::weights_bytes).sum();
-        let head_bytes = output.as_ref().unwrap_or(&embedding).bytes;
         let scratch = Scratch::new(gpu, config, &limits);
         scratch.check_bindings(gpu)?;
         let mut builder = Builder {
@@ -159,7 +155,6 @@ impl Forward {
             long,
             sample,
             weights_bytes: embedding.bytes + output.as_ref().map_or(0, |m| m.bytes) + layer_bytes,
-            token_bytes: layer_bytes + head_bytes,
             activations: if builder.any_int8 {
                 Activations::Int8
             } else {
@@ -192,7 +187,8 @@ impl Forward {
             .map_or(&self.long, |(_, pass)| pass)
     }
 
-    fn extent(&self, step: &StepInput) -> Extent {
+    /// The numbers that resolve the grids of `step`.
+    pub(crate) fn extent(&self, step: &StepInput) -> Extent {
         let splits = |position: u32| position / attention_split_len(position + 1) + 1;
         Extent {
             columns: u32::try_from(step.columns.len()).unwrap_or(u32::MAX),
@@ -216,12 +212,14 @@ impl Forward {
 
     /// Encodes final norm and logits of the step's output columns.
     pub(crate) fn encode_head(&self, encoder: &mut CommandEncoder, step: &StepInput) {
-        let pass = if step.outputs <= 1 {
-            &self.short[0].1
-        } else {
-            self.pass(step)
-        };
-        pass.head.encode(encoder, self.extent(step));
+        self.head(step).encode(encoder, self.extent(step));
+    }
+
+    fn head(&self, step: &StepInput) -> &Recording {
+        match step.outputs {
+            0 | 1 => &self.short[0].1.head,
+            _ => &self.pass(step).head,
+        }
     }
 
     /// Encodes sampling of the step's output columns.
@@ -229,24 +227,18 @@ impl Forward {
         self.sample.encode(encoder, self.extent(step));
     }
 
-    /// Seconds of each dispatch of `step`, with its head and sampling, repeated by itself.
-    pub(crate) fn time_each_op(
-        &self,
-        gpu: &Gpu,
-        step: &StepInput,
-    ) -> Result<Vec<(String, f64)>, EngineError> {
-        let pass = self.pass(step);
-        let mut times = Vec::new();
-        for recording in [&pass.body, &pass.head, &self.sample] {
-            times.extend(recording.time_each(gpu, self.extent(step), 8)?);
+    /// The recordings of `step`, in order, with its head and sampling.
+    pub(crate) fn recordings(&self, step: &StepInput) -> Vec<&Recording> {
+        let mut list = vec![&self.pass(step).body];
+        if step.outputs > 0 {
+            list.extend([self.head(step), &self.sample]);
         }
-        Ok(times)
+        list
     }
 
-    /// Dispatches of a decode step.
-    pub(crate) fn dispatches(&self) -> usize {
-        let pass = &self.short[0].1;
-        pass.body.ops.len() + pass.head.ops.len() + self.sample.ops.len()
+    /// The KV buffers of all layers.
+    pub(crate) fn kv_buffers(&self) -> impl Iterator<Item = &Buffer> {
+        self.layers.iter().flat_map(|l| [&l.k, &l.v])
     }
 
     /// Bytes of one output column's logits.

@@ -16,7 +16,7 @@ use super::scratch::{RING_LEN, Scratch};
 use super::weights::{Matrix, Part};
 use crate::engine::AdapterKind;
 use crate::error::EngineError;
-use crate::gpu::{self, Axis, Buffer, Gpu, Op, Pipelines, Recording};
+use crate::gpu::{self, Axis, Buffer, Gpu, Op, Pipelines, Reads, Recording};
 
 /// How many columns a recording is for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -83,8 +83,16 @@ impl Recorder<'_> {
             bind_group,
             grid,
             only_split: false,
+            reads: Reads::Little,
         });
         Ok(())
+    }
+
+    /// Notes what the last dispatch reads.
+    fn reads(&mut self, reads: Reads) {
+        if let Some(op) = self.recording.ops.last_mut() {
+            op.reads = reads;
+        }
     }
 
     /// x = E[token].
@@ -207,6 +215,7 @@ impl Recorder<'_> {
                 }
                 (Width::Long, _) => self.gemm(matrix, part.pairs(), &buffers, product.over)?,
             }
+            self.reads(Reads::Weights(part.quants.size() + part.metas.size()));
         }
         Ok(())
     }
@@ -360,6 +369,7 @@ impl Recorder<'_> {
                 Axis::Splits,
             ],
         )?;
+        self.reads(Reads::Kv(4 * u64::from(c.n_kv_heads * c.head_dim)));
         if self.width == Width::Long && kernel.direct() {
             return Ok(());
         }

@@ -15,24 +15,65 @@ type Shape = (u32, u32, u32, u32);
 
 /// The default model's shape.
 const USUAL: Shape = (64, 3, 3, 32);
-/// Every head_dim that a model may have, among them those that fill no whole run of lanes.
-const EVERYDAY: [Shape; 6] = [
+/// Every head_dim that a model may have, among them those that fill no whole run of lanes, with one
+/// to eight query heads to a KV head.
+const EVERYDAY: [Shape; 8] = [
     USUAL,
     (16, 1, 2, 16),
     (32, 5, 2, 32),
+    (64, 8, 1, 16),
     (80, 2, 1, 32),
+    (96, 3, 2, 16),
     (128, 4, 2, 32),
     (256, 1, 1, 32),
 ];
 /// With many heads to a group: software adapters compile these for up to minutes each.
 const LONG: [Shape; 6] = [
     (16, 8, 1, 32),
-    (64, 8, 2, 16),
-    (64, 4, 1, 32),
+    (64, 4, 2, 16),
+    (64, 7, 1, 32),
     (96, 7, 1, 16),
     (128, 6, 1, 16),
     (256, 8, 1, 32),
 ];
+
+/// (positions, window) at the edges of KV blocks of 32 and splits of 64: either a step before, at and
+/// behind the edge; windows of one position, of all and of more.
+const EDGES: [(u32, u32); 22] = [
+    (1, 0),
+    (1, 1),
+    (31, 0),
+    (32, 0),
+    (33, 0),
+    (33, 31),
+    (33, 32),
+    (33, 33),
+    (64, 0),
+    (65, 0),
+    (65, 1),
+    (65, 64),
+    (128, 31),
+    (128, 63),
+    (128, 64),
+    (128, 65),
+    (130, 1),
+    (130, 65),
+    (130, 129),
+    (130, 130),
+    (130, 131),
+    (200, 96),
+];
+
+#[test]
+fn edges() {
+    let mut lab = Lab::open();
+    let reduction = lab.gpu().reduction;
+    for (n, (history, window)) in EDGES.into_iter().enumerate() {
+        let mut random = Random::new(100 + n as u64);
+        let case = Case::new(&mut random, USUAL, history, 64, window);
+        case.run(&mut lab, &mut random, reduction);
+    }
+}
 
 #[test]
 pub(super) fn shapes() {

@@ -5,7 +5,7 @@ use std::collections::HashMap;
 use hearth_shaders::reference::{BLOCK, INT8_BLOCK_WORDS, int8_values};
 use hearth_shaders::{ActivationFormat, BindingKind, Kernel, Reduction};
 
-use super::super::{Axis, Extent, Gpu, Op, Pipelines, Readback, Recording, storage};
+use super::super::{Axis, Extent, Gpu, Op, Pipelines, Readback, Reads, Recording, storage};
 use crate::AdapterKind;
 use crate::request::EngineConfig;
 
@@ -132,6 +132,7 @@ fn dispatch(
         bind_group,
         grid: grid.map(Axis::Fixed),
         only_split: false,
+        reads: Reads::Little,
     };
     let mut encoder = gpu.device.create_command_encoder(&Default::default());
     Recording { ops: vec![op] }.encode(&mut encoder, Extent::default());

@@ -5,13 +5,11 @@ use hearth_shaders::reference::{
     Bounded, INT8_BLOCK_WORDS, KvShape, QkvShape, QkvTarget, glu, matmul, qkv_target, rms_norm,
     rope, rope_turn,
 };
-use hearth_shaders::{
-    ActivationFormat, Epilogue, GemvInput, Kernel, MatrixKernel, Reduction, WeightFormat,
-};
+use hearth_shaders::{ActivationFormat, Epilogue, GemvInput, Kernel, MatrixKernel, WeightFormat};
 
 use super::lab::{Buffer, Expected, Lab, NAN_WORD, UNTOUCHED};
 use super::long_tests;
-use super::plan::{Plan, matrix, plans};
+use super::plan::{Plan, everyday, matrix, plans};
 use super::random::{Acts, Planes, Random, bits, wide};
 use crate::model::{Column, StepInput};
 
@@ -23,6 +21,36 @@ pub(super) fn q4_0() {
 #[test]
 pub(super) fn q4_1() {
     all_products(WeightFormat::Q4_1);
+}
+
+#[test]
+pub(super) fn q4_g64() {
+    all_products(WeightFormat::Q4G64);
+}
+
+#[test]
+pub(super) fn q4_g128() {
+    all_products(WeightFormat::Q4G128);
+}
+
+#[test]
+pub(super) fn q4_z32() {
+    all_products(WeightFormat::Q4Z32);
+}
+
+#[test]
+pub(super) fn q4_z64() {
+    all_products(WeightFormat::Q4Z64);
+}
+
+#[test]
+pub(super) fn q4_z128() {
+    all_products(WeightFormat::Q4Z128);
+}
+
+#[test]
+pub(super) fn q4_k() {
+    all_products(WeightFormat::Q4K);
 }
 
 #[test]
@@ -48,7 +76,7 @@ fn all_products(weights: WeightFormat) {
         let Some((m, reduction)) = matrix(kernel).filter(|(m, _)| m.weights == weights) else {
             continue;
         };
-        if !lab.runs(reduction) || !(long_tests() || everyday(kernel, m, reduction, &lab)) {
+        if !lab.runs(reduction) || !(long_tests() || everyday(kernel, m, reduction, lab.gpu())) {
             continue;
         }
         count += 1;
@@ -68,36 +96,6 @@ fn all_products(weights: WeightFormat) {
         }
     }
     assert!(count >= 3, "{count} kernels of {}", weights.name());
-}
-
-/// Each format's products are stored, q4_1's go through each epilogue too, with the adapter's own
-/// reduction; the other reduction has one kernel of each mapping.
-fn everyday(kernel: Kernel, m: MatrixKernel, reduction: Reduction, lab: &Lab) -> bool {
-    let thorough = m.weights == WeightFormat::Q4_1;
-    let input = match kernel {
-        Kernel::Gemv(_, _, input) => input,
-        _ => GemvInput::Stored { columns: 1 },
-    };
-    match input {
-        GemvInput::Stored { columns: 1 } => {}
-        GemvInput::Normed => return thorough && reduction == lab.gpu().reduction,
-        GemvInput::Stored { columns } => {
-            return thorough
-                && reduction == lab.gpu().reduction
-                && matches!(
-                    (columns, m.epilogue),
-                    (4, Epilogue::Residual) | (8, Epilogue::Glu(_))
-                );
-        }
-    }
-    if reduction != lab.gpu().reduction {
-        return thorough
-            && m.activations == ActivationFormat::Int8
-            && m.epilogue == Epilogue::Residual;
-    }
-    // The two activation formats that the feed-forward layer can leave are one file each.
-    let mixed = matches!(m.epilogue, Epilogue::Glu(out) if out != m.activations);
-    m.epilogue == Epilogue::Store || thorough && !mixed
 }
 
 /// Columns of each case: every remainder by a tile of eight.

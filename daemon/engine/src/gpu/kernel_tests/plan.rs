@@ -1,6 +1,10 @@
-//! How the matrix kernels map threads to work: the overrides and grids that a recorder may choose.
+//! How the matrix kernels map threads to work: the overrides and grids that a recorder may choose; and
+//! which of them the everyday run tests.
 
-use hearth_shaders::{GemvInput, Kernel, MatrixKernel, Reduction, TILE_COLUMNS};
+use hearth_shaders::{
+    ActivationFormat, Epilogue, GemvInput, Kernel, MatrixKernel, Reduction, TILE_COLUMNS,
+    WeightFormat,
+};
 
 use super::super::Gpu;
 use crate::model::plan::{gemv_plans, norms_own_input};
@@ -65,4 +69,38 @@ fn normed_fits(gpu: &Gpu, m: MatrixKernel, blocks: u32) -> bool {
     let memory = gpu.device.limits().max_compute_workgroup_storage_size;
     norms_own_input(gpu, m.activations, blocks)
         || m.activations.normed_bytes(blocks) + (3 << 10) <= memory
+}
+
+/// Tells whether the everyday run tests this product.
+///
+/// Each format's products are stored, q4_1's go through each epilogue too, with the adapter's own
+/// reduction; the other reduction has one kernel of each mapping. A format that differs from
+/// another in its group size alone has one kernel of each mapping too. Of the kernels that norm their
+/// input or do several columns there are q4_1's alone.
+pub(super) fn everyday(kernel: Kernel, m: MatrixKernel, reduction: Reduction, gpu: &Gpu) -> bool {
+    let thorough = m.weights == WeightFormat::Q4_1;
+    if let Kernel::Gemv(_, _, input) = kernel
+        && input != (GemvInput::Stored { columns: 1 })
+    {
+        let chosen = matches!(
+            (input.columns(), m.epilogue),
+            (1, _) | (4, Epilogue::Residual) | (8, Epilogue::Glu(_))
+        );
+        let mixed = matches!(m.epilogue, Epilogue::Glu(out) if out != m.activations);
+        return thorough && reduction == gpu.reduction && chosen && !mixed;
+    }
+    if reduction != gpu.reduction {
+        return thorough
+            && m.activations == ActivationFormat::Int8
+            && m.epilogue == Epilogue::Residual;
+    }
+    // The two activation formats that the feed-forward layer can leave are one file each.
+    let mixed = matches!(m.epilogue, Epilogue::Glu(out) if out != m.activations);
+    let resized = matches!(
+        m.weights,
+        WeightFormat::Q4G64 | WeightFormat::Q4Z32 | WeightFormat::Q4Z64
+    );
+    let stored =
+        m.epilogue == Epilogue::Store && (!resized || m.activations == ActivationFormat::Int8);
+    stored || thorough && !mixed
 }
