@@ -14,24 +14,28 @@ use crate::error::EngineError;
 use crate::event::{EventSink, FinishReason, TokenOutput};
 use crate::gpu::{Gpu, Readback, SubmissionIndex};
 use crate::kv_cache::KvCache;
-use crate::model::{Column, Forward, RING_LEN, StepInput};
-use crate::request::{GenerateRequest, SamplingParams};
+use crate::model::{Column, Forward, OUTPUTS_MAX, RING_LEN, StepInput};
+use crate::request::{GenerateRequest, SamplingParams, Speculation};
 use crate::sampler::log_probabilities;
 use crate::scheduler::{Admission, Scheduler, SequenceId};
 use crate::sequence::{NextStep, Sequence};
+use crate::speculation::StepCosts;
 
 /// Steps under way at most.
 const STEPS_AHEAD: usize = 2;
-/// Where logits start in a readback buffer, after the token.
-const LOGITS_AT: u64 = 16;
+/// Where logits start in a readback buffer, after the tokens.
+const LOGITS_AT: u64 = OUTPUTS_MAX as u64 * 4;
 
 /// A step whose results are not taken yet.
 struct StepUnderWay {
     id: SequenceId,
     step: NextStep,
     submission: SubmissionIndex,
-    /// Where its token (and logits) arrive; `None` if it samples none.
+    /// Tokens it samples.
+    outputs: u32,
+    /// Where its tokens (and logits) arrive; `None` if it samples none.
     readback: Option<Readback>,
+    begun_at: Instant,
     submitted_at: Instant,
 }
 
@@ -46,12 +50,19 @@ pub(crate) struct Running {
     next_id: u64,
     ring: u32,
     prefill_chunk: u32,
+    speculation: Speculation,
+    costs: StepCosts,
     last_done: Instant,
 }
 
 impl Running {
     /// Starts with no sequences.
-    pub(crate) fn new(model: Arc<LoadedModel>, forward: Forward, prefill_chunk: u32) -> Self {
+    pub(crate) fn new(
+        model: Arc<LoadedModel>,
+        forward: Forward,
+        prefill_chunk: u32,
+        speculation: Speculation,
+    ) -> Self {
         let limits = forward.limits();
         Self {
             scheduler: Scheduler::new(limits.slots, limits.kv_blocks),
@@ -63,6 +74,8 @@ impl Running {
             next_id: 0,
             ring: 0,
             prefill_chunk,
+            speculation,
+            costs: StepCosts::default(),
             last_done: Instant::now(),
         }
     }
@@ -102,6 +115,9 @@ impl Running {
         self.forward
             .reset_slot(gpu, lease.slot, &gpu_sampling(&sequence.request.sampling));
         sequence.start(lease);
+        if self.speculation != Speculation::Off {
+            sequence.speculate(self.speculation == Speculation::Always);
+        }
     }
 
     /// One turn: delivers, ends, admits, submits at most one step, and takes results when enough
@@ -175,8 +191,15 @@ impl Running {
 
     /// Submits the next step in turn. Returns false if no sequence has one.
     fn submit_step(&mut self, gpu: &Gpu, shared: &Shared) -> Result<bool, EngineError> {
-        let (sequences, chunk) = (&self.sequences, self.prefill_chunk);
-        let step_of = |id: SequenceId| sequences.get(&id).and_then(|s| s.next_step(chunk));
+        let begun_at = Instant::now();
+        let limits = self.forward.limits();
+        let columns_max = limits.columns_max.max(limits.short_columns);
+        let drafted_max = columns_max.min(OUTPUTS_MAX) - 1;
+        let (sequences, chunk, costs) = (&self.sequences, self.prefill_chunk, &self.costs);
+        let step_of = |id: SequenceId| {
+            let sequence = sequences.get(&id)?;
+            sequence.next_step(chunk, drafted_max, costs)
+        };
         let Some(id) = self.scheduler.next(|id| step_of(id).is_some()) else {
             return Ok(false);
         };
@@ -207,7 +230,8 @@ impl Running {
                 readback.copy_from(&mut encoder, &scratch.logits, 0, LOGITS_AT, bytes);
             }
             self.forward.encode_sample(&mut encoder, &input);
-            readback.copy_from(&mut encoder, &scratch.ring, u64::from(input.ring) * 4, 0, 4);
+            let (at, bytes) = (u64::from(input.ring) * 4, u64::from(input.outputs) * 4);
+            readback.copy_from(&mut encoder, &scratch.ring, at, 0, bytes);
             Some(readback)
         } else {
             None
@@ -218,7 +242,9 @@ impl Running {
             id,
             step,
             submission,
+            outputs: input.outputs,
             readback,
+            begun_at,
             submitted_at: Instant::now(),
         };
         if let Some(readback) = &mut under_way.readback {
@@ -255,16 +281,28 @@ impl Running {
                     .collect();
                 (columns, u32::from(last && sequence.generates()))
             }
-            NextStep::Decode { position } => (vec![column(TOKEN_FROM_SLOT, position)], 1),
+            NextStep::Decode { position, token } => {
+                (vec![column(token.unwrap_or(TOKEN_FROM_SLOT), position)], 1)
+            }
+            NextStep::Verify { position, drafted } => {
+                let tokens = sequence.verify_columns(drafted);
+                let columns = tokens.iter().zip(position..);
+                (columns.map(|(&t, p)| column(t, p)).collect(), drafted + 1)
+            }
         };
         let columns: Vec<Column> = columns;
-        self.ring = (self.ring + 1) % RING_LEN;
+        // A step's tokens lie together, and do not meet those of the steps under way.
+        if self.ring + outputs > RING_LEN {
+            self.ring = 0;
+        }
+        let ring = self.ring;
+        self.ring = (ring + outputs) % RING_LEN;
         StepInput {
-            output_first: u32::try_from(columns.len()).unwrap_or(1) - 1,
+            output_first: u32::try_from(columns.len()).unwrap_or(outputs) - outputs.max(1),
             tables: lease.blocks.clone(),
             columns,
             outputs,
-            ring: self.ring,
+            ring,
         }
     }
 
@@ -363,21 +401,25 @@ impl Running {
             .sequences
             .get(&step.id)
             .and_then(|s| s.request.logprobs);
-        let token = match step.readback {
+        let tokens = match step.readback {
             Some(mut readback) => {
                 let vocab = self.model.config.vocab_size as usize;
-                let token =
-                    readback.read(gpu, step.submission, |raw| token_output(raw, top, vocab))?;
+                let tokens = readback.read(gpu, step.submission, |raw| {
+                    token_outputs(raw, step.outputs, top, vocab)
+                })?;
                 self.spare_readbacks.push(readback);
-                Some(token)
+                tokens
             }
             None => {
                 gpu.wait(Some(step.submission))?;
-                None
+                Vec::new()
             }
         };
         let now = Instant::now();
         let busy = now - step.submitted_at.max(self.last_done);
+        // With the CPU's part where the GPU had to wait for it.
+        let in_all = (now - step.begun_at.max(self.last_done)).as_secs_f64();
+        let without_pause = step.begun_at < self.last_done;
         self.last_done = now;
         let busy_us = u64::try_from(busy.as_micros()).unwrap_or(u64::MAX);
         shared.update(|stats| match step.step {
@@ -385,15 +427,27 @@ impl Running {
                 stats.prompt_tokens += u64::from(to - from);
                 stats.prefill_us += busy_us;
             }
-            NextStep::Decode { .. } => stats.decode_us += busy_us,
+            NextStep::Decode { .. } | NextStep::Verify { .. } => stats.decode_us += busy_us,
         });
-        if let Some(sequence) = self.sequences.get_mut(&step.id) {
-            if let NextStep::Prefill { to, .. } = step.step {
-                sequence.prefill_done(to);
-            }
-            if let Some(token) = token {
-                shared.update(|stats| stats.generated_tokens += 1);
-                sequence.accept(token);
+        let Some(sequence) = self.sequences.get_mut(&step.id) else {
+            return Ok(true);
+        };
+        if let NextStep::Prefill { to, .. } = step.step {
+            sequence.prefill_done(to);
+        }
+        let (held, taken) = sequence.accept_step(tokens);
+        shared.update(|stats| {
+            stats.generated_tokens += u64::from(taken);
+            stats.accepted_tokens += u64::from(held.min(taken));
+        });
+        match step.step {
+            NextStep::Prefill { .. } => {}
+            NextStep::Decode { .. } if without_pause => self.costs.plain(in_all),
+            NextStep::Decode { .. } => sequence.paused(self.costs.lost(in_all)),
+            NextStep::Verify { drafted, .. } => {
+                self.costs.verify(drafted + 1, in_all);
+                sequence.verified(held + 1, self.costs.ratio(drafted + 1));
+                shared.update(|stats| stats.drafted_tokens += u64::from(drafted));
             }
         }
         Ok(true)
@@ -424,33 +478,32 @@ fn take_readback(spare: &mut Vec<Readback>, gpu: &Gpu, bytes: u64) -> Readback {
     }
 }
 
-/// The sampled token, and its log-probability if logits came along.
-fn token_output(raw: &[u8], top: Option<u32>, vocab: usize) -> TokenOutput {
+/// The `count` tokens sampled, or the one with its log-probability if logits came along.
+fn token_outputs(raw: &[u8], count: u32, top: Option<u32>, vocab: usize) -> Vec<TokenOutput> {
     let word = |at: usize| [raw[at], raw[at + 1], raw[at + 2], raw[at + 3]];
-    let id = u32::from_le_bytes(word(0));
+    let id_at = |i: usize| u32::from_le_bytes(word(4 * i));
     let Some(top) = top else {
-        return TokenOutput {
-            id,
+        let plain = |i| TokenOutput {
+            id: id_at(i),
             logprob: None,
             top: Vec::new(),
         };
+        return (0..count as usize).map(plain).collect();
     };
+    let id = id_at(0);
     let start = usize::try_from(LOGITS_AT).unwrap_or(0);
     let logits: Vec<f32> = (0..vocab)
         .map(|i| f32::from_le_bytes(word(start + 4 * i)))
         .collect();
     let (logprob, top) = log_probabilities(&logits, id, top);
-    TokenOutput {
+    vec![TokenOutput {
         id,
         logprob: Some(logprob),
         top,
-    }
+    }]
 }
 
 fn gpu_sampling(p: &SamplingParams) -> Sampling {
-    let penalties = p.repeat_penalty.to_bits() != 1.0f32.to_bits()
-        || p.frequency_penalty != 0.0
-        || p.presence_penalty != 0.0;
     Sampling {
         temperature: p.temperature,
         top_p: p.top_p,
@@ -459,7 +512,7 @@ fn gpu_sampling(p: &SamplingParams) -> Sampling {
         frequency_penalty: p.frequency_penalty,
         presence_penalty: p.presence_penalty,
         top_k: p.top_k,
-        penalties: u32::from(penalties),
+        penalties: u32::from(p.has_penalties()),
         seed_low: u32::try_from(p.seed & 0xffff_ffff).unwrap_or(0),
         seed_high: u32::try_from(p.seed >> 32).unwrap_or(0),
         pad: [0; 2],

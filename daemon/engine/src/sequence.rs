@@ -11,6 +11,7 @@ use crate::event::{EndReport, Event, EventSink, FinishReason, SendOutcome, Token
 use crate::limits::READER_STALL_MAX;
 use crate::request::GenerateRequest;
 use crate::scheduler::{Lease, SequenceId};
+use crate::speculation::{Lookup, StepCosts};
 use crate::tokenizer::TextStream;
 
 /// The next step of a sequence.
@@ -25,10 +26,19 @@ pub(crate) enum NextStep {
         /// The prompt ends here.
         last: bool,
     },
-    /// One token at `position`, taken from the slot.
+    /// One token at `position`.
     Decode {
         /// Its position.
         position: u32,
+        /// The token, where it is known; else it is the one that the slot sampled last.
+        token: Option<u32>,
+    },
+    /// The last token at `position`, and a draft of the tokens after it.
+    Verify {
+        /// Position of the last token.
+        position: u32,
+        /// Tokens of the draft.
+        drafted: u32,
     },
 }
 
@@ -41,8 +51,14 @@ pub(crate) struct Sequence {
     sink: Box<dyn EventSink>,
     /// Prompt tokens submitted to the GPU.
     prefilled: u32,
-    /// Tokens whose sampling was submitted to the GPU.
+    /// Tokens whose sampling was submitted to the GPU; of a verify step, the one that is certain.
     sampling: u32,
+    /// Positions whose KV was submitted, those of drafts included.
+    written: u32,
+    /// Tokens of the draft in the verify step under way.
+    verifying: Option<u32>,
+    /// `None`: its tokens are not drafted.
+    lookup: Option<Lookup>,
     /// Tokens accepted.
     generated: u32,
     /// Most tokens it may generate.
@@ -73,6 +89,9 @@ impl Sequence {
             sink,
             prefilled: 0,
             sampling: 0,
+            written: 0,
+            verifying: None,
+            lookup: None,
             generated: 0,
             generated_max,
             text: TextStream::new(&request.stop),
@@ -99,9 +118,9 @@ impl Sequence {
         (self.prompt_tokens() + self.generated_max).min(self.model.context_len)
     }
 
-    /// Positions whose KV was submitted so far.
+    /// Positions whose KV was submitted so far, those of drafts that failed included.
     pub(crate) fn positions(&self) -> u32 {
-        self.prefilled + self.sampling.saturating_sub(1)
+        self.written
     }
 
     /// Takes its slot and blocks.
@@ -110,14 +129,36 @@ impl Sequence {
         self.started_at = Some(Instant::now());
     }
 
+    /// Lets its tokens be drafted, if its settings are such that drafts leave them the same.
+    /// `always`: whatever it costs.
+    pub(crate) fn speculate(&mut self, always: bool) {
+        let request = &self.request;
+        // A penalty would have to know the columns before its own, and log-probabilities would have
+        // to be read for every column.
+        let plain = request.sampling.temperature == 0.0
+            && !request.sampling.has_penalties()
+            && request.logprobs.is_none();
+        if plain && self.generated_max > 1 {
+            let lookup = Lookup::new(&request.prompt, self.positions_max(), always);
+            self.lookup = Some(lookup);
+        }
+    }
+
     /// Tells whether it wants a token after the prompt.
     pub(crate) fn generates(&self) -> bool {
         self.generated_max > 0
     }
 
-    /// The next step to submit, or `None` if there is none now.
-    pub(crate) fn next_step(&self, chunk: u32) -> Option<NextStep> {
-        if self.ended || self.lease.is_none() || !self.unsent.is_empty() {
+    /// The next step to submit, or `None` if there is none now. A verify step's draft
+    /// has at most `drafted_max` tokens.
+    pub(crate) fn next_step(
+        &self,
+        chunk: u32,
+        drafted_max: u32,
+        costs: &StepCosts,
+    ) -> Option<NextStep> {
+        let waits = self.ended || self.lease.is_none() || self.verifying.is_some();
+        if waits || !self.unsent.is_empty() {
             return None;
         }
         let prompt = self.prompt_tokens();
@@ -129,9 +170,37 @@ impl Sequence {
                 last: to == prompt,
             });
         }
-        (self.sampling > 0 && self.sampling < self.generated_max).then(|| NextStep::Decode {
-            position: prompt + self.sampling - 1,
-        })
+        if self.sampling == 0 || self.sampling >= self.generated_max {
+            return None;
+        }
+        let position = prompt + self.sampling - 1;
+        let under_way = self.sampling - self.generated;
+        let Some(lookup) = &self.lookup else {
+            return Some(NextStep::Decode {
+                position,
+                token: None,
+            });
+        };
+        // The step makes one token more than its draft has.
+        let most = drafted_max.min(self.generated_max - self.sampling - 1);
+        match lookup.plan(under_way, most, costs) {
+            0 => Some(NextStep::Decode {
+                position,
+                // After a verify step the slot's last token may be one that a failed draft led to.
+                token: lookup.last().filter(|_| under_way == 0),
+            }),
+            drafted if under_way == 0 => Some(NextStep::Verify { position, drafted }),
+            // A draft follows a known token: the steps under way come first.
+            _ => None,
+        }
+    }
+
+    /// Tokens of a verify step's columns: the last token and the draft.
+    pub(crate) fn verify_columns(&self, drafted: u32) -> Vec<u32> {
+        let lookup = self.lookup.as_ref();
+        let last = lookup.and_then(Lookup::last);
+        let draft = lookup.map_or_else(Vec::new, |l| l.draft(drafted));
+        last.into_iter().chain(draft).collect()
     }
 
     /// Notes that `step` was submitted.
@@ -139,11 +208,20 @@ impl Sequence {
         match step {
             NextStep::Prefill { to, last, .. } => {
                 self.prefilled = to;
+                self.written = to;
                 if last && self.generates() {
                     self.sampling = 1;
                 }
             }
-            NextStep::Decode { .. } => self.sampling += 1,
+            NextStep::Decode { position, .. } => {
+                self.sampling += 1;
+                self.written = self.written.max(position + 1);
+            }
+            NextStep::Verify { position, drafted } => {
+                self.sampling += 1;
+                self.written = self.written.max(position + 1 + drafted);
+                self.verifying = Some(drafted);
+            }
         }
     }
 
@@ -173,8 +251,44 @@ impl Sequence {
         self.send(Event::Echo { text, tokens });
     }
 
-    /// Accepts the token a step sampled.
-    pub(crate) fn accept(&mut self, token: TokenOutput) {
+    /// Accepts what a step sampled: one token, or one after each column of a verify step, of which
+    /// those count whose columns hold what was sampled. Returns how much of the draft held, and how
+    /// many tokens were taken before the end.
+    pub(crate) fn accept_step(&mut self, tokens: Vec<TokenOutput>) -> (u32, u32) {
+        let mut held = 0;
+        if let (Some(drafted), Some(lookup)) = (self.verifying.take(), &self.lookup) {
+            let draft = lookup.draft(drafted);
+            let pairs = draft.iter().zip(&tokens);
+            let right = pairs.take_while(|(drafted, token)| **drafted == token.id);
+            held = u32::try_from(right.count()).unwrap_or(0);
+            self.sampling += held;
+        }
+        let mut taken = 0;
+        for token in tokens.into_iter().take(held as usize + 1) {
+            taken += 1;
+            self.accept(token);
+            if self.ended {
+                break;
+            }
+        }
+        (held, taken)
+    }
+
+    /// Its account of drafts: a verify step made `tokens` tokens in the time of `ratio` plain steps.
+    pub(crate) fn verified(&mut self, tokens: u32, ratio: f64) {
+        if let Some(lookup) = &mut self.lookup {
+            lookup.verified(tokens, ratio);
+        }
+    }
+
+    /// Its account of drafts: a pause cost the time of so many plain steps.
+    pub(crate) fn paused(&mut self, steps: f64) {
+        if let Some(lookup) = &mut self.lookup {
+            lookup.lost(steps);
+        }
+    }
+
+    fn accept(&mut self, token: TokenOutput) {
         if self.ended {
             return;
         }
@@ -185,6 +299,9 @@ impl Sequence {
             return;
         }
         self.generated += 1;
+        if let Some(lookup) = &mut self.lookup {
+            lookup.push(token.id);
+        }
         // A control token has no text of its own.
         let bytes = match tokenizer.token_bytes(token.id) {
             Some(bytes) if !tokenizer.is_special(token.id) => bytes,
