@@ -473,6 +473,10 @@ mod tests {
                 ":1: socket must be an absolute path",
             ),
             ("[engine]\nslots = 1\n", ":1: there is no setting `engine`"),
+            (
+                "speculation = 'always'\n",
+                ":1: speculation must be auto or off",
+            ),
             ("log = '%%%='\n", ":1: log must be"),
         ];
         for (text, wanted) in cases {

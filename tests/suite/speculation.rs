@@ -36,11 +36,17 @@ struct Reply {
 }
 
 fn engine(path: &std::path::Path, speculation: Speculation) -> Engine {
-    let engine = Engine::start(EngineConfig {
-        speculation,
-        ..EngineConfig::default()
-    })
-    .unwrap();
+    started(
+        path,
+        EngineConfig {
+            speculation,
+            ..EngineConfig::default()
+        },
+    )
+}
+
+fn started(path: &std::path::Path, config: EngineConfig) -> Engine {
+    let engine = Engine::start(config).unwrap();
     engine.load(path, &mut |_| true).unwrap();
     engine
 }
@@ -148,6 +154,21 @@ fn drafts_leave_replies_the_same() {
     let (wanted, stats) = compare(&path, &requests);
     assert_eq!(wanted[0].generated, 150);
     assert!(stats.accepted_tokens > 0, "{stats:?}");
+}
+
+#[test]
+fn narrow_steps_have_short_drafts() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("tiny.gguf");
+    tiny_model::write(&path, 11);
+    let requests = [request(prompts()[0].clone(), 80)];
+    let wanted = replies(&engine(&path, Speculation::Off), &requests);
+    let narrow = EngineConfig {
+        speculation: Speculation::Always,
+        prefill_chunk: 1,
+        ..EngineConfig::default()
+    };
+    assert_eq!(replies(&started(&path, narrow), &requests), wanted);
 }
 
 #[test]

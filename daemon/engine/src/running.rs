@@ -3,28 +3,28 @@
 //! Steps are submitted ahead of their results: a decode step takes its token from the GPU, so the GPU
 //! never waits for the CPU between tokens. At most [`STEPS_AHEAD`] steps are under way.
 
+mod results;
+
 use std::collections::{HashMap, VecDeque};
 use std::sync::Arc;
 use std::time::Instant;
 
 use hearth_shaders::params::{Sampling, TOKEN_FROM_SLOT};
 
+use self::results::{LOGITS_AT, take_readback, token_outputs};
 use crate::engine::{LoadedModel, Shared};
 use crate::error::EngineError;
-use crate::event::{EventSink, FinishReason, TokenOutput};
+use crate::event::{EventSink, FinishReason};
 use crate::gpu::{Gpu, Readback, SubmissionIndex};
 use crate::kv_cache::KvCache;
 use crate::model::{Column, Forward, OUTPUTS_MAX, RING_LEN, StepInput};
 use crate::request::{GenerateRequest, SamplingParams, Speculation};
-use crate::sampler::log_probabilities;
 use crate::scheduler::{Admission, Scheduler, SequenceId};
 use crate::sequence::{NextStep, Sequence};
 use crate::speculation::StepCosts;
 
 /// Steps under way at most.
 const STEPS_AHEAD: usize = 2;
-/// Where logits start in a readback buffer, after the tokens.
-const LOGITS_AT: u64 = OUTPUTS_MAX as u64 * 4;
 
 /// A step whose results are not taken yet.
 struct StepUnderWay {
@@ -271,7 +271,7 @@ impl Running {
             table: 0,
             slot: lease.slot,
         };
-        let (columns, outputs) = match step {
+        let (columns, outputs): (Vec<Column>, u32) = match step {
             NextStep::Prefill { from, to, last } => {
                 let tokens = &sequence.request.prompt[from as usize..to as usize];
                 let columns = tokens
@@ -290,7 +290,6 @@ impl Running {
                 (columns.map(|(&t, p)| column(t, p)).collect(), drafted + 1)
             }
         };
-        let columns: Vec<Column> = columns;
         // A step's tokens lie together, and do not meet those of the steps under way.
         if self.ring + outputs > RING_LEN {
             self.ring = 0;
@@ -304,92 +303,6 @@ impl Running {
             outputs,
             ring,
         }
-    }
-
-    /// Echoes the chunk's prompt tokens, with their log-probabilities if asked for. Those are read
-    /// at once: the chunk's residual stream is gone with the next step.
-    fn score_prompt(
-        &mut self,
-        gpu: &Gpu,
-        id: SequenceId,
-        from: u32,
-        to: u32,
-        input: &StepInput,
-    ) -> Result<(), EngineError> {
-        let Some(sequence) = self.sequences.get(&id) else {
-            return Ok(());
-        };
-        if !sequence.request.echo {
-            return Ok(());
-        }
-        let prompt = &sequence.request.prompt;
-        let plain = |id: u32| TokenOutput {
-            id,
-            logprob: None,
-            top: Vec::new(),
-        };
-        let mut tokens = Vec::new();
-        if from == 0 {
-            tokens.push(plain(prompt[0]));
-        }
-        let last = to as usize == prompt.len();
-        // Column c predicts the token after it; the last prompt token predicts none of the prompt.
-        let targets = &prompt[from as usize + 1..prompt.len().min(to as usize + 1)];
-        match sequence.request.logprobs {
-            None => tokens.extend(targets.iter().map(|&t| plain(t))),
-            Some(top) => {
-                let targets = targets.to_vec();
-                for (group, at) in targets.chunks(crate::model::OUTPUTS_MAX as usize).zip(0..) {
-                    let first = at * crate::model::OUTPUTS_MAX;
-                    let logits = self.output_logits(gpu, input, first, group.len())?;
-                    let rows = logits.chunks_exact(self.model.config.vocab_size as usize);
-                    tokens.extend(group.iter().zip(rows).map(|(&id, row)| {
-                        let (logprob, top) = log_probabilities(row, id, top);
-                        TokenOutput {
-                            id,
-                            logprob: Some(logprob),
-                            top,
-                        }
-                    }));
-                }
-            }
-        }
-        if let Some(sequence) = self.sequences.get_mut(&id) {
-            sequence.echo(tokens, last);
-        }
-        Ok(())
-    }
-
-    /// Logits of columns `first .. first + count` of the step that was submitted last.
-    fn output_logits(
-        &mut self,
-        gpu: &Gpu,
-        input: &StepInput,
-        first: u32,
-        count: usize,
-    ) -> Result<Vec<f32>, EngineError> {
-        let outputs = u32::try_from(count).unwrap_or(u32::MAX);
-        let input = StepInput {
-            output_first: first,
-            outputs,
-            ..input.clone()
-        };
-        self.forward.write_step(gpu, &input);
-        let mut encoder = gpu.device.create_command_encoder(&Default::default());
-        self.forward.encode_head(&mut encoder, &input);
-        let bytes = self.forward.logits_bytes() * u64::from(outputs);
-        let mut readback = take_readback(&mut self.spare_readbacks, gpu, bytes);
-        readback.copy_from(&mut encoder, &self.forward.scratch.logits, 0, 0, bytes);
-        let submission = gpu.queue.submit([encoder.finish()]);
-        readback.request();
-        let values = readback.read(gpu, submission, |raw| {
-            raw[..usize::try_from(bytes).unwrap_or(0)]
-                .chunks_exact(4)
-                .map(|b| f32::from_le_bytes([b[0], b[1], b[2], b[3]]))
-                .collect()
-        });
-        self.spare_readbacks.push(readback);
-        values
     }
 
     /// Waits for the oldest step under way and hands its results to its sequence.
@@ -468,39 +381,6 @@ impl Running {
             sequence.end(reason, None);
         }
     }
-}
-
-/// A readback of at least `bytes`, used before if there is one.
-fn take_readback(spare: &mut Vec<Readback>, gpu: &Gpu, bytes: u64) -> Readback {
-    match spare.iter().position(|r| r.bytes() >= bytes) {
-        Some(at) => spare.swap_remove(at),
-        None => Readback::new(gpu, bytes),
-    }
-}
-
-/// The `count` tokens sampled, or the one with its log-probability if logits came along.
-fn token_outputs(raw: &[u8], count: u32, top: Option<u32>, vocab: usize) -> Vec<TokenOutput> {
-    let word = |at: usize| [raw[at], raw[at + 1], raw[at + 2], raw[at + 3]];
-    let id_at = |i: usize| u32::from_le_bytes(word(4 * i));
-    let Some(top) = top else {
-        let plain = |i| TokenOutput {
-            id: id_at(i),
-            logprob: None,
-            top: Vec::new(),
-        };
-        return (0..count as usize).map(plain).collect();
-    };
-    let id = id_at(0);
-    let start = usize::try_from(LOGITS_AT).unwrap_or(0);
-    let logits: Vec<f32> = (0..vocab)
-        .map(|i| f32::from_le_bytes(word(start + 4 * i)))
-        .collect();
-    let (logprob, top) = log_probabilities(&logits, id, top);
-    vec![TokenOutput {
-        id,
-        logprob: Some(logprob),
-        top,
-    }]
 }
 
 fn gpu_sampling(p: &SamplingParams) -> Sampling {
