@@ -189,12 +189,21 @@ impl Running {
         written
     }
 
+    /// Longest draft of a verify step. Beyond the decode kernels' columns, sums have another order,
+    /// and a tie could turn out otherwise than in plain decoding: only tests go there.
+    fn drafted_max(&self) -> u32 {
+        let limits = self.forward.limits();
+        let columns = match self.speculation {
+            Speculation::Always => limits.columns_max.max(limits.short_columns),
+            Speculation::Auto | Speculation::Off => limits.short_columns,
+        };
+        columns.clamp(1, OUTPUTS_MAX) - 1
+    }
+
     /// Submits the next step in turn. Returns false if no sequence has one.
     fn submit_step(&mut self, gpu: &Gpu, shared: &Shared) -> Result<bool, EngineError> {
         let begun_at = Instant::now();
-        let limits = self.forward.limits();
-        let columns_max = limits.columns_max.max(limits.short_columns);
-        let drafted_max = columns_max.min(OUTPUTS_MAX) - 1;
+        let drafted_max = self.drafted_max();
         let (sequences, chunk, costs) = (&self.sequences, self.prefill_chunk, &self.costs);
         let step_of = |id: SequenceId| {
             let sequence = sequences.get(&id)?;
