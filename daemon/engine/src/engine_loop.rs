@@ -263,6 +263,7 @@ impl EngineLoop {
             Arc::clone(&model),
             forward,
             self.config.prefill_chunk,
+            self.config.speculation,
         ));
         self.shared.set_model(Some(Arc::clone(&model)));
         Ok(model)

@@ -336,7 +336,12 @@ impl Case {
             "{:?} window {} history {}",
             params,
             p.window,
-            self.step.history_max()
+            self.step
+                .columns
+                .iter()
+                .map(|c| c.position + 1)
+                .max()
+                .unwrap_or(0)
         );
         expected.check_acts(&what, format, &before, &after[0]);
     }
