@@ -28,7 +28,6 @@ struct AttentionParams {
 
 override WG: u32 = 64u;
 override TPR: u32 = 8u; // = LANES: the threads that `cluster_sum` adds over
-const ITEMS: u32 = HEADS * AHEAD;
 // Least score: a finite number, so that differences with it are numbers.
 const LEAST: f32 = -3.0e38;
 
@@ -108,28 +107,18 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index
                 v[a * CHUNKS + c] = v_cache[at];
             }
         }
-        var scores: array<f32, ITEMS>; // [head, position]
-        for (var a = 0u; a < AHEAD; a++) {
-            for (var h = 0u; h < HEADS; h++) {
+        for (var h = 0u; h < HEADS; h++) {
+            var scores: array<f32, AHEAD>;
+            var now = top[h];
+            for (var a = 0u; a < AHEAD; a++) {
                 var sum = 0.0;
                 for (var c = 0u; c < CHUNKS; c++) {
                     let w = k[a * CHUNKS + c];
                     sum += dot(q_lo[h * CHUNKS + c], half_lo(w)) + dot(q_hi[h * CHUNKS + c], half_hi(w));
                 }
-                scores[h * AHEAD + a] = sum;
-            }
-        }
-        for (var i = 0u; i < ITEMS; i += 2u) {
-            let other = min(i + 1u, ITEMS - 1u);
-            let pair = cluster_sum(vec2<f32>(scores[i], scores[other]), lid);
-            scores[i] = pair.x;
-            scores[other] = pair.y;
-        }
-        for (var h = 0u; h < HEADS; h++) {
-            var now = top[h];
-            for (var a = 0u; a < AHEAD; a++) {
                 let here = start + a * runs + run < end;
-                now = max(now, select(LEAST, scores[h * AHEAD + a], here));
+                scores[a] = select(LEAST, cluster_sum(sum, lid), here);
+                now = max(now, scores[a]);
             }
             let shrink = exp(top[h] - now);
             top[h] = now;
@@ -140,7 +129,7 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index
             }
             for (var a = 0u; a < AHEAD; a++) {
                 let here = start + a * runs + run < end;
-                let weight = select(0.0, exp(scores[h * AHEAD + a] - now), here);
+                let weight = select(0.0, exp(scores[a] - now), here);
                 total[h] += weight;
                 for (var c = 0u; c < CHUNKS; c++) {
                     let w = v[a * CHUNKS + c];

@@ -31,12 +31,10 @@ pub struct MatrixParams {
     pub has_bias: u32,
     /// 0, or the number of columns if it is not the step's.
     pub columns_max: u32,
-    /// Normed input: 1 where the columns are those whose logits are wanted.
-    pub outputs: u32,
     /// Normed input: added to the mean square.
     pub eps: f32,
     /// Unused.
-    pub pad: [u32; 2],
+    pub pad: [u32; 3],
 }
 
 /// `EmbedParams` of kernels/embed.wgsl.

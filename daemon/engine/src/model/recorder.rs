@@ -241,9 +241,8 @@ impl Recorder<'_> {
             } else {
                 0
             },
-            outputs: u32::from(product.over == Over::Outputs),
             eps: c.rms_eps,
-            pad: [0; 2],
+            pad: [0; 3],
         }
     }
 
@@ -285,9 +284,13 @@ impl Recorder<'_> {
         } else {
             Axis::ColumnTiles(input.columns())
         };
+        let mut overrides = plan.overrides(part.pairs(), product.matrix.blocks);
+        if input == GemvInput::Normed {
+            overrides.push(("OUTPUTS", u32::from(product.over == Over::Outputs)));
+        }
         self.push(
             Kernel::Gemv(matrix, self.gpu.reduction, input),
-            &plan.overrides(product.matrix.blocks),
+            &overrides,
             buffers,
             [
                 Axis::Fixed(part.pairs().div_ceil(plan.pairs())),
