@@ -7,7 +7,7 @@
 use std::fmt;
 use std::path::{Path, PathBuf};
 
-use hearth_engine::{Activations, AdapterChoice, EngineConfig, Speculation};
+use hearth_engine::{Activations, AdapterChoice, EngineConfig, Speculation, Tuning};
 use hearth_proto::endpoint::{self, EndpointError};
 
 /// Everything that can be set.
@@ -112,7 +112,7 @@ pub(crate) struct Key {
 }
 
 /// All settings, in the order of `hearthd --help`.
-pub(crate) const KEYS: [Key; 15] = [
+pub(crate) const KEYS: [Key; 16] = [
     Key {
         name: "socket",
         variable: Some("HEARTH_SOCKET"),
@@ -142,6 +142,11 @@ pub(crate) const KEYS: [Key; 15] = [
         name: "speculation",
         variable: Some("HEARTH_SPECULATION"),
         apply: set_speculation,
+    },
+    Key {
+        name: "tuning",
+        variable: Some("HEARTH_TUNING"),
+        apply: set_tuning,
     },
     Key {
         name: "context_len",
@@ -234,7 +239,10 @@ fn defaults() -> Result<Config, ConfigError> {
         socket: endpoint::socket_path()?,
         models_dir: endpoint::models_dir()?,
         model: None,
-        engine: EngineConfig::default(),
+        engine: EngineConfig {
+            cache_dir: Some(endpoint::cache_dir()?),
+            ..EngineConfig::default()
+        },
         log: "info".to_owned(),
         log_json: false,
     })
@@ -342,6 +350,15 @@ fn set_speculation(config: &mut Config, value: &str) -> Result<(), &'static str>
     config.engine.speculation = match value {
         "auto" => Speculation::Auto,
         "off" => Speculation::Off,
+        _ => return Err("auto or off"),
+    };
+    Ok(())
+}
+
+fn set_tuning(config: &mut Config, value: &str) -> Result<(), &'static str> {
+    config.engine.tuning = match value {
+        "auto" => Tuning::Auto,
+        "off" => Tuning::Off,
         _ => return Err("auto or off"),
     };
     Ok(())
@@ -477,6 +494,7 @@ mod tests {
                 "speculation = 'always'\n",
                 ":1: speculation must be auto or off",
             ),
+            ("tuning = true\n", ":1: tuning must be auto or off"),
             ("log = '%%%='\n", ":1: log must be"),
         ];
         for (text, wanted) in cases {

@@ -68,6 +68,9 @@ struct Settings {
     /// Drafts of tokens from earlier text, verified in one step: auto or off [HEARTH_SPECULATION].
     #[arg(long, value_name = "WHEN")]
     speculation: Option<String>,
+    /// Timing of kernels at the first load on a GPU: auto or off [HEARTH_TUNING].
+    #[arg(long, value_name = "WHEN")]
+    tuning: Option<String>,
     /// Longest context of a sequence, in tokens [HEARTH_CONTEXT_LEN].
     #[arg(long, value_name = "TOKENS")]
     context_len: Option<String>,
@@ -107,6 +110,7 @@ impl Settings {
             ("adapter", self.adapter),
             ("activations", self.activations),
             ("speculation", self.speculation),
+            ("tuning", self.tuning),
             ("context_len", self.context_len),
             ("kv_bytes_max", self.kv_bytes_max),
             ("prefill_chunk", self.prefill_chunk),

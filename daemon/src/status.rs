@@ -221,6 +221,9 @@ pub(crate) fn of_engine(error: &EngineError) -> Status {
         EngineError::Device(_) => fault(Code::Unavailable, "DEVICE", chain(error))
             .retry(RETRY_DELAY)
             .status(),
+        EngineError::KernelRefused { .. } => {
+            fault(Code::FailedPrecondition, "KERNEL_REFUSED", chain(error)).status()
+        }
         EngineError::Thread(_) => bug(),
         EngineError::Stopped => draining(),
     }

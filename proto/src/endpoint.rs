@@ -121,6 +121,14 @@ pub fn state_dir() -> Result<PathBuf, EndpointError> {
         .to_owned())
 }
 
+/// The folder for what can be made again, such as which kernels suit the GPU.
+///
+/// # Errors
+/// See [`EndpointError`].
+pub fn cache_dir() -> Result<PathBuf, EndpointError> {
+    Ok(project_dirs(SOCKET_VARIABLE)?.cache_dir().to_owned())
+}
+
 fn socket_path_from(variable: &dyn Fn(&str) -> Option<OsString>) -> Result<PathBuf, EndpointError> {
     if let Some(path) = set(variable, SOCKET_VARIABLE) {
         return check_socket_path(path);

@@ -6,6 +6,7 @@
 )]
 
 mod beside;
+mod kernels;
 mod model;
 mod models;
 mod params;

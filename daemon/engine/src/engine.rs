@@ -13,7 +13,7 @@ use crate::error::{EngineError, LoadError, SubmitError};
 use crate::event::EventSink;
 use crate::gpu::Gpu;
 use crate::limits::{LOGPROBS_TOP_MAX, STOP_TEXT_BYTES_MAX, STOP_TEXTS_MAX};
-use crate::model::ModelConfig;
+use crate::model::{ChosenKernel, ModelConfig};
 use crate::request::{Activations, EngineConfig, GenerateRequest};
 use crate::tokenizer::Tokenizer;
 
@@ -37,6 +37,10 @@ pub enum AdapterKind {
 pub struct AdapterInfo {
     /// Name, as the driver gives it.
     pub name: String,
+    /// Vendor's number on its bus, 0 where there is none.
+    pub vendor_id: u32,
+    /// Device's number at that vendor, 0 where there is none.
+    pub device_id: u32,
     /// Driver and its version.
     pub driver: String,
     /// `vulkan`, `metal` or `dx12`.
@@ -67,6 +71,10 @@ pub struct LoadedModel {
     pub kv_bytes: u64,
     /// Bytes of all other buffers.
     pub scratch_bytes: u64,
+    /// How its matrix products are cut on this adapter, where that was chosen by measuring.
+    pub chosen_kernels: Vec<ChosenKernel>,
+    /// Descriptions of kernels that the driver refused and that others took the place of.
+    pub refused_kernels: Vec<String>,
 }
 
 /// How far a load is.

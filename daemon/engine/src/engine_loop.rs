@@ -230,7 +230,7 @@ impl EngineLoop {
                 WeightSource::File(&gguf),
                 &config,
                 limits.clone(),
-                self.config.activations,
+                &self.config,
                 &mut report,
             )
         };
@@ -250,6 +250,8 @@ impl EngineLoop {
             weights_bytes: forward.weights_bytes,
             kv_bytes: forward.kv_bytes(),
             scratch_bytes: forward.scratch.bytes(),
+            chosen_kernels: forward.chosen.clone(),
+            refused_kernels: forward.refused.clone(),
             config,
         });
         tracing::info!(

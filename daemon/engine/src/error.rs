@@ -30,6 +30,18 @@ pub enum EngineError {
     /// The driver refused or failed.
     #[error("GPU device: {0}")]
     Device(String),
+    /// The driver does not compile a kernel, nor any other that could take its place.
+    #[error("adapter {adapter} ({driver}) refuses the kernel {kernel}: {message}")]
+    KernelRefused {
+        /// Adapter name.
+        adapter: String,
+        /// Driver and its version.
+        driver: String,
+        /// Kernel name.
+        kernel: String,
+        /// What the driver said, its first line.
+        message: String,
+    },
     /// The engine's thread could not be started.
     #[error("cannot start the engine's thread")]
     Thread(#[source] io::Error),

@@ -32,5 +32,5 @@ pub use event::{
 };
 pub use request::{
     Activations, AdapterChoice, EngineConfig, GenerateRequest, ParamError, SamplingParams,
-    Speculation,
+    Speculation, Tuning,
 };

@@ -1,6 +1,7 @@
 //! What a caller may ask of the engine: its configuration, and one generation request.
 
-use std::time::Instant;
+use std::path::PathBuf;
+use std::time::{Duration, Instant};
 
 /// Which GPU adapter to take.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
@@ -57,6 +58,16 @@ pub enum Speculation {
     Always,
 }
 
+/// Whether the engine times its kernels on the loaded model and takes the fastest.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Tuning {
+    /// Once for each adapter and size of matrix; software adapters have nothing to choose.
+    #[default]
+    Auto,
+    /// Never: the first guess is taken.
+    Off,
+}
+
 /// Settings of an engine, fixed while it runs.
 #[derive(Debug, Clone)]
 pub struct EngineConfig {
@@ -82,8 +93,23 @@ pub struct EngineConfig {
     pub binding_bytes_max: Option<u64>,
     /// Never use subgroup operations, even where the adapter has them.
     pub no_subgroups: bool,
+    /// Whether kernels are timed and chosen.
+    pub tuning: Tuning,
+    /// What choosing kernels may take at a load, about.
+    pub tuning_budget: Duration,
+    /// The directory where chosen kernels are remembered, in a file of a few KiB; it is made if it is
+    /// not there. `None`: they are chosen at each load.
+    pub cache_dir: Option<PathBuf>,
+    /// Choose kernels at the next load whatever is remembered, and remember them instead.
+    pub retune: bool,
     /// Keep every shader bounds check (slower; for tests).
     pub checked_shaders: bool,
+    /// Take a software adapter for a GPU, with a GPU's kernels and its tuning (slower; for tests).
+    pub software_as_gpu: bool,
+    /// Refuse kernels whose description starts with one of these, as a driver would (for tests). A
+    /// description is a kernel's name, its reduction, its sizes and its override constants, such as
+    /// `gemv.q4_1.int8.qkv subgroup WG=256 TPR=32 ...`.
+    pub refused_kernels: Vec<String>,
 }
 
 impl Default for EngineConfig {
@@ -99,7 +125,13 @@ impl Default for EngineConfig {
             queue_max: 256,
             binding_bytes_max: None,
             no_subgroups: false,
+            tuning: Tuning::Auto,
+            tuning_budget: Duration::from_secs(4),
+            cache_dir: None,
+            retune: false,
             checked_shaders: false,
+            software_as_gpu: false,
+            refused_kernels: Vec::new(),
         }
     }
 }

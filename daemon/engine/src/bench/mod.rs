@@ -104,6 +104,10 @@ pub fn run(
     options: &BenchOptions,
 ) -> Result<BenchReport, BenchError> {
     check(options)?;
+    let config = &EngineConfig {
+        retune: options.retune,
+        ..config.clone()
+    };
     let gpu = Gpu::open(config)?;
     let copy = copy::measure(&gpu)?;
     let started = Instant::now();
@@ -130,6 +134,7 @@ pub fn run(
     for slot in 0..forward.limits().slots {
         forward.reset_slot(&gpu, slot, &Sampling::GREEDY);
     }
+    let (chosen, refused) = (forward.chosen.clone(), forward.refused.clone());
     let (weights_bytes, kv_bytes) = (forward.weights_bytes, forward.kv_bytes());
     let activations = match forward.activations {
         Activations::Int8 => "int8",
@@ -163,6 +168,8 @@ pub fn run(
         weights_bytes,
         kv_bytes,
         load_seconds,
+        chosen,
+        refused,
         options: options.clone(),
         copy,
         prefill,
@@ -232,14 +239,7 @@ fn load(
             done_bytes = bytes;
             true
         };
-        Forward::load(
-            gpu,
-            source,
-            model,
-            limits.clone(),
-            config.activations,
-            &mut progress,
-        )
+        Forward::load(gpu, source, model, limits.clone(), config, &mut progress)
     });
     let forward = match loaded {
         Ok(forward) => forward?,

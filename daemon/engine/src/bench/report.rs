@@ -3,6 +3,7 @@
 use serde::Serialize;
 
 use super::BenchOptions;
+use crate::model::ChosenKernel;
 
 /// The smallest, the median and the largest of the counted runs.
 #[derive(Debug, Clone, Copy, Default, Serialize)]
@@ -173,8 +174,12 @@ pub struct BenchReport {
     pub weights_bytes: u64,
     /// Bytes of the KV cache.
     pub kv_bytes: u64,
-    /// Seconds until the weights were there and the kernels compiled.
+    /// Seconds until the weights were there and the kernels chosen and compiled.
     pub load_seconds: f64,
+    /// How matrix products are cut, where that was chosen by measuring.
+    pub chosen: Vec<ChosenKernel>,
+    /// Descriptions of kernels that the driver refused.
+    pub refused: Vec<String>,
     /// What was asked for.
     pub options: BenchOptions,
     /// Copy bandwidth.

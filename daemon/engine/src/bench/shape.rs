@@ -58,7 +58,7 @@ impl Shape {
 
     /// A model of a few thousand weights, for tests.
     #[cfg(test)]
-    pub(super) const TINY: Self = shape("tiny", [2, 4, 2, 16], [64, 96, 320, 256], 1e4, false);
+    pub(crate) const TINY: Self = shape("tiny", [2, 4, 2, 16], [64, 96, 320, 256], 1e4, false);
 
     /// The shape of that name.
     pub fn named(name: &str) -> Option<Self> {
@@ -66,7 +66,7 @@ impl Shape {
     }
 
     /// The model that has these sizes, with its layers in `format`.
-    pub(super) fn config(&self, format: Format) -> ModelConfig {
+    pub(crate) fn config(&self, format: Format) -> ModelConfig {
         let [vocab, hidden, ffn] = [self.vocab_size, self.hidden_dim, self.ffn_dim].map(u64::from);
         let queries = u64::from(self.n_heads * self.head_dim);
         let keys = u64::from(self.n_kv_heads * self.head_dim);
@@ -145,7 +145,7 @@ impl Format {
     }
 
     /// Weights of `config`'s sizes in this format.
-    pub(super) fn weights(self, config: &ModelConfig) -> RandomWeights<'_> {
+    pub(crate) fn weights(self, config: &ModelConfig) -> RandomWeights<'_> {
         RandomWeights {
             config,
             layers: self.layers,

@@ -77,11 +77,16 @@ impl Gpu {
         .map_err(|e| EngineError::Device(e.to_string()))?;
         let info = AdapterInfo {
             name: raw.name,
+            vendor_id: raw.vendor,
+            device_id: raw.device,
             driver: format!("{} {}", raw.driver, raw.driver_info)
                 .trim()
                 .to_owned(),
             backend: raw.backend.to_string(),
-            kind: kind(raw.device_type),
+            kind: match kind(raw.device_type) {
+                AdapterKind::Software if config.software_as_gpu => AdapterKind::Other,
+                kind => kind,
+            },
             subgroup_size: if subgroups { raw.subgroup_min_size } else { 0 },
             binding_bytes_max: limits.max_storage_buffer_binding_size,
         };

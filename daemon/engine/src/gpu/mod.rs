@@ -10,7 +10,7 @@ mod stopwatch;
 
 pub(crate) use buffer::{Readback, storage, uniform, upload};
 pub(crate) use device::{Gpu, OutOfMemory};
-pub(crate) use pipeline::{Pipeline, Pipelines};
+pub(crate) use pipeline::{Overrides, Pipeline, Pipelines};
 pub(crate) use recording::{Axis, Extent, Op, Reads, Recording};
 pub(crate) use stopwatch::{Stopwatch, Timestamps};
 pub(crate) use wgpu::{Buffer, CommandEncoder, SubmissionIndex};

@@ -1,9 +1,10 @@
-//! Compiles kernels and keeps the pipelines, one a kernel and set of override values.
+//! Compiles kernels and keeps the pipelines, one a kernel and set of override values; remembers those
+//! that the driver refused.
 
 use std::collections::HashMap;
 use std::rc::Rc;
 
-use hearth_shaders::{BindingKind, Kernel};
+use hearth_shaders::{BindingKind, Kernel, Reduction};
 
 use super::Gpu;
 use crate::error::EngineError;
@@ -43,16 +44,46 @@ impl Pipeline {
 }
 
 /// Override values by name.
-type Overrides = Vec<(&'static str, u32)>;
+pub(crate) type Overrides = Vec<(&'static str, u32)>;
 
 /// The pipelines compiled so far.
 #[derive(Default)]
 pub(crate) struct Pipelines {
     compiled: HashMap<(Kernel, Overrides), Rc<Pipeline>>,
+    /// What the driver said of those that did not compile.
+    refused: HashMap<(Kernel, Overrides), String>,
+    /// Descriptions of those, in the order they were tried.
+    refusals: Vec<String>,
+    /// What `get` refused last.
+    last_refused: Option<(Kernel, Overrides)>,
+    /// Starts of descriptions to refuse: `EngineConfig::refused_kernels`.
+    refuse: Vec<String>,
 }
 
 impl Pipelines {
-    /// The pipeline of `kernel` with these override values, compiled at first use.
+    /// None yet; kernels whose description starts with one of `refuse` will not compile.
+    pub(crate) fn refusing(refuse: &[String]) -> Self {
+        Self {
+            refuse: refuse.to_vec(),
+            ..Self::default()
+        }
+    }
+
+    /// Descriptions of the kernels that did not compile.
+    pub(crate) fn refusals(&self) -> &[String] {
+        &self.refusals
+    }
+
+    /// The kernel that [`EngineError::KernelRefused`] was last about.
+    pub(crate) fn take_refused(&mut self) -> Option<(Kernel, Overrides)> {
+        self.last_refused.take()
+    }
+
+    /// The pipeline of `kernel` with these override values, compiled at first use. One that was refused
+    /// once is not tried again.
+    ///
+    /// # Errors
+    /// [`EngineError::KernelRefused`].
     pub(crate) fn get(
         &mut self,
         gpu: &Gpu,
@@ -63,19 +94,90 @@ impl Pipelines {
         if let Some(pipeline) = self.compiled.get(&key) {
             return Ok(Rc::clone(pipeline));
         }
-        let pipeline = Rc::new(compile(gpu, kernel, overrides)?);
-        self.compiled.insert(key, Rc::clone(&pipeline));
-        Ok(pipeline)
+        let message = match self.refused.get(&key) {
+            Some(message) => message.clone(),
+            None => match self.compile(gpu, kernel, overrides) {
+                Ok(pipeline) => {
+                    let pipeline = Rc::new(pipeline);
+                    self.compiled.insert(key, Rc::clone(&pipeline));
+                    return Ok(pipeline);
+                }
+                Err(message) => {
+                    let description = description(kernel, overrides);
+                    tracing::warn!(kernel = %description, %message, "the driver refuses a kernel");
+                    self.refusals.push(description);
+                    self.refused.insert(key.clone(), message.clone());
+                    message
+                }
+            },
+        };
+        self.last_refused = Some(key);
+        Err(EngineError::KernelRefused {
+            adapter: gpu.info.name.clone(),
+            driver: gpu.info.driver.clone(),
+            kernel: kernel.name(),
+            message,
+        })
     }
+
+    /// The error is what the driver says, in one line.
+    fn compile(
+        &self,
+        gpu: &Gpu,
+        kernel: Kernel,
+        overrides: &[(&'static str, u32)],
+    ) -> Result<Pipeline, String> {
+        if !self.refuse.is_empty() {
+            let description = description(kernel, overrides);
+            if self.refuse.iter().any(|r| description.starts_with(r)) {
+                return Err("refused by configuration".to_owned());
+            }
+        }
+        compile(gpu, kernel, overrides).map_err(|error| gist(&error.to_string()))
+    }
+}
+
+/// The call that failed and its first cause, of a message of many lines.
+fn gist(message: &str) -> String {
+    let telling = |line: &&str| !matches!(*line, "" | "Validation Error" | "Caused by:");
+    let lines: Vec<&str> = message
+        .lines()
+        .map(str::trim)
+        .filter(telling)
+        .take(2)
+        .collect();
+    lines.join(": ")
+}
+
+/// What tells a pipeline from the others, in words.
+fn description(kernel: Kernel, overrides: &[(&'static str, u32)]) -> String {
+    let mut text = kernel.name();
+    let reduction = match kernel {
+        Kernel::GemvRows(_, r) | Kernel::Gemm(_, r) => Some(r),
+        _ => kernel.reduction(),
+    };
+    match reduction {
+        Some(Reduction::Shared) => text += " shared",
+        Some(Reduction::Subgroup) => text += " subgroup",
+        None => {}
+    }
+    if let Kernel::Attention(k, _) = kernel {
+        text += &format!(" HEADS={} AHEAD={}", k.heads, k.ahead);
+    }
+    for (name, value) in overrides {
+        text += &format!(" {name}={value}");
+    }
+    text
 }
 
 fn compile(
     gpu: &Gpu,
     kernel: Kernel,
     overrides: &[(&'static str, u32)],
-) -> Result<Pipeline, EngineError> {
+) -> Result<Pipeline, wgpu::Error> {
     let name = kernel.name();
-    let scope = gpu.device.push_error_scope(wgpu::ErrorFilter::Validation);
+    let internal = gpu.device.push_error_scope(wgpu::ErrorFilter::Internal);
+    let validation = gpu.device.push_error_scope(wgpu::ErrorFilter::Validation);
     let module = shader_module(gpu, kernel, &name);
     let kinds = kernel.bindings();
     let entries: Vec<wgpu::BindGroupLayoutEntry> = kinds
@@ -112,8 +214,10 @@ fn compile(
             },
             cache: None,
         });
-    if let Some(error) = pollster::block_on(scope.pop()) {
-        return Err(EngineError::Device(format!("kernel {name}: {error}")));
+    let validation = pollster::block_on(validation.pop());
+    let internal = pollster::block_on(internal.pop());
+    if let Some(error) = internal.or(validation) {
+        return Err(error);
     }
     Ok(Pipeline {
         name,

@@ -7,6 +7,8 @@ use hearth_shaders::params::{Sampling, attention_split_len};
 use hearth_shaders::{ActivationFormat, Epilogue};
 
 use super::ModelConfig;
+use super::choices::Choices;
+use super::choosing::{ChosenKernel, Passes, Weights};
 use super::plan::DECODE_COLUMNS_MAX;
 use super::recorder::{Over, Product, Recorder, Width};
 use super::scratch::{Scratch, splits_max};
@@ -15,7 +17,7 @@ use super::weights::{Matrix, WeightLoader, WeightSource};
 use crate::engine::AdapterKind;
 use crate::error::{EngineError, LoadError};
 use crate::gpu::{self, Buffer, CommandEncoder, Extent, Gpu, Pipelines, Recording};
-use crate::request::Activations;
+use crate::request::{Activations, EngineConfig};
 
 /// A split as long as any history: prefill has enough columns to fill the GPU without splits.
 const UNSPLIT: u32 = 1 << 30;
@@ -60,26 +62,26 @@ impl ForwardLimits {
     }
 }
 
-struct Layer {
+pub(super) struct Layer {
     attention_norm: Buffer,
-    qkv: Matrix,
+    pub(super) qkv: Matrix,
     bias: Option<Buffer>,
-    output: Matrix,
+    pub(super) output: Matrix,
     ffn_norm: Buffer,
-    gate_up: Matrix,
-    down: Matrix,
+    pub(super) gate_up: Matrix,
+    pub(super) down: Matrix,
     /// f16 `[block, n_kv_heads, slot, head_dim]`.
-    k: Buffer,
+    pub(super) k: Buffer,
     /// f16 `[block, n_kv_heads, slot, head_dim]`.
-    v: Buffer,
+    pub(super) v: Buffer,
 }
 
 /// The recordings of one width.
-struct Pass {
+pub(super) struct Pass {
     /// Embedding and layers.
-    body: Recording,
+    pub(super) body: Recording,
     /// Final norm and logits.
-    head: Recording,
+    pub(super) head: Recording,
 }
 
 /// See the module.
@@ -97,6 +99,10 @@ pub(crate) struct Forward {
     pub(crate) weights_bytes: u64,
     /// The activations that run: `Int8` where any product takes int8.
     pub(crate) activations: Activations,
+    /// How products are cut, where that was chosen.
+    pub(crate) chosen: Vec<ChosenKernel>,
+    /// Descriptions of kernels that the driver refused.
+    pub(crate) refused: Vec<String>,
 }
 
 impl Forward {
@@ -106,7 +112,7 @@ impl Forward {
         source: WeightSource<'_>,
         config: &ModelConfig,
         limits: ForwardLimits,
-        activations: Activations,
+        engine: &EngineConfig,
         progress: &mut dyn FnMut(u64) -> bool,
     ) -> Result<Self, LoadError> {
         let mut loader = WeightLoader::new(gpu, source, progress);
@@ -128,25 +134,25 @@ impl Forward {
         let mut builder = Builder {
             gpu,
             config,
-            activations,
-            pipelines: Pipelines::default(),
+            activations: engine.activations,
+            pipelines: Pipelines::refusing(&engine.refused_kernels),
+            choices: Choices::default(),
             scratch,
             limits,
             any_int8: false,
         };
-        let head = output.as_ref().unwrap_or(&embedding);
-        let mut pass = |width| {
-            Ok::<Pass, EngineError>(Pass {
-                body: builder.body(width, &embedding, &layers)?,
-                head: builder.head(width, &final_norm, head)?,
-            })
+        let weights = Weights {
+            embedding: &embedding,
+            layers: &layers,
+            final_norm: &final_norm,
+            head: output.as_ref().unwrap_or(&embedding),
         };
-        let long = pass(Width::Long)?;
-        let short = short_widths(gpu)
-            .into_iter()
-            .map(|columns| Ok((columns, pass(Width::Short(columns))?)))
-            .collect::<Result<Vec<_>, EngineError>>()?;
-        let sample = builder.sampling()?;
+        let chosen = builder.choose(engine, &weights)?;
+        let Passes {
+            long,
+            short,
+            sample,
+        } = builder.passes(&weights)?;
         gpu.wait(None)?;
         Ok(Self {
             frequencies: config.inverse_frequencies(),
@@ -160,6 +166,8 @@ impl Forward {
             } else {
                 Activations::Float
             },
+            chosen,
+            refused: builder.pipelines.refusals().to_vec(),
             limits: builder.limits,
             scratch: builder.scratch,
             layers,
@@ -284,7 +292,7 @@ fn is_short(step: &StepInput) -> bool {
 
 /// The most columns of each recording of decode kernels, in order. Software adapters run them a column
 /// at a time.
-fn short_widths(gpu: &Gpu) -> Vec<u32> {
+pub(super) fn short_widths(gpu: &Gpu) -> Vec<u32> {
     if gpu.info.kind == AdapterKind::Software {
         return vec![DECODE_COLUMNS_MAX];
     }
@@ -343,19 +351,20 @@ fn load_layer(
 }
 
 /// Records the passes.
-struct Builder<'a> {
-    gpu: &'a Gpu,
-    config: &'a ModelConfig,
+pub(super) struct Builder<'a> {
+    pub(super) gpu: &'a Gpu,
+    pub(super) config: &'a ModelConfig,
     activations: Activations,
-    pipelines: Pipelines,
-    scratch: Scratch,
-    limits: ForwardLimits,
-    any_int8: bool,
+    pub(super) pipelines: Pipelines,
+    pub(super) choices: Choices,
+    pub(super) scratch: Scratch,
+    pub(super) limits: ForwardLimits,
+    pub(super) any_int8: bool,
 }
 
 impl Builder<'_> {
     /// The activations that `matrix` takes.
-    fn format(&mut self, matrix: &Matrix) -> ActivationFormat {
+    pub(super) fn format(&mut self, matrix: &Matrix) -> ActivationFormat {
         let float = match self.activations {
             Activations::Float => true,
             Activations::Int8 => false,
@@ -366,7 +375,7 @@ impl Builder<'_> {
                     || self.config.hidden_dim < INT8_HIDDEN_DIM_MIN
             }
         };
-        if float || !matrix.is_integer() {
+        if float || self.choices.float || !matrix.is_integer() {
             return ActivationFormat::Float;
         }
         self.any_int8 = true;
@@ -381,6 +390,7 @@ impl Builder<'_> {
         let mut recorder = Recorder {
             gpu: self.gpu,
             pipelines: &mut self.pipelines,
+            choices: &self.choices,
             config: self.config,
             scratch: &self.scratch,
             block_len: self.limits.block_len,
@@ -392,7 +402,7 @@ impl Builder<'_> {
         Ok(recorder.recording)
     }
 
-    fn body(
+    pub(super) fn body(
         &mut self,
         width: Width,
         embedding: &Matrix,
@@ -416,7 +426,7 @@ impl Builder<'_> {
         })
     }
 
-    fn head(
+    pub(super) fn head(
         &mut self,
         width: Width,
         norm: &Buffer,
@@ -424,32 +434,21 @@ impl Builder<'_> {
     ) -> Result<Recording, EngineError> {
         let format = self.format(output);
         self.record(width, |r| {
-            let s = r.scratch;
-            r.product(&Product {
-                matrix: output,
-                input: &s.outputs,
-                norm: Some(norm),
-                input_format: format,
-                epilogue: Epilogue::Store,
-                targets: vec![&s.logits],
-                out_stride: r.config.vocab_size,
-                over: Over::Outputs,
-                has_bias: false,
-            })
+            r.product(&head_product(r.scratch, r.config, norm, output, format))
         })
     }
 
-    fn sampling(&mut self) -> Result<Recording, EngineError> {
+    pub(super) fn sampling(&mut self) -> Result<Recording, EngineError> {
         self.record(Width::Short(1), |r| r.sample())
     }
 }
 
 /// The activations that each product of a layer takes.
-struct LayerFormats {
-    qkv: ActivationFormat,
-    output: ActivationFormat,
-    gate_up: ActivationFormat,
-    down: ActivationFormat,
+pub(super) struct LayerFormats {
+    pub(super) qkv: ActivationFormat,
+    pub(super) output: ActivationFormat,
+    pub(super) gate_up: ActivationFormat,
+    pub(super) down: ActivationFormat,
 }
 
 fn record_layer(
@@ -457,10 +456,46 @@ fn record_layer(
     layer: &Layer,
     format: &LayerFormats,
 ) -> Result<(), EngineError> {
-    let s = r.scratch;
-    let hidden_dim = r.config.hidden_dim;
+    let [qkv, output, gate_up, down] = layer_products(r.scratch, r.config, layer, format);
+    r.product(&qkv)?;
+    // a = attention(q, K, V)
+    r.attention(&layer.k, &layer.v, format.output)?;
+    r.product(&output)?;
+    r.product(&gate_up)?;
+    r.product(&down)
+}
+
+/// logits = W norm(x)
+pub(super) fn head_product<'a>(
+    s: &'a Scratch,
+    config: &ModelConfig,
+    norm: &'a Buffer,
+    matrix: &'a Matrix,
+    format: ActivationFormat,
+) -> Product<'a> {
+    Product {
+        matrix,
+        input: &s.outputs,
+        norm: Some(norm),
+        input_format: format,
+        epilogue: Epilogue::Store,
+        targets: vec![&s.logits],
+        out_stride: config.vocab_size,
+        over: Over::Outputs,
+        has_bias: false,
+    }
+}
+
+/// A layer's products, in order.
+pub(super) fn layer_products<'a>(
+    s: &'a Scratch,
+    config: &ModelConfig,
+    layer: &'a Layer,
+    format: &LayerFormats,
+) -> [Product<'a>; 4] {
+    let hidden_dim = config.hidden_dim;
     // h = norm(x); q, k, v = W h, rotated; k and v into the cache
-    r.product(&Product {
+    let qkv = Product {
         matrix: &layer.qkv,
         input: &s.hidden,
         norm: Some(&layer.attention_norm),
@@ -476,10 +511,9 @@ fn record_layer(
         out_stride: 0,
         over: Over::Columns,
         has_bias: layer.bias.is_some(),
-    })?;
-    // a = attention(q, K, V); x += W a
-    r.attention(&layer.k, &layer.v, format.output)?;
-    r.product(&Product {
+    };
+    // x += W a
+    let output = Product {
         matrix: &layer.output,
         input: &s.attended,
         norm: None,
@@ -489,20 +523,20 @@ fn record_layer(
         out_stride: hidden_dim,
         over: Over::Columns,
         has_bias: false,
-    })?;
+    };
     // h = norm(x); f = silu(W_gate h) * (W_up h); x += W_down f
-    r.product(&Product {
+    let gate_up = Product {
         matrix: &layer.gate_up,
         input: &s.hidden,
         norm: Some(&layer.ffn_norm),
         input_format: format.gate_up,
         epilogue: Epilogue::Glu(format.down),
         targets: vec![&s.ffn],
-        out_stride: r.config.ffn_dim,
+        out_stride: config.ffn_dim,
         over: Over::Columns,
         has_bias: false,
-    })?;
-    r.product(&Product {
+    };
+    let down = Product {
         matrix: &layer.down,
         input: &s.ffn,
         norm: None,
@@ -512,5 +546,6 @@ fn record_layer(
         out_stride: hidden_dim,
         over: Over::Columns,
         has_bias: false,
-    })
+    };
+    [qkv, output, gate_up, down]
 }

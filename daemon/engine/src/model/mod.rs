@@ -1,5 +1,7 @@
 //! The model: its configuration, its weights on the GPU, and the forward pass.
 
+mod choices;
+mod choosing;
 mod config;
 mod config_rope;
 mod config_tensors;
@@ -15,8 +17,13 @@ mod repack_tests;
 mod scratch;
 mod step;
 mod synthetic;
+mod tuning;
+mod tuning_cache;
+#[cfg(test)]
+mod tuning_tests;
 mod weights;
 
+pub use choosing::ChosenKernel;
 pub use config::{ModelConfig, ModelError};
 pub use config_rope::{RopeConfig, RopeScaling};
 pub(crate) use forward::{Forward, ForwardLimits};

@@ -11,7 +11,8 @@ use hearth_shaders::{
 };
 
 use super::ModelConfig;
-use super::plan::{self, GLU_PAIRS};
+use super::choices::{Choices, Mapping, Way};
+use super::plan::GLU_PAIRS;
 use super::scratch::{RING_LEN, Scratch};
 use super::weights::{Matrix, Part};
 use crate::engine::AdapterKind;
@@ -56,6 +57,7 @@ pub(crate) struct Product<'a> {
 pub(crate) struct Recorder<'a> {
     pub(crate) gpu: &'a Gpu,
     pub(crate) pipelines: &'a mut Pipelines,
+    pub(crate) choices: &'a Choices,
     pub(crate) config: &'a ModelConfig,
     pub(crate) scratch: &'a Scratch,
     pub(crate) block_len: u32,
@@ -151,8 +153,9 @@ impl Recorder<'_> {
             Axis::Columns
         };
         let s = self.scratch;
+        let (reduction, threads) = self.choices.norm(self.gpu, format, threads);
         self.push(
-            Kernel::Norm(format, self.gpu.reduction),
+            Kernel::Norm(format, reduction),
             &[("WG", threads), ("TPR", 8)],
             &[&params, &s.step, out, &s.x, weight],
             [columns, Axis::Fixed(1), Axis::Fixed(1)],
@@ -161,17 +164,19 @@ impl Recorder<'_> {
 
     /// A matrix product with its epilogue, part by part, after the norm of its input if it has one.
     pub(crate) fn product(&mut self, product: &Product<'_>) -> Result<(), EngineError> {
-        let gpu = self.gpu;
-        let blocks = product.matrix.blocks;
-        let plan = plan::gemv_plans(gpu, product.epilogue, blocks)[0];
-        let own_norm = self.width == Width::Short(1)
-            && plan::norms_own_input(gpu, product.input_format, blocks);
+        let short = self.choices.short(self.gpu, product);
+        let way = match self.width {
+            Width::Short(_) => short,
+            Width::Long => self.choices.long(self.gpu, product),
+        };
+        let runs = way.mapping == Mapping::Runs;
+        let own_norm = self.width == Width::Short(1) && runs && way.cut.own_norm;
         if let (Some(weight), false) = (product.norm, own_norm) {
             let threads = if self.gpu.info.kind == AdapterKind::Software {
                 64
             } else {
                 // The order of its sum is then that of products that norm their own input.
-                plan.threads
+                short.cut.plan.threads
             };
             self.norm(
                 weight,
@@ -200,20 +205,21 @@ impl Recorder<'_> {
                 activations: product.input_format,
                 epilogue: product.epilogue,
             };
-            let software = self.gpu.info.kind == AdapterKind::Software;
-            match (self.width, product.norm) {
-                (Width::Short(_), _) if software => {
-                    self.gemv_rows(matrix, part.pairs(), &buffers, product.over)?;
+            match (way.mapping, self.width) {
+                (Mapping::Runs, Width::Short(columns)) => {
+                    let input = match product.norm {
+                        Some(weight) if own_norm => {
+                            buffers.push(weight);
+                            GemvInput::Normed
+                        }
+                        _ => GemvInput::Stored { columns },
+                    };
+                    self.gemv(matrix, input, way, part, &buffers, product)?;
                 }
-                (Width::Short(1), Some(weight)) if own_norm => {
-                    buffers.push(weight);
-                    self.gemv(matrix, GemvInput::Normed, plan, part, &buffers, product)?;
+                (Mapping::Rows, _) => self.gemv_rows(matrix, way, part, &buffers, product.over)?,
+                (Mapping::Tiles | Mapping::Runs, _) => {
+                    self.gemm(matrix, way, part, &buffers, product.over)?;
                 }
-                (Width::Short(columns), _) => {
-                    let input = GemvInput::Stored { columns };
-                    self.gemv(matrix, input, plan, part, &buffers, product)?;
-                }
-                (Width::Long, _) => self.gemm(matrix, part.pairs(), &buffers, product.over)?,
             }
             self.reads(Reads::Weights(part.quants.size() + part.metas.size()));
         }
@@ -249,7 +255,8 @@ impl Recorder<'_> {
     fn gemv_rows(
         &mut self,
         matrix: MatrixKernel,
-        pairs: u32,
+        way: Way,
+        part: &Part,
         buffers: &[&Buffer],
         over: Over,
     ) -> Result<(), EngineError> {
@@ -259,11 +266,11 @@ impl Recorder<'_> {
             Axis::Columns
         };
         self.push(
-            Kernel::GemvRows(matrix, self.gpu.reduction),
+            Kernel::GemvRows(matrix, way.reduction),
             &[("WG", GLU_PAIRS)],
             buffers,
             [
-                Axis::Fixed(pairs.div_ceil(GLU_PAIRS)),
+                Axis::Fixed(part.pairs().div_ceil(GLU_PAIRS)),
                 columns,
                 Axis::Fixed(1),
             ],
@@ -274,7 +281,7 @@ impl Recorder<'_> {
         &mut self,
         matrix: MatrixKernel,
         input: GemvInput,
-        plan: plan::GemvPlan,
+        way: Way,
         part: &Part,
         buffers: &[&Buffer],
         product: &Product<'_>,
@@ -284,12 +291,13 @@ impl Recorder<'_> {
         } else {
             Axis::ColumnTiles(input.columns())
         };
+        let plan = way.cut.plan;
         let mut overrides = plan.overrides(part.pairs(), product.matrix.blocks);
         if input == GemvInput::Normed {
             overrides.push(("OUTPUTS", u32::from(product.over == Over::Outputs)));
         }
         self.push(
-            Kernel::Gemv(matrix, self.gpu.reduction, input),
+            Kernel::Gemv(matrix, way.reduction, input),
             &overrides,
             buffers,
             [
@@ -303,7 +311,8 @@ impl Recorder<'_> {
     fn gemm(
         &mut self,
         matrix: MatrixKernel,
-        pairs: u32,
+        way: Way,
+        part: &Part,
         buffers: &[&Buffer],
         over: Over,
     ) -> Result<(), EngineError> {
@@ -313,11 +322,11 @@ impl Recorder<'_> {
             Axis::ColumnTiles(TILE_COLUMNS)
         };
         self.push(
-            Kernel::Gemm(matrix, self.gpu.reduction),
+            Kernel::Gemm(matrix, way.reduction),
             &[("WG", GLU_PAIRS)],
             buffers,
             [
-                Axis::Fixed(pairs.div_ceil(GLU_PAIRS)),
+                Axis::Fixed(part.pairs().div_ceil(GLU_PAIRS)),
                 columns,
                 Axis::Fixed(1),
             ],
@@ -338,7 +347,8 @@ impl Recorder<'_> {
             self.splits_max
         };
         let group = c.n_heads / c.n_kv_heads;
-        let (kernel, threads) = plan::attention_plan(self.gpu, c.head_dim, group, format);
+        let (kernel, threads, reduction) =
+            self.choices.attention(self.gpu, c.head_dim, group, format);
         let params = gpu::uniform(
             self.gpu,
             &AttentionParams {
@@ -354,7 +364,7 @@ impl Recorder<'_> {
         );
         let s = self.scratch;
         self.push(
-            Kernel::Attention(kernel, self.gpu.reduction),
+            Kernel::Attention(kernel, reduction),
             &[("WG", threads), ("TPR", kernel.lanes)],
             &[
                 &params,
@@ -439,8 +449,9 @@ impl Recorder<'_> {
             .limits()
             .max_compute_invocations_per_workgroup;
         let threads = if software { 256 } else { limit.min(1024) };
+        let (reduction, threads) = self.choices.sample(self.gpu, threads);
         self.push(
-            Kernel::Sample(self.gpu.reduction),
+            Kernel::Sample(reduction),
             &[("WG", threads), ("TPR", 8)],
             &[
                 &params,

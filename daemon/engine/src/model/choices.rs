@@ -1,0 +1,323 @@
+//! Which kernel each operation takes: the tuned or guessed one, and after a refusal by the driver the
+//! next of its chain.
+//!
+//! A choice holds for every width of a recording, so that a sum has one order whoever is in the step.
+
+use std::collections::{HashMap, HashSet};
+
+use hearth_shaders::{
+    ActivationFormat, AttentionKernel, Epilogue, GemvInput, Kernel, MatrixKernel, Reduction,
+};
+
+use super::plan::{self, GemvPlan};
+use super::recorder::Product;
+use crate::engine::AdapterKind;
+use crate::gpu::{Gpu, Overrides};
+
+/// Threads of the norm where more are refused.
+const NORM_THREADS_MIN: u32 = 64;
+/// Threads of sampling where more are refused.
+const SAMPLE_THREADS_MIN: u32 = 256;
+
+/// What the tuner chooses for a product.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub(crate) struct Cut {
+    pub(crate) plan: GemvPlan,
+    /// A single column is normed by the product itself.
+    pub(crate) own_norm: bool,
+}
+
+/// How a product maps threads to rows.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Mapping {
+    /// `gemv`: a run of threads shares a row pair.
+    Runs,
+    /// `gemv_rows`: a thread a row pair.
+    Rows,
+    /// `gemm`: a thread a row pair, several columns.
+    Tiles,
+}
+
+/// How a product of few columns runs.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Way {
+    pub(crate) mapping: Mapping,
+    pub(crate) reduction: Reduction,
+    pub(crate) cut: Cut,
+}
+
+impl Product<'_> {
+    /// What it is and its sizes, as one line: products of one name are tuned as one.
+    pub(crate) fn name(&self) -> String {
+        let mut kernels: Vec<String> = Vec::new();
+        for matrix in self.kernels() {
+            let input = GemvInput::Stored { columns: 1 };
+            let name = Kernel::Gemv(matrix, Reduction::Shared, input).name();
+            if !kernels.contains(&name) {
+                kernels.push(name);
+            }
+        }
+        let (rows, columns) = (self.matrix.rows, 32 * self.matrix.blocks);
+        let norm = if self.norm.is_some() { " normed" } else { "" };
+        format!("{}{norm} {rows}x{columns}", kernels.join("+"))
+    }
+
+    /// The products of its parts.
+    fn kernels(&self) -> impl Iterator<Item = MatrixKernel> {
+        self.matrix.parts.iter().map(|part| MatrixKernel {
+            weights: part.format,
+            activations: self.input_format,
+            epilogue: self.epilogue,
+        })
+    }
+}
+
+/// See the module.
+#[derive(Default)]
+pub(crate) struct Choices {
+    /// The tuner's, by the product's name.
+    tuned: HashMap<String, Cut>,
+    /// What the driver refused: kernels, `gemv` of one column for those of several, and their threads.
+    refused: HashSet<(Kernel, GemvPlan)>,
+    /// No product takes int8 any more.
+    pub(crate) float: bool,
+}
+
+impl Choices {
+    /// Takes `cut` for products of this name from now on; `None`: the first guess.
+    pub(crate) fn tune(&mut self, product: &str, cut: Option<Cut>) {
+        match cut {
+            Some(cut) => self.tuned.insert(product.to_owned(), cut),
+            None => self.tuned.remove(product),
+        };
+    }
+
+    /// Tells whether a cut was chosen for products of this name.
+    pub(crate) fn tuned(&self, product: &str) -> bool {
+        self.tuned.contains_key(product)
+    }
+
+    /// Cuts of a product, the first guess first: the tuner's candidates.
+    pub(crate) fn cuts(&self, gpu: &Gpu, product: &Product<'_>) -> Vec<Cut> {
+        let blocks = product.matrix.blocks;
+        let normed = product.norm.is_some()
+            && plan::norms_own_input(gpu, product.input_format, blocks)
+            && !self.is_refused(Kernel::Norm(product.input_format, Reduction::Shared));
+        let plans = plan::gemv_plans(gpu, product.epilogue, blocks);
+        let own: &[bool] = if normed { &[true, false] } else { &[false] };
+        own.iter()
+            .flat_map(|&own_norm| plans.iter().map(move |&plan| Cut { plan, own_norm }))
+            .collect()
+    }
+
+    /// How `product` runs over few columns.
+    pub(crate) fn short(&self, gpu: &Gpu, product: &Product<'_>) -> Way {
+        let rows = [Mapping::Rows, Mapping::Tiles];
+        let runs = [Mapping::Runs, Mapping::Rows, Mapping::Tiles];
+        // A software adapter's loads cost the same wherever they go.
+        let software = gpu.info.kind == AdapterKind::Software;
+        self.way(gpu, product, if software { &rows } else { &runs })
+    }
+
+    /// How `product` runs over many columns.
+    pub(crate) fn long(&self, gpu: &Gpu, product: &Product<'_>) -> Way {
+        self.way(gpu, product, &[Mapping::Tiles, Mapping::Rows])
+    }
+
+    /// The first way that was not refused; the first of all if all were.
+    fn way(&self, gpu: &Gpu, product: &Product<'_>, mappings: &[Mapping]) -> Way {
+        let mut cuts = self.cuts(gpu, product);
+        if let Some(&cut) = self.tuned.get(&product.name()) {
+            cuts.insert(0, cut);
+        }
+        let ways = mappings.iter().flat_map(|&mapping| {
+            let cuts = if mapping == Mapping::Runs {
+                &cuts[..]
+            } else {
+                &cuts[..1]
+            };
+            reductions(gpu).iter().flat_map(move |&reduction| {
+                cuts.iter().map(move |&cut| Way {
+                    mapping,
+                    reduction,
+                    cut,
+                })
+            })
+        });
+        let mut first = None;
+        for way in ways {
+            if product.kernels().all(|matrix| self.runs(matrix, way)) {
+                return way;
+            }
+            first.get_or_insert(way);
+        }
+        first.unwrap_or(Way {
+            mapping: mappings[0],
+            reduction: gpu.reduction,
+            cut: cuts[0],
+        })
+    }
+
+    fn runs(&self, matrix: MatrixKernel, way: Way) -> bool {
+        let stored = GemvInput::Stored { columns: 1 };
+        let gemv = |input| {
+            let kernel = Kernel::Gemv(matrix, way.reduction, input);
+            !self.refused.contains(&(kernel, way.cut.plan))
+        };
+        match way.mapping {
+            // Steps of several columns take the kernels of stored activations.
+            Mapping::Runs => gemv(stored) && (!way.cut.own_norm || gemv(GemvInput::Normed)),
+            Mapping::Rows => !self.is_refused(Kernel::GemvRows(matrix, way.reduction)),
+            Mapping::Tiles => !self.is_refused(Kernel::Gemm(matrix, way.reduction)),
+        }
+    }
+
+    /// The norm's reduction and threads, at most `threads`.
+    pub(crate) fn norm(
+        &self,
+        gpu: &Gpu,
+        format: ActivationFormat,
+        threads: u32,
+    ) -> (Reduction, u32) {
+        let kernel = |reduction| Kernel::Norm(format, reduction);
+        self.by_threads(gpu, kernel, threads, NORM_THREADS_MIN)
+    }
+
+    /// Sampling's reduction and threads, at most `threads`.
+    pub(crate) fn sample(&self, gpu: &Gpu, threads: u32) -> (Reduction, u32) {
+        self.by_threads(gpu, Kernel::Sample, threads, SAMPLE_THREADS_MIN)
+    }
+
+    fn by_threads(
+        &self,
+        gpu: &Gpu,
+        kernel: impl Fn(Reduction) -> Kernel,
+        threads: u32,
+        least: u32,
+    ) -> (Reduction, u32) {
+        let reduction = reductions(gpu)
+            .iter()
+            .copied()
+            .find(|&r| !self.is_refused(kernel(r)));
+        match reduction {
+            Some(reduction) => (reduction, threads),
+            None => (Reduction::Shared, threads.min(least)),
+        }
+    }
+
+    /// Attention's kernel, threads and reduction: shorter runs of loads, then fewer heads a workgroup,
+    /// then no subgroups.
+    pub(crate) fn attention(
+        &self,
+        gpu: &Gpu,
+        head_dim: u32,
+        group: u32,
+        format: ActivationFormat,
+    ) -> (AttentionKernel, u32, Reduction) {
+        let (guess, threads) = plan::attention_plan(gpu, head_dim, group, format);
+        let smaller = |kernel: &AttentionKernel| {
+            let mut kernel = *kernel;
+            if kernel.ahead > 1 {
+                kernel.ahead /= 2;
+            } else if kernel.heads > 1 {
+                kernel.heads = group.div_ceil(group.div_ceil(kernel.heads / 2));
+            } else {
+                return None;
+            }
+            Some(kernel)
+        };
+        let (kernel, reduction) = reductions(gpu)
+            .iter()
+            .flat_map(|&r| std::iter::successors(Some(guess), smaller).map(move |k| (k, r)))
+            .find(|&(k, r)| !self.is_refused(Kernel::Attention(k, r)))
+            .unwrap_or((guess, gpu.reduction));
+        (kernel, threads, reduction)
+    }
+
+    /// Tells whether `kernel` was refused with whatever threads.
+    fn is_refused(&self, kernel: Kernel) -> bool {
+        self.refused.iter().any(|(k, _)| *k == kernel)
+    }
+
+    /// Does without a kernel that the driver refused. False: it is the last of its chain, or was done
+    /// without before.
+    pub(crate) fn refuse(&mut self, gpu: &Gpu, kernel: Kernel, overrides: &Overrides) -> bool {
+        let value = |name| {
+            let found = overrides.iter().find(|(key, _)| *key == name);
+            found.map_or(0, |(_, value)| *value)
+        };
+        let plan = GemvPlan {
+            threads: value("WG"),
+            lanes: value("TPR"),
+            passes: value("PASSES"),
+        };
+        let (kernel, plan) = match kernel {
+            Kernel::Gemv(matrix, reduction, GemvInput::Stored { .. }) => {
+                let input = GemvInput::Stored { columns: 1 };
+                (Kernel::Gemv(matrix, reduction, input), plan)
+            }
+            other => (other, plan),
+        };
+        let new = self.refused.insert((kernel, plan));
+        let float = !self.float && takes_int8(kernel) && self.is_last(gpu, kernel, value("BLOCKS"));
+        self.float |= float;
+        new || float
+    }
+
+    /// Tells whether no other kernel of the same activations takes the place of this one at the same
+    /// speed or nearly.
+    fn is_last(&self, gpu: &Gpu, kernel: Kernel, blocks: u32) -> bool {
+        let all = |of: &dyn Fn(Reduction) -> Kernel| {
+            let mut list = reductions(gpu).iter();
+            list.all(|&r| self.is_refused(of(r)))
+        };
+        match kernel {
+            Kernel::Gemv(matrix, ..) => {
+                let plans = plan::gemv_plans(gpu, matrix.epilogue, blocks);
+                let stored = GemvInput::Stored { columns: 1 };
+                reductions(gpu).iter().all(|&reduction| {
+                    let kernel = Kernel::Gemv(matrix, reduction, stored);
+                    plans.iter().all(|p| self.refused.contains(&(kernel, *p)))
+                })
+            }
+            Kernel::GemvRows(matrix, _) => all(&|r| Kernel::GemvRows(matrix, r)),
+            Kernel::Gemm(matrix, _) => all(&|r| Kernel::Gemm(matrix, r)),
+            Kernel::Norm(format, _) => {
+                let kernel = Kernel::Norm(format, Reduction::Shared);
+                let least = |p: &GemvPlan| p.threads <= NORM_THREADS_MIN;
+                self.refused.iter().any(|(k, p)| *k == kernel && least(p))
+            }
+            Kernel::Attention(k, _) => {
+                let least = AttentionKernel {
+                    heads: 1,
+                    ahead: 1,
+                    ..k
+                };
+                all(&|r| Kernel::Attention(least, r))
+            }
+            _ => true,
+        }
+    }
+}
+
+/// The reductions that this adapter runs, the faster first.
+fn reductions(gpu: &Gpu) -> &'static [Reduction] {
+    match gpu.reduction {
+        Reduction::Subgroup => &[Reduction::Subgroup, Reduction::Shared],
+        Reduction::Shared => &[Reduction::Shared],
+    }
+}
+
+/// Tells whether a kernel reads or writes int8 activations.
+fn takes_int8(kernel: Kernel) -> bool {
+    let format = match kernel {
+        Kernel::Gemv(m, ..) | Kernel::GemvRows(m, _) | Kernel::Gemm(m, _) => match m.epilogue {
+            Epilogue::Glu(ActivationFormat::Int8) => ActivationFormat::Int8,
+            _ => m.activations,
+        },
+        Kernel::Norm(format, _) | Kernel::Combine(format) => format,
+        Kernel::Attention(k, _) => k.activations,
+        _ => ActivationFormat::Float,
+    };
+    format == ActivationFormat::Int8
+}
