@@ -94,6 +94,7 @@ pub(crate) fn attention_plan(
     gpu: &Gpu,
     head_dim: u32,
     group: u32,
+    block_len: u32,
     activations: ActivationFormat,
 ) -> (AttentionKernel, u32) {
     let software = gpu.info.kind == AdapterKind::Software;
@@ -107,11 +108,14 @@ pub(crate) fn attention_plan(
     let (ahead, threads) = match (software, heads * per_lane) {
         (true, _) => (1, 64),
         (_, 1) => (4, 256),
-        (_, 2..=4) => (2, 128),
+        (_, 2..=3) => (4, 128),
+        (_, 4) => (2, 256),
         _ => (1, 128),
     };
     let kernel = AttentionKernel {
+        group,
         heads,
+        block_len,
         head_dim,
         lanes,
         ahead,

@@ -338,7 +338,8 @@ impl Recorder<'_> {
             self.splits_max
         };
         let group = c.n_heads / c.n_kv_heads;
-        let (kernel, threads) = plan::attention_plan(self.gpu, c.head_dim, group, format);
+        let (kernel, threads) =
+            plan::attention_plan(self.gpu, c.head_dim, group, self.block_len, format);
         let params = gpu::uniform(
             self.gpu,
             &AttentionParams {
