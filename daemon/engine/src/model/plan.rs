@@ -27,6 +27,24 @@ pub(crate) struct GemvPlan {
 }
 
 impl GemvPlan {
+    /// The plan for `columns` columns together: from four on, registers are short and smaller
+    /// workgroups better. Sums keep their order, which is that of `lanes`.
+    pub(crate) fn of_columns(self, columns: u32) -> Self {
+        let threads = self.lanes.max(128);
+        if columns < 4 || self.threads <= threads {
+            return self;
+        }
+        Self {
+            threads,
+            passes: if self.passes * self.threads / self.lanes == GLU_PAIRS {
+                GLU_PAIRS * self.lanes / threads
+            } else {
+                self.passes
+            },
+            ..self
+        }
+    }
+
     /// Row pairs of a workgroup.
     pub(crate) fn pairs(self) -> u32 {
         self.threads / self.lanes * self.passes

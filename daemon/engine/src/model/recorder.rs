@@ -211,6 +211,7 @@ impl Recorder<'_> {
                 }
                 (Width::Short(columns), _) => {
                     let input = GemvInput::Stored { columns };
+                    let plan = plan.of_columns(columns);
                     self.gemv(matrix, input, plan, part, &buffers, product)?;
                 }
                 (Width::Long, _) => self.gemm(matrix, part.pairs(), &buffers, product.over)?,
