@@ -48,5 +48,5 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index
     for (var i = 0u; i < 8u; i++) {
         y[i] = joined(column, splits, 8u * block + i);
     }
-    store_act(column * params.blocks + block, &y);
+    store_act(column, block, params.blocks, &y);
 }

@@ -32,6 +32,6 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index
         for (var i = 0u; i < 8u; i++) {
             y[i] = x[8u * (source * params.blocks + block) + i] * scale * weight[8u * block + i];
         }
-        store_act(group.x * params.blocks + block, &y);
+        store_act(group.x, block, params.blocks, &y);
     }
 }

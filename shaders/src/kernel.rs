@@ -151,6 +151,33 @@ pub struct MatrixKernel {
     pub epilogue: Epilogue,
 }
 
+/// Where prefill's attention puts its results.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum RowsOut {
+    /// Straight to activations: where `head_dim` is a multiple of 32.
+    Activations(ActivationFormat),
+    /// To floats that `Combine` makes activations of.
+    Partial,
+}
+
+impl RowsOut {
+    /// Every output there is.
+    pub const ALL: [Self; 3] = [
+        Self::Activations(ActivationFormat::Float),
+        Self::Activations(ActivationFormat::Int8),
+        Self::Partial,
+    ];
+
+    fn files(self) -> Vec<&'static str> {
+        match self {
+            Self::Activations(act) => {
+                vec![include_str!("../common/rows_out_act.wgsl"), act.output()]
+            }
+            Self::Partial => vec![include_str!("../common/rows_out_partial.wgsl")],
+        }
+    }
+}
+
 /// A kernel of the table.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Kernel {
@@ -166,6 +193,8 @@ pub enum Kernel {
     Gemm(MatrixKernel, Reduction),
     /// Attention over one split.
     Attention(Reduction),
+    /// Attention of many columns, without splits.
+    AttentionPrefill(RowsOut),
     /// Joins attention's splits into activations.
     Combine(ActivationFormat),
     /// Picks the next token.
@@ -233,6 +262,11 @@ impl Kernel {
                     reduction.source(),
                 ]
             }
+            Self::AttentionPrefill(out) => {
+                let mut files = vec![include_str!("../kernels/attention_prefill.wgsl"), STEP];
+                files.extend(out.files());
+                files
+            }
             Self::Copy => vec![include_str!("../kernels/copy.wgsl")],
             Self::Combine(act) => {
                 vec![include_str!("../kernels/combine.wgsl"), STEP, act.output()]
@@ -281,6 +315,13 @@ impl Kernel {
                     (7, Write),
                 ]);
             }
+            Self::AttentionPrefill(out) => {
+                list.extend([(1, Read), (2, Read), (3, Read), (4, Read)]);
+                match out {
+                    RowsOut::Activations(_) => list.push((5, Write)),
+                    RowsOut::Partial => list.extend([(6, Write), (7, Write)]),
+                }
+            }
             Self::Copy => list.extend([(1, Read), (6, Write)]),
             Self::Combine(_) => list.extend([(4, Read), (5, Write), (6, Read), (7, Read)]),
             Self::Sample(_) => {
@@ -319,6 +360,10 @@ impl Kernel {
             Self::GemvRows(m, _) => format!("gemv_rows.{}", matrix(m)),
             Self::Gemm(m, _) => format!("gemm.{}", matrix(m)),
             Self::Attention(_) => "attention".to_owned(),
+            Self::AttentionPrefill(RowsOut::Activations(a)) => {
+                format!("attention_prefill.{}", act(a))
+            }
+            Self::AttentionPrefill(RowsOut::Partial) => "attention_prefill.partial".to_owned(),
             Self::Combine(a) => format!("combine.{}", act(a)),
             Self::Sample(_) => "sample".to_owned(),
             Self::Copy => "copy".to_owned(),
@@ -336,6 +381,7 @@ impl Kernel {
             list.extend(reductions.map(|r| Self::Norm(act, r)));
         }
         list.extend(reductions.map(Self::Attention));
+        list.extend(RowsOut::ALL.map(Self::AttentionPrefill));
         list.extend(reductions.map(Self::Sample));
         for matrix in MatrixKernel::all() {
             list.extend(reductions.map(|r| Self::Gemv(matrix, r)));

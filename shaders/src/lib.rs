@@ -6,6 +6,6 @@ pub mod params;
 pub mod reference;
 
 pub use kernel::{
-    ActivationFormat, BindingKind, Epilogue, Kernel, MatrixKernel, Reduction, TILE_COLUMNS,
-    WeightFormat,
+    ActivationFormat, BindingKind, Epilogue, Kernel, MatrixKernel, Reduction, RowsOut,
+    TILE_COLUMNS, WeightFormat,
 };

@@ -19,6 +19,13 @@ pub(crate) enum Axis {
     Outputs,
     /// One for each tile of output columns.
     OutputTiles,
+    /// One for each tile of `rows` rows, where a column has `group` rows.
+    RowTiles {
+        /// Rows of a column.
+        group: u32,
+        /// Rows of a tile.
+        rows: u32,
+    },
     /// One for each attention split of the longest column.
     Splits,
 }
@@ -32,13 +39,14 @@ pub(crate) struct Extent {
 }
 
 impl Axis {
-    fn resolve(self, extent: Extent) -> u32 {
+    pub(crate) fn resolve(self, extent: Extent) -> u32 {
         match self {
             Self::Fixed(n) => n,
             Self::Columns => extent.columns,
             Self::ColumnTiles => extent.columns.div_ceil(hearth_shaders::TILE_COLUMNS),
             Self::Outputs => extent.outputs,
             Self::OutputTiles => extent.outputs.div_ceil(hearth_shaders::TILE_COLUMNS),
+            Self::RowTiles { group, rows } => (extent.columns * group).div_ceil(rows),
             Self::Splits => extent.splits,
         }
     }

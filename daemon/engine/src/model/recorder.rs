@@ -5,7 +5,7 @@
 use hearth_shaders::params::{
     AttentionParams, CombineParams, EmbedParams, MatrixParams, NormParams, SampleParams,
 };
-use hearth_shaders::{ActivationFormat, Epilogue, Kernel, MatrixKernel};
+use hearth_shaders::{ActivationFormat, Epilogue, Kernel, MatrixKernel, RowsOut};
 
 use super::ModelConfig;
 use super::scratch::{RING_LEN, Scratch};
@@ -266,11 +266,10 @@ impl Recorder<'_> {
         format: ActivationFormat,
     ) -> Result<(), EngineError> {
         let c = self.config;
-        let splits_max = if self.width == Width::Short {
-            self.splits_max
-        } else {
-            1
-        };
+        if self.width == Width::Long {
+            return self.attention_long(k, v, format);
+        }
+        let splits_max = self.splits_max;
         let params = gpu::uniform(
             self.gpu,
             &AttentionParams {
@@ -302,6 +301,48 @@ impl Recorder<'_> {
             &buffers,
             [kv_heads, Axis::Columns, Axis::Splits],
         )?;
+        self.combine(splits_max, format)
+    }
+
+    /// As `attention`, for many columns.
+    pub(crate) fn attention_long(
+        &mut self,
+        k: &Buffer,
+        v: &Buffer,
+        format: ActivationFormat,
+    ) -> Result<(), EngineError> {
+        let c = self.config;
+        let group = c.n_heads / c.n_kv_heads;
+        let params = gpu::uniform(
+            self.gpu,
+            &AttentionParams {
+                head_dim: c.head_dim,
+                kv_heads: c.n_kv_heads,
+                block_len: self.block_len,
+                splits_max: 1,
+                window: 0,
+                scale: 1.0 / f32::from(u16::try_from(c.head_dim).unwrap_or(u16::MAX)).sqrt(),
+                pad: [0; 2],
+            },
+        );
+        let plan = gpu::prefill_attention(c.head_dim, group);
+        let grid = [Axis::Fixed(c.n_kv_heads), plan.tiles, Axis::Fixed(1)];
+        let s = self.scratch;
+        let mut buffers = vec![&params, &s.q, k, v, &s.step];
+        if c.head_dim.is_multiple_of(32) {
+            buffers.push(&s.attended);
+            let kernel = Kernel::AttentionPrefill(RowsOut::Activations(format));
+            return self.push(kernel, &plan.overrides, &buffers, grid);
+        }
+        buffers.extend([&s.partial, &s.sums]);
+        let kernel = Kernel::AttentionPrefill(RowsOut::Partial);
+        self.push(kernel, &plan.overrides, &buffers, grid)?;
+        self.combine(1, format)
+    }
+
+    /// attended = the splits in `partial`, joined.
+    fn combine(&mut self, splits_max: u32, format: ActivationFormat) -> Result<(), EngineError> {
+        let c = self.config;
         let blocks = c.n_heads * c.head_dim / 32;
         let params = gpu::uniform(
             self.gpu,
@@ -312,6 +353,7 @@ impl Recorder<'_> {
                 splits_max,
             },
         );
+        let s = self.scratch;
         self.push(
             Kernel::Combine(format),
             &[("WG", 32)],

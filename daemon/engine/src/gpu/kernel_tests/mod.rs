@@ -8,6 +8,7 @@
 //! role; with `HEARTH_LONG_TESTS=1` it takes all of the table.
 
 mod attention;
+mod attention_prefill;
 mod lab;
 mod matrix;
 mod plan;
@@ -34,6 +35,7 @@ fn every_kernel_has_a_test() {
                 matrix::q4_1
             }
             Kernel::Attention(_) | Kernel::Combine(_) => attention::shapes,
+            Kernel::AttentionPrefill(_) => attention_prefill::shapes,
             Kernel::Sample(_) => sample::settings,
             Kernel::Copy => rows::copies,
         };

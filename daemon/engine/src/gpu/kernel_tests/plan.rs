@@ -20,6 +20,7 @@ pub(super) fn matrix(kernel: Kernel) -> Option<(MatrixKernel, Reduction)> {
         Kernel::Embed(_)
         | Kernel::Norm(..)
         | Kernel::Attention(_)
+        | Kernel::AttentionPrefill(_)
         | Kernel::Combine(_)
         | Kernel::Sample(_)
         | Kernel::Copy => None,
