@@ -1,11 +1,12 @@
 // o = softmax(q K^T / sqrt(head_dim)) V for many columns, without splits.
 //
 // The queries of one KV head are rows: (column, query head), G rows a column. Workgroup (kv_head, n)
-// does ROWS consecutive rows, the last rows first, since they have most to do. It walks the history in
-// tiles of TILE positions, staged in workgroup memory a slab of head_dim at a time, and keeps for
-// each row a running maximum, sum and output. ACROSS threads share a row, and a thread has FOUR rows:
-// of the scores it has every ACROSSth position, of the output every ACROSSth chunk of eight values.
-// Rows of several sequences may meet in a workgroup; each run of one block table is walked by itself.
+// does WG / 2 consecutive rows, the last rows first, since they have most to do. It walks the history
+// in tiles of TILE positions, staged in workgroup memory, and keeps for each row a running maximum,
+// sum and output. ACROSS threads share a row, and a thread has four rows, by name, because an array
+// that a loop indexes may end up in memory: of the scores it has every ACROSSth position, of the output
+// every ACROSSth chunk of eight values. Rows of several sequences may meet in a workgroup; each run
+// of one block table is walked by itself.
 // Reference: reference::attention.
 
 struct AttentionParams {
@@ -24,19 +25,19 @@ struct AttentionParams {
 @group(0) @binding(2) var<storage, read> k_cache: array<vec4<u32>>; // [block, kv_head, slot, head_dim / 8]: eight f16
 @group(0) @binding(3) var<storage, read> v_cache: array<vec4<u32>>; // [block, kv_head, slot, head_dim / 8]: eight f16
 
-override WG: u32 = 64u; // a multiple of ACROSS
+override WG: u32 = 64u; // a multiple of TILE
 override G: u32 = 1u; // query heads of a KV head
-override HEAD_DIM: u32 = 64u;
-override SLAB: u32 = 8u; // chunks of eight values staged together, at most 16; divides HEAD_DIM / 8
+override HEAD_DIM: u32 = 64u; // at most 256
+override LINE: u32 = 8u; // HEAD_DIM / 8
 const ACROSS: u32 = 8u;
-const FOUR: u32 = 4u;
-const TILE: u32 = 32u; // FOUR * ACROSS
+const TILE: u32 = 32u; // 4 * ACROSS
 // Least score: a finite number, so that differences with it are numbers.
 const LEAST: f32 = -3.0e38;
 
-var<workgroup> staged: array<vec4<u32>, TILE * (SLAB + 1u)>; // [position, chunk]; the odd stride spreads the banks
-var<workgroup> shared_rows: array<vec4<f32>, FOUR * WG>; // weights: [row, across], of positions across + ACROSS * j
+var<workgroup> staged: array<vec4<u32>, TILE * (LINE + 1u)>; // [position, chunk]; the odd stride spreads the banks
+var<workgroup> shared_rows: array<vec4<f32>, 4u * WG>; // weights: [row, across], of positions across + ACROSS * j
 var<workgroup> shared_four: array<vec4<f32>, WG>; // a number for each of a thread's rows
+var<workgroup> lines: array<u32, TILE>; // chunk of the caches at which a position of the tile starts
 
 fn half_lo(w: vec4<u32>) -> vec4<f32> {
     return vec4<f32>(unpack2x16float(w.x), unpack2x16float(w.y));
@@ -46,16 +47,59 @@ fn half_hi(w: vec4<u32>) -> vec4<f32> {
     return vec4<f32>(unpack2x16float(w.z), unpack2x16float(w.w));
 }
 
-// Chunk of the caches at which position `p` of the sequence starts.
-fn kv_line(table: u32, kv_head: u32, p: u32) -> u32 {
-    let block = step_words[table + p / params.block_len];
-    return ((block * params.kv_heads + kv_head) * params.block_len + p % params.block_len) * (HEAD_DIM / 8u);
+fn lo_of(a: vec4<u32>, b: vec4<u32>, c: vec4<u32>, d: vec4<u32>) -> mat4x4<f32> {
+    return mat4x4<f32>(half_lo(a), half_lo(b), half_lo(c), half_lo(d));
+}
+
+fn hi_of(a: vec4<u32>, b: vec4<u32>, c: vec4<u32>, d: vec4<u32>) -> mat4x4<f32> {
+    return mat4x4<f32>(half_hi(a), half_hi(b), half_hi(c), half_hi(d));
+}
+
+// Finds where the positions `first`.. start in the caches; past `last`, that one stands in.
+fn find_lines(table: u32, kv_head: u32, first: u32, last: u32, lid: u32) {
+    if (lid < TILE) {
+        let p = min(first + lid, last);
+        let block = step_words[table + p / params.block_len];
+        lines[lid] = ((block * params.kv_heads + kv_head) * params.block_len + p % params.block_len) * LINE;
+    }
+}
+
+// Chunk `chunk` of the rows `row` and `row + 1`; there are `rows_end` rows.
+struct Chunk {
+    row: u32,
+    chunk: u32,
+    kv_head: u32,
+    rows_end: u32,
 }
 
 // First position that a column at `position` sees.
 fn oldest(position: u32) -> u32 {
     let windowed = params.window > 0u && position >= params.window;
     return select(0u, position + 1u - params.window, windowed);
+}
+
+// A row's own facts: (first word of its queries, first position it sees, the last one, block table).
+fn row_facts(row: u32, kv_head: u32) -> vec4<u32> {
+    let column = row / G;
+    let position = column_position(column);
+    let head = (column * params.kv_heads + kv_head) * G + row % G;
+    return vec4<u32>(head * (HEAD_DIM / 4u), oldest(position), position, kv_table(column));
+}
+
+// A row's scores, LEAST where it does not see the position.
+fn masked(s: vec4<f32>, positions: vec4<u32>, row: vec4<u32>, table: u32) -> vec4<f32> {
+    let seen = (positions >= vec4<u32>(row.y)) & (positions <= vec4<u32>(row.z));
+    return select(vec4<f32>(LEAST), s * params.scale, seen & vec4<bool>(row.w == table));
+}
+
+fn highest_of(s: vec4<f32>) -> f32 {
+    let pair = max(s.xy, s.zw);
+    return max(pair.x, pair.y);
+}
+
+// exp(s - top), 0 where not seen: where a row has seen nothing yet, LEAST - LEAST is no weight of 1.
+fn weights_of(s: vec4<f32>, top: f32) -> vec4<f32> {
+    return select(exp(s - top), vec4<f32>(0.0), s == vec4<f32>(LEAST));
 }
 
 @compute @workgroup_size(WG)
@@ -65,143 +109,120 @@ fn main(
     @builtin(local_invocation_index) lid: u32,
 ) {
     let kv_head = group.x;
-    let heads = params.kv_heads * G;
     let rows_end = step_columns() * G;
-    let rows_of_group = FOUR * (WG / ACROSS);
-    let row_first = (groups.y - 1u - group.y) * rows_of_group;
-    if (row_first >= rows_end) {
-        return;
-    }
+    let row_first = (groups.y - 1u - group.y) * (WG / 2u);
     let across = lid % ACROSS;
-    let my_first = lid / ACROSS * FOUR;
-    var tables: vec4<u32>;
-    var newest: vec4<u32>;
-    var first_seen: vec4<u32>;
-    var q_at: vec4<u32>;
-    for (var i = 0u; i < FOUR; i++) {
-        let row = min(row_first + my_first + i, rows_end - 1u);
-        let column = row / G;
-        tables[i] = kv_table(column);
-        newest[i] = column_position(column);
-        first_seen[i] = oldest(newest[i]);
-        q_at[i] = (column * heads + kv_head * G + row % G) * (HEAD_DIM / 4u);
+    let mine = lid / ACROSS * 4u; // of the workgroup's rows, the first of this thread's
+    let row0 = row_facts(min(row_first + mine, rows_end - 1u), kv_head);
+    let row1 = row_facts(min(row_first + mine + 1u, rows_end - 1u), kv_head);
+    let row2 = row_facts(min(row_first + mine + 2u, rows_end - 1u), kv_head);
+    let row3 = row_facts(min(row_first + mine + 3u, rows_end - 1u), kv_head);
+    var o0: array<vec4<f32>, 8>; // [chunk of this thread, 2]
+    var o1: array<vec4<f32>, 8>;
+    var o2: array<vec4<f32>, 8>;
+    var o3: array<vec4<f32>, 8>;
+    let chunks = (LINE + ACROSS - 1u) / ACROSS;
+    for (var b = 0u; b < 2u * chunks; b++) {
+        o0[b] = vec4<f32>(0.0);
+        o1[b] = vec4<f32>(0.0);
+        o2[b] = vec4<f32>(0.0);
+        o3[b] = vec4<f32>(0.0);
     }
-    var o_lo: array<vec4<f32>, 16>; // [slab, 2 chunks, row]
-    var o_hi: array<vec4<f32>, 16>;
-    for (var i = 0u; i < 16u; i++) {
-        o_lo[i] = vec4<f32>(0.0);
-        o_hi[i] = vec4<f32>(0.0);
-    }
-    var top = vec4<f32>(LEAST);
-    var total = vec4<f32>(0.0);
-    let slabs = HEAD_DIM / 8u / SLAB;
-    let chunks = (SLAB + ACROSS - 1u) / ACROSS;
+    var top = vec4<f32>(LEAST); // of the four rows
+    var total = vec4<f32>(0.0); // of this thread's weights
 
     var column = row_first / G;
-    let column_end = (min(row_first + rows_of_group, rows_end) - 1u) / G + 1u;
+    let column_end = (min(row_first + WG / 2u, rows_end) - 1u) / G + 1u;
     while (column < column_end) {
         // A run of columns of one sequence.
         let table = kv_table(column);
         var begin = 0xffffffffu;
-        var end = 0u;
+        var last = 0u;
         while (column < column_end && kv_table(column) == table) {
             let position = column_position(column);
             begin = min(begin, oldest(position));
-            end = max(end, position + 1u);
+            last = max(last, position);
             column++;
         }
-        let mine = tables == vec4<u32>(table);
-        for (var tile = begin - begin % TILE; tile < end; tile += TILE) {
-            var s: array<vec4<f32>, 4>; // [row]: positions across + ACROSS * j
-            for (var i = 0u; i < FOUR; i++) {
-                s[i] = vec4<f32>(0.0);
+        for (var tile = begin - begin % TILE; tile <= last; tile += TILE) {
+            workgroupBarrier();
+            find_lines(table, kv_head, tile, last, lid);
+            workgroupBarrier();
+            for (var i = lid; i < TILE * LINE; i += WG) {
+                staged[i / LINE * (LINE + 1u) + i % LINE] = k_cache[lines[i / LINE] + i % LINE];
             }
-            for (var slab = 0u; slab < slabs; slab++) {
-                workgroupBarrier();
-                for (var i = lid; i < TILE * SLAB; i += WG) {
-                    let line = kv_line(table, kv_head, min(tile + i / SLAB, end - 1u));
-                    staged[i / SLAB * (SLAB + 1u) + i % SLAB] = k_cache[line + slab * SLAB + i % SLAB];
-                }
-                workgroupBarrier();
-                for (var chunk = 0u; chunk < SLAB; chunk++) {
-                    let k0 = staged[across * (SLAB + 1u) + chunk];
-                    let k1 = staged[(across + ACROSS) * (SLAB + 1u) + chunk];
-                    let k2 = staged[(across + 2u * ACROSS) * (SLAB + 1u) + chunk];
-                    let k3 = staged[(across + 3u * ACROSS) * (SLAB + 1u) + chunk];
-                    let lo0 = half_lo(k0);
-                    let lo1 = half_lo(k1);
-                    let lo2 = half_lo(k2);
-                    let lo3 = half_lo(k3);
-                    let hi0 = half_hi(k0);
-                    let hi1 = half_hi(k1);
-                    let hi2 = half_hi(k2);
-                    let hi3 = half_hi(k3);
-                    for (var i = 0u; i < FOUR; i++) {
-                        let at = q_at[i] + 2u * (slab * SLAB + chunk);
-                        let lo = q[at];
-                        let hi = q[at + 1u];
-                        s[i] += vec4<f32>(
-                            dot(lo, lo0) + dot(hi, hi0),
-                            dot(lo, lo1) + dot(hi, hi1),
-                            dot(lo, lo2) + dot(hi, hi2),
-                            dot(lo, lo3) + dot(hi, hi3),
-                        );
-                    }
-                }
+            workgroupBarrier();
+            var s0 = vec4<f32>(0.0); // of positions across + ACROSS * j
+            var s1 = vec4<f32>(0.0);
+            var s2 = vec4<f32>(0.0);
+            var s3 = vec4<f32>(0.0);
+            for (var chunk = 0u; chunk < LINE; chunk++) {
+                let k0 = staged[across * (LINE + 1u) + chunk];
+                let k1 = staged[(across + ACROSS) * (LINE + 1u) + chunk];
+                let k2 = staged[(across + 2u * ACROSS) * (LINE + 1u) + chunk];
+                let k3 = staged[(across + 3u * ACROSS) * (LINE + 1u) + chunk];
+                let lo = lo_of(k0, k1, k2, k3);
+                let hi = hi_of(k0, k1, k2, k3);
+                s0 += q[row0.x + 2u * chunk] * lo + q[row0.x + 2u * chunk + 1u] * hi;
+                s1 += q[row1.x + 2u * chunk] * lo + q[row1.x + 2u * chunk + 1u] * hi;
+                s2 += q[row2.x + 2u * chunk] * lo + q[row2.x + 2u * chunk + 1u] * hi;
+                s3 += q[row3.x + 2u * chunk] * lo + q[row3.x + 2u * chunk + 1u] * hi;
             }
             // Softmax: the ACROSS threads of a row agree on its maximum; each keeps its own sum.
             let positions = vec4<u32>(tile + across) + ACROSS * vec4<u32>(0u, 1u, 2u, 3u);
-            var highest = vec4<f32>(0.0);
-            for (var i = 0u; i < FOUR; i++) {
-                let seen = (positions <= vec4<u32>(newest[i])) & (positions >= vec4<u32>(first_seen[i]));
-                s[i] = select(vec4<f32>(LEAST), s[i] * params.scale, seen & vec4<bool>(mine[i]));
-                let pair = max(s[i].xy, s[i].zw);
-                highest[i] = max(pair.x, pair.y);
-            }
-            shared_four[lid] = highest;
+            s0 = masked(s0, positions, row0, table);
+            s1 = masked(s1, positions, row1, table);
+            s2 = masked(s2, positions, row2, table);
+            s3 = masked(s3, positions, row3, table);
+            shared_four[lid] = vec4<f32>(highest_of(s0), highest_of(s1), highest_of(s2), highest_of(s3));
             workgroupBarrier();
+            for (var i = lid; i < TILE * LINE; i += WG) {
+                staged[i / LINE * (LINE + 1u) + i % LINE] = v_cache[lines[i / LINE] + i % LINE];
+            }
             var now = top;
             for (var j = 0u; j < ACROSS; j++) {
                 now = max(now, shared_four[lid - across + j]);
             }
             let shrink = exp(top - now);
             top = now;
-            for (var i = 0u; i < FOUR; i++) {
-                // Where a row has seen nothing yet, LEAST - LEAST is no weight of 1.
-                let weights = select(exp(s[i] - now[i]), vec4<f32>(0.0), s[i] == vec4<f32>(LEAST));
-                total[i] = total[i] * shrink[i] + dot(weights, vec4<f32>(1.0));
-                shared_rows[(my_first + i) * ACROSS + across] = weights;
+            s0 = weights_of(s0, now.x);
+            s1 = weights_of(s1, now.y);
+            s2 = weights_of(s2, now.z);
+            s3 = weights_of(s3, now.w);
+            let one = vec4<f32>(1.0);
+            total = total * shrink + vec4<f32>(dot(s0, one), dot(s1, one), dot(s2, one), dot(s3, one));
+            shared_rows[mine * ACROSS + across] = s0;
+            shared_rows[(mine + 1u) * ACROSS + across] = s1;
+            shared_rows[(mine + 2u) * ACROSS + across] = s2;
+            shared_rows[(mine + 3u) * ACROSS + across] = s3;
+            for (var b = 0u; b < 2u * chunks; b++) {
+                o0[b] *= shrink.x;
+                o1[b] *= shrink.y;
+                o2[b] *= shrink.z;
+                o3[b] *= shrink.w;
             }
-            for (var b = 0u; b < slabs * chunks; b++) {
-                for (var i = 0u; i < FOUR; i++) {
-                    o_lo[b * FOUR + i] *= shrink[i];
-                    o_hi[b * FOUR + i] *= shrink[i];
-                }
-            }
-            for (var slab = 0u; slab < slabs; slab++) {
-                if (slab > 0u) {
-                    workgroupBarrier();
-                }
-                for (var i = lid; i < TILE * SLAB; i += WG) {
-                    let line = kv_line(table, kv_head, min(tile + i / SLAB, end - 1u));
-                    staged[i / SLAB * (SLAB + 1u) + i % SLAB] = v_cache[line + slab * SLAB + i % SLAB];
-                }
-                workgroupBarrier();
+            workgroupBarrier();
+            for (var n = 0u; n < ACROSS; n++) {
+                let w0 = shared_rows[mine * ACROSS + n];
+                let w1 = shared_rows[(mine + 1u) * ACROSS + n];
+                let w2 = shared_rows[(mine + 2u) * ACROSS + n];
+                let w3 = shared_rows[(mine + 3u) * ACROSS + n];
                 for (var c = 0u; c < chunks; c++) {
-                    let chunk = min(c * ACROSS + across, SLAB - 1u);
-                    let b = (slab * chunks + c) * FOUR;
-                    for (var n = 0u; n < ACROSS; n++) {
-                        for (var j = 0u; j < FOUR; j++) {
-                            let v = staged[(n + ACROSS * j) * (SLAB + 1u) + chunk];
-                            let lo = half_lo(v);
-                            let hi = half_hi(v);
-                            for (var i = 0u; i < FOUR; i++) {
-                                let weight = shared_rows[(my_first + i) * ACROSS + n][j];
-                                o_lo[b + i] += weight * lo;
-                                o_hi[b + i] += weight * hi;
-                            }
-                        }
-                    }
+                    let at = n * (LINE + 1u) + min(c * ACROSS + across, LINE - 1u);
+                    let v0 = staged[at];
+                    let v1 = staged[at + ACROSS * (LINE + 1u)];
+                    let v2 = staged[at + 2u * ACROSS * (LINE + 1u)];
+                    let v3 = staged[at + 3u * ACROSS * (LINE + 1u)];
+                    let lo = lo_of(v0, v1, v2, v3);
+                    let hi = hi_of(v0, v1, v2, v3);
+                    o0[2u * c] += lo * w0;
+                    o0[2u * c + 1u] += hi * w0;
+                    o1[2u * c] += lo * w1;
+                    o1[2u * c + 1u] += hi * w1;
+                    o2[2u * c] += lo * w2;
+                    o2[2u * c + 1u] += hi * w2;
+                    o3[2u * c] += lo * w3;
+                    o3[2u * c + 1u] += hi * w3;
                 }
             }
         }
@@ -214,18 +235,14 @@ fn main(
         sum += shared_four[lid - across + j];
     }
     let inverse = 1.0 / sum;
-    for (var slab = 0u; slab < slabs; slab++) {
-        for (var c = 0u; c < chunks; c++) {
-            for (var i = 0u; i < FOUR; i += 2u) {
-                let b = (slab * chunks + c) * FOUR + i;
-                let values = array<vec4<f32>, 4>(
-                    o_lo[b] * inverse[i],
-                    o_hi[b] * inverse[i],
-                    o_lo[b + 1u] * inverse[i + 1u],
-                    o_hi[b + 1u] * inverse[i + 1u],
-                );
-                store_chunks(row_first + my_first + i, rows_end, kv_head, slab * SLAB, c * ACROSS + across, values, lid);
-            }
-        }
+    for (var c = 0u; c < chunks; c++) {
+        let first = Chunk(row_first + mine, c * ACROSS + across, kv_head, rows_end);
+        let b = 2u * c;
+        let next = b + 1u;
+        let upper = array<vec4<f32>, 4>(o0[b] * inverse.x, o0[next] * inverse.x, o1[b] * inverse.y, o1[next] * inverse.y);
+        store_chunks(first, upper, lid);
+        let second = Chunk(first.row + 2u, first.chunk, kv_head, rows_end);
+        let lower = array<vec4<f32>, 4>(o2[b] * inverse.z, o2[next] * inverse.z, o3[b] * inverse.w, o3[next] * inverse.w);
+        store_chunks(second, lower, lid);
     }
 }

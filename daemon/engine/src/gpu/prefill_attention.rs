@@ -6,8 +6,6 @@ use super::Axis;
 const THREADS: u32 = 64;
 /// Rows (a column's query head) that a workgroup does: four for every eight threads.
 const ROWS: u32 = THREADS / 2;
-/// Chunks of eight values of a K or V line that a workgroup stages at a time.
-const SLAB_MAX: u32 = 16;
 
 /// See the module.
 pub(crate) struct PrefillAttention {
@@ -18,16 +16,12 @@ pub(crate) struct PrefillAttention {
 
 /// The mapping for heads of `head_dim` values, `group` query heads to a KV head.
 pub(crate) fn prefill_attention(head_dim: u32, group: u32) -> PrefillAttention {
-    let chunks = head_dim / 8;
-    let slabs = (1..=chunks)
-        .find(|n| chunks.is_multiple_of(*n) && chunks / n <= SLAB_MAX)
-        .unwrap_or(chunks);
     PrefillAttention {
         overrides: [
             ("WG", THREADS),
             ("G", group),
             ("HEAD_DIM", head_dim),
-            ("SLAB", chunks / slabs),
+            ("LINE", head_dim / 8),
         ],
         tiles: Axis::RowTiles { group, rows: ROWS },
     }
