@@ -195,6 +195,8 @@ pub enum Kernel {
     Attention(Reduction),
     /// Attention of many columns, without splits.
     AttentionPrefill(RowsOut),
+    /// The same on matrix units, straight to activations: where `head_dim` is a multiple of 32.
+    AttentionPrefillMatrix(ActivationFormat),
     /// Joins attention's splits into activations.
     Combine(ActivationFormat),
     /// Picks the next token.
@@ -267,6 +269,11 @@ impl Kernel {
                 files.extend(out.files());
                 files
             }
+            Self::AttentionPrefillMatrix(act) => vec![
+                include_str!("../kernels/attention_prefill_matrix.wgsl"),
+                STEP,
+                act.output(),
+            ],
             Self::Copy => vec![include_str!("../kernels/copy.wgsl")],
             Self::Combine(act) => {
                 vec![include_str!("../kernels/combine.wgsl"), STEP, act.output()]
@@ -279,6 +286,11 @@ impl Kernel {
                 ]
             }
         }
+    }
+
+    /// Tells whether the kernel needs matrix units and 16-bit floats: it runs on Vulkan alone.
+    pub fn uses_matrix_units(self) -> bool {
+        matches!(self, Self::AttentionPrefillMatrix(_))
     }
 
     /// What the kernel binds in group 0, by binding number.
@@ -322,6 +334,9 @@ impl Kernel {
                     RowsOut::Partial => list.extend([(6, Write), (7, Write)]),
                 }
             }
+            Self::AttentionPrefillMatrix(_) => {
+                list.extend([(1, Read), (2, Read), (3, Read), (4, Read), (5, Write)]);
+            }
             Self::Copy => list.extend([(1, Read), (6, Write)]),
             Self::Combine(_) => list.extend([(4, Read), (5, Write), (6, Read), (7, Read)]),
             Self::Sample(_) => {
@@ -364,6 +379,7 @@ impl Kernel {
                 format!("attention_prefill.{}", act(a))
             }
             Self::AttentionPrefill(RowsOut::Partial) => "attention_prefill.partial".to_owned(),
+            Self::AttentionPrefillMatrix(a) => format!("attention_prefill_matrix.{}", act(a)),
             Self::Combine(a) => format!("combine.{}", act(a)),
             Self::Sample(_) => "sample".to_owned(),
             Self::Copy => "copy".to_owned(),
@@ -382,6 +398,7 @@ impl Kernel {
         }
         list.extend(reductions.map(Self::Attention));
         list.extend(RowsOut::ALL.map(Self::AttentionPrefill));
+        list.extend(acts.map(Self::AttentionPrefillMatrix));
         list.extend(reductions.map(Self::Sample));
         for matrix in MatrixKernel::all() {
             list.extend(reductions.map(|r| Self::Gemv(matrix, r)));

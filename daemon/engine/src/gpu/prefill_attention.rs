@@ -1,28 +1,46 @@
-//! How prefill's attention maps rows to workgroups: its overrides and its grid, for recorder and tests.
+//! How prefill's attention maps rows to workgroups: its kernel, overrides and grid, for recorder and
+//! tests.
+
+use hearth_shaders::{ActivationFormat, Kernel, RowsOut};
 
 use super::Axis;
 
-/// Threads of a workgroup.
-const THREADS: u32 = 64;
-/// Rows (a column's query head) that a workgroup does: four for every eight threads.
-const ROWS: u32 = THREADS / 2;
-
 /// See the module.
 pub(crate) struct PrefillAttention {
-    pub(crate) overrides: [(&'static str, u32); 4],
-    /// The grid's second axis.
+    pub(crate) kernel: Kernel,
+    pub(crate) overrides: Vec<(&'static str, u32)>,
+    /// The grid's second axis; the first is the KV heads.
     pub(crate) tiles: Axis,
 }
 
-/// The mapping for heads of `head_dim` values, `group` query heads to a KV head.
-pub(crate) fn prefill_attention(head_dim: u32, group: u32) -> PrefillAttention {
+/// The mapping for heads of `head_dim` values, `group` query heads to a KV head, whose results are
+/// stored as `out` if blocks of 32 values fill heads, else as floats for `Combine`.
+pub(crate) fn prefill_attention(
+    head_dim: u32,
+    group: u32,
+    out: ActivationFormat,
+    matrix_units: bool,
+) -> PrefillAttention {
+    let whole = head_dim.is_multiple_of(32);
+    let (kernel, threads) = match (whole, matrix_units) {
+        // Long heads take more of the workgroup's memory, so it does fewer rows.
+        (true, true) if head_dim > 128 => (Kernel::AttentionPrefillMatrix(out), 64),
+        (true, true) => (Kernel::AttentionPrefillMatrix(out), 128),
+        (true, false) => (Kernel::AttentionPrefill(RowsOut::Activations(out)), 64),
+        (false, _) => (Kernel::AttentionPrefill(RowsOut::Partial), 64),
+    };
+    let mut overrides = vec![("WG", threads), ("G", group), ("HEAD_DIM", head_dim)];
+    if kernel.uses_matrix_units() {
+        overrides.extend([("QUARTERS", head_dim / 4), ("TILE", threads / 2)]);
+    } else {
+        overrides.push(("LINE", head_dim / 8));
+    }
     PrefillAttention {
-        overrides: [
-            ("WG", THREADS),
-            ("G", group),
-            ("HEAD_DIM", head_dim),
-            ("LINE", head_dim / 8),
-        ],
-        tiles: Axis::RowTiles { group, rows: ROWS },
+        kernel,
+        overrides,
+        tiles: Axis::RowTiles {
+            group,
+            rows: threads / 2,
+        },
     }
 }

@@ -325,18 +325,16 @@ impl Recorder<'_> {
                 pad: [0; 2],
             },
         );
-        let plan = gpu::prefill_attention(c.head_dim, group);
+        let plan = gpu::prefill_attention(c.head_dim, group, format, self.gpu.matrix_units);
         let grid = [Axis::Fixed(c.n_kv_heads), plan.tiles, Axis::Fixed(1)];
         let s = self.scratch;
         let mut buffers = vec![&params, &s.q, k, v, &s.step];
-        if c.head_dim.is_multiple_of(32) {
+        if plan.kernel != Kernel::AttentionPrefill(RowsOut::Partial) {
             buffers.push(&s.attended);
-            let kernel = Kernel::AttentionPrefill(RowsOut::Activations(format));
-            return self.push(kernel, &plan.overrides, &buffers, grid);
+            return self.push(plan.kernel, &plan.overrides, &buffers, grid);
         }
         buffers.extend([&s.partial, &s.sums]);
-        let kernel = Kernel::AttentionPrefill(RowsOut::Partial);
-        self.push(kernel, &plan.overrides, &buffers, grid)?;
+        self.push(plan.kernel, &plan.overrides, &buffers, grid)?;
         self.combine(1, format)
     }
 

@@ -65,16 +65,14 @@ pub(super) fn shapes() {
     let long: &[Case] = if long_tests() { &LONG } else { &[] };
     for (n, case) in CASES.iter().chain(long).enumerate() {
         let mut random = Random::new(n as u64);
-        let outs: &[RowsOut] = if !case.head_dim.is_multiple_of(32) {
-            &[RowsOut::Partial]
-        } else if n == 0 || long_tests() {
-            &RowsOut::ALL
-        } else {
-            &[RowsOut::Activations(ActivationFormat::Float)]
-        };
         let data = Data::new(&mut random, case);
-        for &out in outs {
-            data.run(&mut lab, case, out);
+        let formats = [ActivationFormat::Float, ActivationFormat::Int8];
+        let count = if n == 0 || long_tests() { 2 } else { 1 };
+        for &format in &formats[..count] {
+            data.run(&mut lab, case, format, false);
+            if lab.gpu().matrix_units {
+                data.run(&mut lab, case, format, true);
+            }
         }
     }
 }
@@ -132,7 +130,8 @@ impl Data {
         }
     }
 
-    fn run(&self, lab: &mut Lab, case: &Case, out: RowsOut) {
+    fn run(&self, lab: &mut Lab, case: &Case, format: ActivationFormat, matrix_units: bool) {
+        let plan = prefill_attention(case.head_dim, case.group, format, matrix_units);
         let dim = case.kv_heads * case.group * case.head_dim;
         let columns = u32::try_from(self.step.columns.len()).unwrap();
         let params = AttentionParams {
@@ -151,38 +150,38 @@ impl Data {
             Buffer::Words(self.caches[1].clone()),
             Buffer::Words(self.step.words(1 << 30, 1, &[])),
         ];
-        let words = match out {
-            RowsOut::Activations(ActivationFormat::Int8) => dim as usize / 32 * INT8_BLOCK_WORDS,
-            RowsOut::Activations(ActivationFormat::Float) | RowsOut::Partial => dim as usize,
+        let partial = plan.kernel == Kernel::AttentionPrefill(RowsOut::Partial);
+        let words = if !partial && format == ActivationFormat::Int8 {
+            dim as usize / 32 * INT8_BLOCK_WORDS
+        } else {
+            dim as usize
         };
         let before = vec![UNTOUCHED; columns as usize * words];
         buffers.push(Buffer::Words(before.clone()));
         let sums = (columns * dim / case.head_dim) as usize * 2;
-        if out == RowsOut::Partial {
+        if partial {
             buffers.push(Buffer::untouched(sums));
         }
-        let plan = prefill_attention(case.head_dim, case.group);
         let extent = Extent {
             columns,
             ..Extent::default()
         };
         let grid = [case.kv_heads, plan.tiles.resolve(extent), 1];
-        let kernel = Kernel::AttentionPrefill(out);
-        let after = lab.run(kernel, &plan.overrides, &buffers, grid);
-        let what = format!("{} {params:?} {:?}", kernel.name(), case.sequences);
-        let expected = self.expected(case);
-        match out {
-            RowsOut::Activations(format) => {
-                expected.check_acts(&what, format, &before, &after[0]);
-            }
-            RowsOut::Partial => {
-                expected.check_floats(&what, &before, &after[0]);
-                assert_eq!(after[1], bits(&[0.0, 1.0]).repeat(sums / 2), "{what}");
-            }
+        let after = lab.run(plan.kernel, &plan.overrides, &buffers, grid);
+        let what = format!("{} {params:?} {:?}", plan.kernel.name(), case.sequences);
+        let expected = self.expected(case, plan.kernel.uses_matrix_units());
+        if partial {
+            expected.check_floats(&what, &before, &after[0]);
+            assert_eq!(after[1], bits(&[0.0, 1.0]).repeat(sums / 2), "{what}");
+        } else {
+            expected.check_acts(&what, format, &before, &after[0]);
         }
     }
 
-    fn expected(&self, case: &Case) -> Expected {
+    fn expected(&self, case: &Case, halves: bool) -> Expected {
+        // A score's rounding is a relative error of its weight; matrix units round queries and weights
+        // to eleven bits.
+        let error = if halves { 2e-3 } else { 2e-5 };
         let mut expected = Expected::default();
         let heads = (case.kv_heads * case.group) as usize;
         let dim = heads * self.shape.head_dim;
@@ -198,8 +197,7 @@ impl Data {
             let queries = wide(&self.q[n * dim..(n + 1) * dim]);
             let values = attention(&a, &queries, column.position as usize);
             for (i, o) in values.into_iter().enumerate() {
-                // A score's rounding is a relative error of its weight.
-                expected.set(n * dim + i, o.value, 2e-5 * o.magnitude + 1e-30);
+                expected.set(n * dim + i, o.value, error * o.magnitude + 1e-30);
             }
         }
         expected

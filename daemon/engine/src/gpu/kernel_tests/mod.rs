@@ -35,7 +35,9 @@ fn every_kernel_has_a_test() {
                 matrix::q4_1
             }
             Kernel::Attention(_) | Kernel::Combine(_) => attention::shapes,
-            Kernel::AttentionPrefill(_) => attention_prefill::shapes,
+            Kernel::AttentionPrefill(_) | Kernel::AttentionPrefillMatrix(_) => {
+                attention_prefill::shapes
+            }
             Kernel::Sample(_) => sample::settings,
             Kernel::Copy => rows::copies,
         };

@@ -21,6 +21,7 @@ pub(super) fn matrix(kernel: Kernel) -> Option<(MatrixKernel, Reduction)> {
         | Kernel::Norm(..)
         | Kernel::Attention(_)
         | Kernel::AttentionPrefill(_)
+        | Kernel::AttentionPrefillMatrix(_)
         | Kernel::Combine(_)
         | Kernel::Sample(_)
         | Kernel::Copy => None,
