@@ -1,31 +1,17 @@
 // o = softmax(q K^T / sqrt(head_dim)) V for many columns, without splits.
 //
-// The queries of one KV head are rows: (column, query head), G rows a column. Workgroup (kv_head, n)
-// does WG / 2 consecutive rows, the last rows first, since they have most to do. It walks the history
-// in tiles of TILE positions, staged in workgroup memory, and keeps for each row a running maximum,
+// Workgroup (kv_head, n) does WG / 2 consecutive rows (common/attention_rows.wgsl), the last rows first,
+// since they have most to do. It walks the history in tiles of TILE positions, staged in workgroup memory, and keeps for each row a running maximum,
 // sum and output. ACROSS threads share a row, and a thread has four rows, by name, because an array
 // that a loop indexes may end up in memory: of the scores it has every ACROSSth position, of the output
-// every ACROSSth chunk of eight values. Rows of several sequences may meet in a workgroup; each run
-// of one block table is walked by itself.
+// every ACROSSth chunk of eight values.
 // Reference: reference::attention.
 
-struct AttentionParams {
-    head_dim: u32,
-    kv_heads: u32,
-    block_len: u32, // positions of a KV block
-    splits_max: u32, // unused
-    window: u32, // sliding window in positions, 0 for none
-    scale: f32, // 1 / sqrt(head_dim)
-    pad0: u32,
-    pad1: u32,
-}
-
-@group(0) @binding(0) var<uniform> params: AttentionParams;
 @group(0) @binding(1) var<storage, read> q: array<vec4<f32>>; // [column, head, head_dim / 4]
 @group(0) @binding(2) var<storage, read> k_cache: array<vec4<u32>>; // [block, kv_head, slot, head_dim / 8]: eight f16
 @group(0) @binding(3) var<storage, read> v_cache: array<vec4<u32>>; // [block, kv_head, slot, head_dim / 8]: eight f16
 
-override WG: u32 = 64u; // a multiple of TILE
+override WG: u32 = 64u; // divides TILE * LINE
 override G: u32 = 1u; // query heads of a KV head
 override HEAD_DIM: u32 = 64u; // at most 256
 override LINE: u32 = 8u; // HEAD_DIM / 8
@@ -37,7 +23,6 @@ const LEAST: f32 = -3.0e38;
 var<workgroup> staged: array<vec4<u32>, TILE * (LINE + 1u)>; // [position, chunk]; the odd stride spreads the banks
 var<workgroup> shared_rows: array<vec4<f32>, 4u * WG>; // weights: [row, across], of positions across + ACROSS * j
 var<workgroup> shared_four: array<vec4<f32>, WG>; // a number for each of a thread's rows
-var<workgroup> lines: array<u32, TILE>; // chunk of the caches at which a position of the tile starts
 
 fn half_lo(w: vec4<u32>) -> vec4<f32> {
     return vec4<f32>(unpack2x16float(w.x), unpack2x16float(w.y));
@@ -55,27 +40,12 @@ fn hi_of(a: vec4<u32>, b: vec4<u32>, c: vec4<u32>, d: vec4<u32>) -> mat4x4<f32> 
     return mat4x4<f32>(half_hi(a), half_hi(b), half_hi(c), half_hi(d));
 }
 
-// Finds where the positions `first`.. start in the caches; past `last`, that one stands in.
-fn find_lines(table: u32, kv_head: u32, first: u32, last: u32, lid: u32) {
-    if (lid < TILE) {
-        let p = min(first + lid, last);
-        let block = step_words[table + p / params.block_len];
-        lines[lid] = ((block * params.kv_heads + kv_head) * params.block_len + p % params.block_len) * LINE;
-    }
-}
-
 // Chunk `chunk` of the rows `row` and `row + 1`; there are `rows_end` rows.
 struct Chunk {
     row: u32,
     chunk: u32,
     kv_head: u32,
     rows_end: u32,
-}
-
-// First position that a column at `position` sees.
-fn oldest(position: u32) -> u32 {
-    let windowed = params.window > 0u && position >= params.window;
-    return select(0u, position + 1u - params.window, windowed);
 }
 
 // A row's own facts: (first word of its queries, first position it sees, the last one, block table).
@@ -100,6 +70,11 @@ fn highest_of(s: vec4<f32>) -> f32 {
 // exp(s - top), 0 where not seen: where a row has seen nothing yet, LEAST - LEAST is no weight of 1.
 fn weights_of(s: vec4<f32>, top: f32) -> vec4<f32> {
     return select(exp(s - top), vec4<f32>(0.0), s == vec4<f32>(LEAST));
+}
+
+// Stages the `i`th chunk of a tile's lines.
+fn stage(i: u32, chunk: vec4<u32>) {
+    staged[i / LINE * (LINE + 1u) + i % LINE] = chunk;
 }
 
 @compute @workgroup_size(WG)
@@ -131,25 +106,31 @@ fn main(
     var top = vec4<f32>(LEAST); // of the four rows
     var total = vec4<f32>(0.0); // of this thread's weights
 
-    var column = row_first / G;
-    let column_end = (min(row_first + WG / 2u, rows_end) - 1u) / G + 1u;
-    while (column < column_end) {
-        // A run of columns of one sequence.
-        let table = kv_table(column);
-        var begin = 0xffffffffu;
-        var last = 0u;
-        while (column < column_end && kv_table(column) == table) {
-            let position = column_position(column);
-            begin = min(begin, oldest(position));
-            last = max(last, position);
-            column++;
+    // Loads run ahead of their use: K by most of a tile, V by the scores.
+    let loads = TILE * LINE / WG; // at most 16
+    var k_ahead: array<vec4<u32>, 16>;
+    var v_ahead: array<vec4<u32>, 16>;
+    var done = false;
+    while (true) {
+        let run = next_run(row_first, &done, lid);
+        if (run.x == NO_ROW) {
+            break;
         }
-        for (var tile = begin - begin % TILE; tile <= last; tile += TILE) {
-            workgroupBarrier();
-            find_lines(table, kv_head, tile, last, lid);
-            workgroupBarrier();
-            for (var i = lid; i < TILE * LINE; i += WG) {
-                staged[i / LINE * (LINE + 1u) + i % LINE] = k_cache[lines[i / LINE] + i % LINE];
+        let table = kv_table(run.x / G);
+        let begin = run.y - run.y % TILE;
+        find_lines(table, kv_head, begin, run.z, lid);
+        workgroupBarrier();
+        for (var i = 0u; i < loads; i++) {
+            let at = lid + i * WG;
+            k_ahead[i] = k_cache[lines[at / LINE] + at % LINE];
+        }
+        for (var tile = begin; tile <= run.z; tile += TILE) {
+            for (var i = 0u; i < loads; i++) {
+                stage(lid + i * WG, k_ahead[i]);
+            }
+            for (var i = 0u; i < loads; i++) {
+                let at = lid + i * WG;
+                v_ahead[i] = v_cache[lines[at / LINE] + at % LINE];
             }
             workgroupBarrier();
             var s0 = vec4<f32>(0.0); // of positions across + ACROSS * j
@@ -176,9 +157,10 @@ fn main(
             s3 = masked(s3, positions, row3, table);
             shared_four[lid] = vec4<f32>(highest_of(s0), highest_of(s1), highest_of(s2), highest_of(s3));
             workgroupBarrier();
-            for (var i = lid; i < TILE * LINE; i += WG) {
-                staged[i / LINE * (LINE + 1u) + i % LINE] = v_cache[lines[i / LINE] + i % LINE];
+            for (var i = 0u; i < loads; i++) {
+                stage(lid + i * WG, v_ahead[i]);
             }
+            find_lines(table, kv_head, tile + TILE, run.z, lid);
             var now = top;
             for (var j = 0u; j < ACROSS; j++) {
                 now = max(now, shared_four[lid - across + j]);
@@ -202,6 +184,10 @@ fn main(
                 o3[b] *= shrink.w;
             }
             workgroupBarrier();
+            for (var i = 0u; i < loads; i++) {
+                let at = lid + i * WG;
+                k_ahead[i] = k_cache[lines[at / LINE] + at % LINE];
+            }
             for (var n = 0u; n < ACROSS; n++) {
                 let w0 = shared_rows[mine * ACROSS + n];
                 let w1 = shared_rows[(mine + 1u) * ACROSS + n];
@@ -225,9 +211,9 @@ fn main(
                     o3[2u * c + 1u] += hi * w3;
                 }
             }
+            workgroupBarrier();
         }
     }
-    workgroupBarrier();
     shared_four[lid] = total;
     workgroupBarrier();
     var sum = vec4<f32>(0.0);

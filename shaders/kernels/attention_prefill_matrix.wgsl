@@ -3,26 +3,13 @@ enable wgpu_cooperative_matrix;
 
 // attention_prefill.wgsl on matrix units: products of 16 x 16 halves, summed in 32 bits.
 //
-// The queries of one KV head are rows: (column, query head), G rows a column. Workgroup (kv_head, n)
-// does WG / 2 consecutive rows, the last rows first, since they have most to do; a subgroup of 32
-// threads has 16 of them, and two threads share a row for all that is no matrix product. The history
-// goes by in tiles of TILE positions, staged in workgroup memory. What a tile adds to the output leaves
+// Workgroup (kv_head, n) does WG / 2 consecutive rows (common/attention_rows.wgsl), the last rows first,
+// since they have most to do. A subgroup of 32 threads has 16 of them, and two threads share a row for
+// all that is no matrix product. The history goes by in tiles of TILE positions, staged in workgroup memory. What a tile adds to the output leaves
 // the matrix units through `scores` and is summed in the threads' own registers: a thread has blocks of
 // 32 values of its row, every second one. Queries and weights are rounded to halves.
 // Reference: reference::attention.
 
-struct AttentionParams {
-    head_dim: u32,
-    kv_heads: u32,
-    block_len: u32, // positions of a KV block
-    splits_max: u32, // unused
-    window: u32, // sliding window in positions, 0 for none
-    scale: f32, // 1 / sqrt(head_dim)
-    pad0: u32,
-    pad1: u32,
-}
-
-@group(0) @binding(0) var<uniform> params: AttentionParams;
 @group(0) @binding(1) var<storage, read> q: array<vec4<f32>>; // [column, head, head_dim / 4]
 @group(0) @binding(2) var<storage, read> k_cache: array<vec4<f16>>; // [block, kv_head, slot, head_dim / 4]
 @group(0) @binding(3) var<storage, read> v_cache: array<vec4<f16>>; // [block, kv_head, slot, head_dim / 4]
@@ -30,7 +17,7 @@ struct AttentionParams {
 override WG: u32 = 128u; // a multiple of 32
 override G: u32 = 1u; // query heads of a KV head
 override HEAD_DIM: u32 = 64u; // a multiple of 32, at most 256
-override QUARTERS: u32 = 16u; // HEAD_DIM / 4
+override LINE: u32 = 16u; // HEAD_DIM / 4
 override TILE: u32 = 64u; // 32 or 64, at least WG / 2
 // Rows in workgroup memory are padded against bank conflicts; each starts at a multiple of 16 bytes.
 const PAD: u32 = 8u;
@@ -43,30 +30,18 @@ var<workgroup> staged: array<f16, TILE * (HEAD_DIM + PAD)>; // [row or position,
 var<workgroup> scores: array<f32, WG / 2u * SCORES>; // [row, position], then [row, value of 64]
 var<workgroup> weights: array<f16, WG / 2u * WEIGHTS>; // [row, position]
 var<workgroup> tops: array<f32, WG>;
-var<workgroup> lines: array<u32, TILE>; // where a position of the tile starts in the caches
-
-// Finds where the positions `first`.. start in the caches; past `last`, that one stands in.
-fn find_lines(table: u32, kv_head: u32, first: u32, last: u32, lid: u32) {
-    if (lid < TILE) {
-        let p = min(first + lid, last);
-        let block = step_words[table + p / params.block_len];
-        lines[lid] = ((block * params.kv_heads + kv_head) * params.block_len + p % params.block_len) * (HEAD_DIM / 4u);
-    }
-}
-
-// First position that a column at `position` sees.
-fn oldest(position: u32) -> u32 {
-    let windowed = params.window > 0u && position >= params.window;
-    return select(0u, position + 1u - params.window, windowed);
-}
 
 // Stages the `i`th four values of rows of HEAD_DIM values.
 fn stage(i: u32, v: vec4<f16>) {
-    let at = i / QUARTERS * (HEAD_DIM + PAD) + 4u * (i % QUARTERS);
+    let at = i / LINE * (HEAD_DIM + PAD) + 4u * (i % LINE);
     staged[at] = v.x;
     staged[at + 1u] = v.y;
     staged[at + 2u] = v.z;
     staged[at + 3u] = v.w;
+}
+
+fn four_scores(at: u32) -> vec4<f32> {
+    return vec4<f32>(scores[at], scores[at + 1u], scores[at + 2u], scores[at + 3u]);
 }
 
 // o = o * shrink + the tile's weighted sum of V, of values 64 * part.. .
@@ -85,9 +60,7 @@ fn add_weighted(part: u32, subgroup: u32, lane: u32, shrink: f32, o: ptr<functio
     workgroupBarrier();
     let first = (rows + lane / 2u) * SCORES + lane % 2u * 32u;
     for (var i = 0u; i < 8u; i++) {
-        let at = first + 4u * i;
-        let v = vec4<f32>(scores[at], scores[at + 1u], scores[at + 2u], scores[at + 3u]);
-        (*o)[i] = (*o)[i] * shrink + v;
+        (*o)[i] = (*o)[i] * shrink + four_scores(first + 4u * i);
     }
 }
 
@@ -115,9 +88,9 @@ fn main(
     let rows_end = step_columns() * G;
     let row_first = (groups.y - 1u - group.y) * (WG / 2u);
     // The queries, rounded, through `staged` into the matrix units.
-    for (var i = lid; i < WG / 2u * QUARTERS; i += WG) {
-        let row = min(row_first + i / QUARTERS, rows_end - 1u);
-        let at = ((row / G * params.kv_heads + kv_head) * G + row % G) * QUARTERS + i % QUARTERS;
+    for (var i = lid; i < WG / 2u * LINE; i += WG) {
+        let row = min(row_first + i / LINE, rows_end - 1u);
+        let at = ((row / G * params.kv_heads + kv_head) * G + row % G) * LINE + i % LINE;
         stage(i, vec4<f16>(q[at] * params.scale));
     }
     workgroupBarrier();
@@ -143,33 +116,28 @@ fn main(
         o2[i] = vec4<f32>(0.0);
         o3[i] = vec4<f32>(0.0);
     }
-    var s: array<f32, 32>; // scores of this thread's positions
+    var s: array<vec4<f32>, 8>; // scores of this thread's positions
     var k_ahead: array<vec4<f16>, 32>;
     var v_ahead: array<vec4<f16>, 32>;
-    let loads = TILE * QUARTERS / WG; // at most 32
+    let loads = TILE * LINE / WG; // at most 32
     var top = LEAST;
-    var total = 0.0;
+    var total = vec4<f32>(0.0);
 
-    var column = row_first / G;
-    let column_end = (min(row_first + WG / 2u, rows_end) - 1u) / G + 1u;
-    while (column < column_end) {
-        // A run of columns of one sequence.
-        let table = kv_table(column);
-        var begin = 0xffffffffu;
-        var last = 0u;
-        while (column < column_end && kv_table(column) == table) {
-            let position = column_position(column);
-            begin = min(begin, oldest(position));
-            last = max(last, position);
-            column++;
+    var done = false;
+    while (true) {
+        let run = next_run(row_first, &done, lid);
+        if (run.x == NO_ROW) {
+            break;
         }
-        begin -= begin % TILE;
-        workgroupBarrier();
+        let table = kv_table(run.x / G);
+        let mine = my_table == table;
+        let begin = run.y - run.y % TILE;
+        let last = run.z;
         find_lines(table, kv_head, begin, last, lid);
         workgroupBarrier();
         for (var i = 0u; i < loads; i++) {
             let at = lid + i * WG;
-            k_ahead[i] = k_cache[lines[at / QUARTERS] + at % QUARTERS];
+            k_ahead[i] = k_cache[lines[at / LINE] + at % LINE];
         }
         for (var tile = begin; tile <= last; tile += TILE) {
             // Loads run ahead of their use: K by most of a tile, V by the scores.
@@ -178,7 +146,7 @@ fn main(
             }
             for (var i = 0u; i < loads; i++) {
                 let at = lid + i * WG;
-                v_ahead[i] = v_cache[lines[at / QUARTERS] + at % QUARTERS];
+                v_ahead[i] = v_cache[lines[at / LINE] + at % LINE];
             }
             workgroupBarrier();
             for (var p = 0u; p < TILE; p += 16u) {
@@ -194,31 +162,36 @@ fn main(
                 stage(lid + i * WG, v_ahead[i]);
             }
             find_lines(table, kv_head, tile + TILE, last, lid);
-            // Softmax. Each of a row's two threads has every second position, and its own sum. Of
-            // another sequence's positions a row sees none.
-            let seen_first = select(tile + TILE, first_seen, my_table == table);
-            var highest = LEAST;
-            for (var i = 0u; i < TILE / 2u; i++) {
-                let position = tile + 2u * i + half_row;
-                let seen = position <= newest && position >= seen_first;
-                s[i] = select(LEAST, scores[my_row * SCORES + 2u * i + half_row], seen);
+            // Softmax. Each of a row's two threads has four of every eight positions, and its own sum.
+            let first = select(tile + TILE, first_seen, mine); // of another sequence it sees none
+            var highest = vec4<f32>(LEAST);
+            for (var i = 0u; i < TILE / 8u; i++) {
+                let positions = vec4<u32>(tile + 8u * i + 4u * half_row) + vec4<u32>(0u, 1u, 2u, 3u);
+                let seen = (positions <= vec4<u32>(newest)) & (positions >= vec4<u32>(first));
+                s[i] = select(vec4<f32>(LEAST), four_scores(my_row * SCORES + 8u * i + 4u * half_row), seen);
                 highest = max(highest, s[i]);
             }
-            tops[lid] = highest;
+            let high = max(max(highest.x, highest.y), max(highest.z, highest.w));
+            tops[lid] = high;
             workgroupBarrier();
-            let now = max(top, max(highest, tops[lid ^ 1u]));
+            let now = max(top, max(high, tops[lid ^ 1u]));
             let shrink = exp(top - now);
             top = now;
             total *= shrink;
-            for (var i = 0u; i < TILE / 2u; i++) {
+            for (var i = 0u; i < TILE / 8u; i++) {
                 // Where a row has seen nothing yet, LEAST - LEAST is no weight of 1.
-                let weight = select(exp(s[i] - now), 0.0, s[i] == LEAST);
+                let weight = select(exp(s[i] - now), vec4<f32>(0.0), s[i] == vec4<f32>(LEAST));
                 total += weight;
-                weights[my_row * WEIGHTS + 2u * i + half_row] = f16(weight);
+                let at = my_row * WEIGHTS + 8u * i + 4u * half_row;
+                let rounded = vec4<f16>(weight);
+                weights[at] = rounded.x;
+                weights[at + 1u] = rounded.y;
+                weights[at + 2u] = rounded.z;
+                weights[at + 3u] = rounded.w;
             }
             for (var i = 0u; i < loads; i++) {
                 let at = lid + i * WG;
-                k_ahead[i] = k_cache[lines[at / QUARTERS] + at % QUARTERS];
+                k_ahead[i] = k_cache[lines[at / LINE] + at % LINE];
             }
             add_weighted(0u, subgroup, lane, shrink, &o0);
             if (HEAD_DIM > 64u) {
@@ -233,9 +206,10 @@ fn main(
             workgroupBarrier();
         }
     }
-    tops[lid] = total;
+    let sum = dot(total, vec4<f32>(1.0));
+    tops[lid] = sum;
     workgroupBarrier();
-    let inverse = 1.0 / (total + tops[lid ^ 1u]);
+    let inverse = 1.0 / (sum + tops[lid ^ 1u]);
     if (row < rows_end) {
         store_block(row, kv_head, half_row, inverse, &o0);
         store_block(row, kv_head, 2u + half_row, inverse, &o1);

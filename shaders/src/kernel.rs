@@ -217,6 +217,7 @@ pub enum BindingKind {
 }
 
 const STEP: &str = include_str!("../common/step.wgsl");
+const ATTENTION_ROWS: &str = include_str!("../common/attention_rows.wgsl");
 const MATRIX: &str = include_str!("../common/matrix.wgsl");
 
 impl Kernel {
@@ -265,12 +266,17 @@ impl Kernel {
                 ]
             }
             Self::AttentionPrefill(out) => {
-                let mut files = vec![include_str!("../kernels/attention_prefill.wgsl"), STEP];
+                let mut files = vec![
+                    include_str!("../kernels/attention_prefill.wgsl"),
+                    ATTENTION_ROWS,
+                    STEP,
+                ];
                 files.extend(out.files());
                 files
             }
             Self::AttentionPrefillMatrix(act) => vec![
                 include_str!("../kernels/attention_prefill_matrix.wgsl"),
+                ATTENTION_ROWS,
                 STEP,
                 act.output(),
             ],

@@ -13,25 +13,30 @@ pub(crate) struct PrefillAttention {
     pub(crate) tiles: Axis,
 }
 
-/// The mapping for heads of `head_dim` values, `group` query heads to a KV head, whose results are
-/// stored as `out` if blocks of 32 values fill heads, else as floats for `Combine`.
+/// The mapping for `heads` heads of `head_dim` values, `group` to a KV head, whose results are stored as
+/// `out` if blocks of 32 values fill heads, else as floats for `Combine`.
 pub(crate) fn prefill_attention(
     head_dim: u32,
+    heads: u32,
     group: u32,
     out: ActivationFormat,
     matrix_units: bool,
 ) -> PrefillAttention {
     let whole = head_dim.is_multiple_of(32);
+    // Long heads take more of the workgroup's memory; few heads would keep too few workgroups busy.
+    let few = head_dim > 128 || heads < 32;
     let (kernel, threads) = match (whole, matrix_units) {
-        // Long heads take more of the workgroup's memory, so it does fewer rows.
-        (true, true) if head_dim > 128 => (Kernel::AttentionPrefillMatrix(out), 64),
-        (true, true) => (Kernel::AttentionPrefillMatrix(out), 128),
+        (true, true) => (
+            Kernel::AttentionPrefillMatrix(out),
+            if few { 64 } else { 128 },
+        ),
         (true, false) => (Kernel::AttentionPrefill(RowsOut::Activations(out)), 64),
         (false, _) => (Kernel::AttentionPrefill(RowsOut::Partial), 64),
     };
     let mut overrides = vec![("WG", threads), ("G", group), ("HEAD_DIM", head_dim)];
     if kernel.uses_matrix_units() {
-        overrides.extend([("QUARTERS", head_dim / 4), ("TILE", threads / 2)]);
+        let tile = if head_dim > 128 { 32 } else { 64 };
+        overrides.extend([("LINE", head_dim / 4), ("TILE", tile)]);
     } else {
         overrides.push(("LINE", head_dim / 8));
     }

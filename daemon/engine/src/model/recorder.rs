@@ -325,7 +325,8 @@ impl Recorder<'_> {
                 pad: [0; 2],
             },
         );
-        let plan = gpu::prefill_attention(c.head_dim, group, format, self.gpu.matrix_units);
+        let matrix_units = self.gpu.matrix_units;
+        let plan = gpu::prefill_attention(c.head_dim, c.n_heads, group, format, matrix_units);
         let grid = [Axis::Fixed(c.n_kv_heads), plan.tiles, Axis::Fixed(1)];
         let s = self.scratch;
         let mut buffers = vec![&params, &s.q, k, v, &s.step];

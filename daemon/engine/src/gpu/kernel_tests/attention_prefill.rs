@@ -34,8 +34,9 @@ const CASES: [Case; 8] = [
     case(256, 4, 1, 32, 7, &[(20, 17)]),
 ];
 /// More of the same.
-const LONG: [Case; 4] = [
+const LONG: [Case; 5] = [
     case(96, 7, 1, 16, 0, &[(0, 40)]),
+    case(64, 4, 8, 16, 0, &[(0, 40), (9, 70)]),
     case(128, 4, 8, 16, 33, &[(300, 40), (0, 31)]),
     case(256, 8, 1, 16, 0, &[(0, 64)]),
     case(64, 8, 2, 16, 64, &[(1000, 5), (63, 2), (64, 2), (65, 2)]),
@@ -131,7 +132,13 @@ impl Data {
     }
 
     fn run(&self, lab: &mut Lab, case: &Case, format: ActivationFormat, matrix_units: bool) {
-        let plan = prefill_attention(case.head_dim, case.group, format, matrix_units);
+        let plan = prefill_attention(
+            case.head_dim,
+            case.kv_heads * case.group,
+            case.group,
+            format,
+            matrix_units,
+        );
         let dim = case.kv_heads * case.group * case.head_dim;
         let columns = u32::try_from(self.step.columns.len()).unwrap();
         let params = AttentionParams {
