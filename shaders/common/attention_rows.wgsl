@@ -17,11 +17,11 @@ struct AttentionParams {
 
 const NO_ROW: u32 = 0xffffffffu;
 
+// Matrix units read workgroup memory at multiples of 16 bytes, and nothing in WGSL asks for such a place:
+// so every variable there is a multiple of 16 bytes long.
 var<workgroup> lines: array<u32, TILE>; // where in the caches each position of a tile starts
-var<workgroup> next_row: atomic<u32>;
-var<workgroup> next_begin: atomic<u32>;
-var<workgroup> next_last: atomic<u32>;
-var<workgroup> next: vec3<u32>;
+var<workgroup> found: array<atomic<u32>, 4>; // of the next run: first row, first position, last position
+var<workgroup> next: vec4<u32>; // the same, for all to read
 
 // First position that a column at `position` sees.
 fn oldest(position: u32) -> u32 {
@@ -41,31 +41,31 @@ fn find_lines(table: u32, kv_head: u32, first: u32, last: u32, lid: u32) {
 // The rows of one sequence, among those from `row_first` on: (the first of them, the first position
 // that one sees, the last), each sequence once; no row when there are no more. `done`, at first false,
 // is for these calls.
-fn next_run(row_first: u32, done: ptr<function, bool>, lid: u32) -> vec3<u32> {
+fn next_run(row_first: u32, done: ptr<function, bool>, lid: u32) -> vec4<u32> {
     let row = row_first + lid;
     let own = !*done && lid < WG / 2u && row < step_columns() * G;
     if (lid == 0u) {
-        atomicStore(&next_row, NO_ROW);
-        atomicStore(&next_begin, NO_ROW);
-        atomicStore(&next_last, 0u);
+        atomicStore(&found[0], NO_ROW);
+        atomicStore(&found[1], NO_ROW);
+        atomicStore(&found[2], 0u);
     }
     workgroupBarrier();
     if (own) {
-        atomicMin(&next_row, row);
+        atomicMin(&found[0], row);
     }
     workgroupBarrier();
     if (own) {
         let column = row / G;
         let position = column_position(column);
-        if (kv_table(column) == kv_table(atomicLoad(&next_row) / G)) {
-            atomicMin(&next_begin, oldest(position));
-            atomicMax(&next_last, position);
+        if (kv_table(column) == kv_table(atomicLoad(&found[0]) / G)) {
+            atomicMin(&found[1], oldest(position));
+            atomicMax(&found[2], position);
             *done = true;
         }
     }
     workgroupBarrier();
     if (lid == 0u) {
-        next = vec3<u32>(atomicLoad(&next_row), atomicLoad(&next_begin), atomicLoad(&next_last));
+        next = vec4<u32>(atomicLoad(&found[0]), atomicLoad(&found[1]), atomicLoad(&found[2]), 0u);
     }
     return workgroupUniformLoad(&next);
 }

@@ -5,10 +5,11 @@ enable wgpu_cooperative_matrix;
 //
 // Workgroup (kv_head, n) does WG / 2 consecutive rows (common/attention_rows.wgsl), the last rows first,
 // since they have most to do. A subgroup of 32 threads has 16 of them, and two threads share a row for
-// all that is no matrix product. The history goes by in tiles of TILE positions, staged in workgroup memory. What a tile adds to the output leaves
-// the matrix units through `scores` and is summed in the threads' own registers: a thread has blocks of
-// 32 values of its row, every second one. Queries and weights are rounded to halves.
-// Reference: reference::attention.
+// all that is no matrix product. The history goes by in tiles of TILE positions, staged in workgroup
+// memory. What a tile adds to the output leaves the matrix units through `scores` and is summed in the
+// threads' own registers: a thread has blocks of 32 values of its row, every second one. Queries and
+// weights are rounded to halves. Every thread walks the columns by itself to find the runs, so that
+// the compiler sees that a subgroup stays together. Reference: reference::attention.
 
 @group(0) @binding(1) var<storage, read> q: array<vec4<f32>>; // [column, head, head_dim / 4]
 @group(0) @binding(2) var<storage, read> k_cache: array<vec4<f16>>; // [block, kv_head, slot, head_dim / 4]
@@ -40,10 +41,6 @@ fn stage(i: u32, v: vec4<f16>) {
     staged[at + 3u] = v.w;
 }
 
-fn four_scores(at: u32) -> vec4<f32> {
-    return vec4<f32>(scores[at], scores[at + 1u], scores[at + 2u], scores[at + 3u]);
-}
-
 // o = o * shrink + the tile's weighted sum of V, of values 64 * part.. .
 fn add_weighted(part: u32, subgroup: u32, lane: u32, shrink: f32, o: ptr<function, array<vec4<f32>, 8>>) {
     let rows = subgroup * 16u;
@@ -60,7 +57,9 @@ fn add_weighted(part: u32, subgroup: u32, lane: u32, shrink: f32, o: ptr<functio
     workgroupBarrier();
     let first = (rows + lane / 2u) * SCORES + lane % 2u * 32u;
     for (var i = 0u; i < 8u; i++) {
-        (*o)[i] = (*o)[i] * shrink + four_scores(first + 4u * i);
+        let at = first + 4u * i;
+        let v = vec4<f32>(scores[at], scores[at + 1u], scores[at + 2u], scores[at + 3u]);
+        (*o)[i] = (*o)[i] * shrink + v;
     }
 }
 
@@ -116,23 +115,28 @@ fn main(
         o2[i] = vec4<f32>(0.0);
         o3[i] = vec4<f32>(0.0);
     }
-    var s: array<vec4<f32>, 8>; // scores of this thread's positions
+    var s: array<f32, 32>; // scores of this thread's positions
     var k_ahead: array<vec4<f16>, 32>;
     var v_ahead: array<vec4<f16>, 32>;
     let loads = TILE * LINE / WG; // at most 32
     var top = LEAST;
-    var total = vec4<f32>(0.0);
+    var total = 0.0;
 
-    var done = false;
-    while (true) {
-        let run = next_run(row_first, &done, lid);
-        if (run.x == NO_ROW) {
-            break;
+    var column = row_first / G;
+    let column_end = (min(row_first + WG / 2u, rows_end) - 1u) / G + 1u;
+    while (column < column_end) {
+        // A run of columns of one sequence.
+        let table = kv_table(column);
+        var begin = 0xffffffffu;
+        var last = 0u;
+        while (column < column_end && kv_table(column) == table) {
+            let position = column_position(column);
+            begin = min(begin, oldest(position));
+            last = max(last, position);
+            column++;
         }
-        let table = kv_table(run.x / G);
-        let mine = my_table == table;
-        let begin = run.y - run.y % TILE;
-        let last = run.z;
+        begin -= begin % TILE;
+        workgroupBarrier();
         find_lines(table, kv_head, begin, last, lid);
         workgroupBarrier();
         for (var i = 0u; i < loads; i++) {
@@ -162,32 +166,27 @@ fn main(
                 stage(lid + i * WG, v_ahead[i]);
             }
             find_lines(table, kv_head, tile + TILE, last, lid);
-            // Softmax. Each of a row's two threads has four of every eight positions, and its own sum.
-            let first = select(tile + TILE, first_seen, mine); // of another sequence it sees none
-            var highest = vec4<f32>(LEAST);
-            for (var i = 0u; i < TILE / 8u; i++) {
-                let positions = vec4<u32>(tile + 8u * i + 4u * half_row) + vec4<u32>(0u, 1u, 2u, 3u);
-                let seen = (positions <= vec4<u32>(newest)) & (positions >= vec4<u32>(first));
-                s[i] = select(vec4<f32>(LEAST), four_scores(my_row * SCORES + 8u * i + 4u * half_row), seen);
+            // Softmax. Each of a row's two threads has every second position, and its own sum. Of
+            // another sequence's positions a row sees none.
+            let seen_first = select(tile + TILE, first_seen, my_table == table);
+            var highest = LEAST;
+            for (var i = 0u; i < TILE / 2u; i++) {
+                let position = tile + 2u * i + half_row;
+                let seen = position <= newest && position >= seen_first;
+                s[i] = select(LEAST, scores[my_row * SCORES + 2u * i + half_row], seen);
                 highest = max(highest, s[i]);
             }
-            let high = max(max(highest.x, highest.y), max(highest.z, highest.w));
-            tops[lid] = high;
+            tops[lid] = highest;
             workgroupBarrier();
-            let now = max(top, max(high, tops[lid ^ 1u]));
+            let now = max(top, max(highest, tops[lid ^ 1u]));
             let shrink = exp(top - now);
             top = now;
             total *= shrink;
-            for (var i = 0u; i < TILE / 8u; i++) {
+            for (var i = 0u; i < TILE / 2u; i++) {
                 // Where a row has seen nothing yet, LEAST - LEAST is no weight of 1.
-                let weight = select(exp(s[i] - now), vec4<f32>(0.0), s[i] == vec4<f32>(LEAST));
+                let weight = select(exp(s[i] - now), 0.0, s[i] == LEAST);
                 total += weight;
-                let at = my_row * WEIGHTS + 8u * i + 4u * half_row;
-                let rounded = vec4<f16>(weight);
-                weights[at] = rounded.x;
-                weights[at + 1u] = rounded.y;
-                weights[at + 2u] = rounded.z;
-                weights[at + 3u] = rounded.w;
+                weights[my_row * WEIGHTS + 2u * i + half_row] = f16(weight);
             }
             for (var i = 0u; i < loads; i++) {
                 let at = lid + i * WG;
@@ -206,10 +205,9 @@ fn main(
             workgroupBarrier();
         }
     }
-    let sum = dot(total, vec4<f32>(1.0));
-    tops[lid] = sum;
+    tops[lid] = total;
     workgroupBarrier();
-    let inverse = 1.0 / (sum + tops[lid ^ 1u]);
+    let inverse = 1.0 / (total + tops[lid ^ 1u]);
     if (row < rows_end) {
         store_block(row, kv_head, half_row, inverse, &o0);
         store_block(row, kv_head, 2u + half_row, inverse, &o1);

@@ -13,18 +13,17 @@ pub(crate) struct PrefillAttention {
     pub(crate) tiles: Axis,
 }
 
-/// The mapping for `heads` heads of `head_dim` values, `group` to a KV head, whose results are stored as
-/// `out` if blocks of 32 values fill heads, else as floats for `Combine`.
+/// The mapping for heads of `head_dim` values, `group` query heads to a KV head, whose results are
+/// stored as `out` if blocks of 32 values fill heads, else as floats for `Combine`.
 pub(crate) fn prefill_attention(
     head_dim: u32,
-    heads: u32,
     group: u32,
     out: ActivationFormat,
     matrix_units: bool,
 ) -> PrefillAttention {
     let whole = head_dim.is_multiple_of(32);
-    // Long heads take more of the workgroup's memory; few heads would keep too few workgroups busy.
-    let few = head_dim > 128 || heads < 32;
+    // Long heads take more of the workgroup's memory, so it does fewer rows.
+    let few = head_dim > 128;
     let (kernel, threads) = match (whole, matrix_units) {
         (true, true) => (
             Kernel::AttentionPrefillMatrix(out),
@@ -35,8 +34,7 @@ pub(crate) fn prefill_attention(
     };
     let mut overrides = vec![("WG", threads), ("G", group), ("HEAD_DIM", head_dim)];
     if kernel.uses_matrix_units() {
-        let tile = if head_dim > 128 { 32 } else { 64 };
-        overrides.extend([("LINE", head_dim / 4), ("TILE", tile)]);
+        overrides.extend([("LINE", head_dim / 4), ("TILE", threads / 2)]);
     } else {
         overrides.push(("LINE", head_dim / 8));
     }

@@ -326,7 +326,7 @@ impl Recorder<'_> {
             },
         );
         let matrix_units = self.gpu.matrix_units;
-        let plan = gpu::prefill_attention(c.head_dim, c.n_heads, group, format, matrix_units);
+        let plan = gpu::prefill_attention(c.head_dim, group, format, matrix_units);
         let grid = [Axis::Fixed(c.n_kv_heads), plan.tiles, Axis::Fixed(1)];
         let s = self.scratch;
         let mut buffers = vec![&params, &s.q, k, v, &s.step];

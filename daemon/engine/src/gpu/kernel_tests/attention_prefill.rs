@@ -132,13 +132,7 @@ impl Data {
     }
 
     fn run(&self, lab: &mut Lab, case: &Case, format: ActivationFormat, matrix_units: bool) {
-        let plan = prefill_attention(
-            case.head_dim,
-            case.kv_heads * case.group,
-            case.group,
-            format,
-            matrix_units,
-        );
+        let plan = prefill_attention(case.head_dim, case.group, format, matrix_units);
         let dim = case.kv_heads * case.group * case.head_dim;
         let columns = u32::try_from(self.step.columns.len()).unwrap();
         let params = AttentionParams {
