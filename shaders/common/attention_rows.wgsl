@@ -9,8 +9,8 @@ struct AttentionParams {
     splits_max: u32, // unused
     window: u32, // sliding window in positions, 0 for none
     scale: f32, // 1 / sqrt(head_dim)
-    pad0: u32,
-    pad1: u32,
+    group: u32, // = G
+    pad: u32,
 }
 
 @group(0) @binding(0) var<uniform> params: AttentionParams;

@@ -3,8 +3,8 @@
 
 var<workgroup> reduce_scratch: array<vec2<f32>, WG>;
 
-// Sum over each run of `TPR` consecutive threads (a power of two), known to all of the run.
-fn cluster_sum(v: vec2<f32>, lid: u32) -> vec2<f32> {
+// Sums over each run of `TPR` consecutive threads (a power of two), known to all of the run.
+fn run_sum(v: vec2<f32>, lid: u32) -> vec2<f32> {
     reduce_scratch[lid] = v;
     workgroupBarrier();
     for (var step = TPR / 2u; step > 0u; step /= 2u) {
@@ -16,6 +16,35 @@ fn cluster_sum(v: vec2<f32>, lid: u32) -> vec2<f32> {
     let sum = reduce_scratch[lid];
     workgroupBarrier();
     return sum;
+}
+
+// One sum of the same kind.
+fn cluster_sum(v: f32, lid: u32) -> f32 {
+    return run_sum(vec2<f32>(v, 0.0), lid).x;
+}
+
+// Sum over eight consecutive threads, known to all of them.
+fn eight_sum(v: f32, lid: u32) -> f32 {
+    var sum = v;
+    for (var step = 1u; step < 8u; step *= 2u) {
+        reduce_scratch[lid] = vec2<f32>(sum, 0.0);
+        workgroupBarrier();
+        sum += reduce_scratch[lid ^ step].x;
+        workgroupBarrier();
+    }
+    return sum;
+}
+
+// Largest value of eight consecutive threads, known to all of them.
+fn eight_max(v: f32, lid: u32) -> f32 {
+    var largest = v;
+    for (var step = 1u; step < 8u; step *= 2u) {
+        reduce_scratch[lid] = vec2<f32>(largest, 0.0);
+        workgroupBarrier();
+        largest = max(largest, reduce_scratch[lid ^ step].x);
+        workgroupBarrier();
+    }
+    return largest;
 }
 
 // Sum over the workgroup, known to all threads. WG is a power of two.

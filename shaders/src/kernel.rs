@@ -1,70 +1,6 @@
 //! The kernel table: which files make up a kernel, what it binds, which overrides it takes.
 
-/// How a weight matrix is stored on the GPU.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub enum WeightFormat {
-    /// 4-bit, scale per 32.
-    Q4_0,
-    /// 4-bit, scale and bias per 32.
-    Q4_1,
-    /// 8-bit, scale per 32.
-    Q8_0,
-    /// Half precision.
-    F16,
-    /// Single precision.
-    F32,
-}
-
-impl WeightFormat {
-    /// Every format.
-    pub const ALL: [Self; 5] = [Self::Q4_0, Self::Q4_1, Self::Q8_0, Self::F16, Self::F32];
-
-    /// Bytes of the quant plane for a block of 32 weights.
-    pub fn quant_block_bytes(self) -> u64 {
-        match self {
-            Self::Q4_0 | Self::Q4_1 => 16,
-            Self::Q8_0 => 32,
-            Self::F16 => 64,
-            Self::F32 => 128,
-        }
-    }
-
-    /// Bytes of the metadata plane for a row of `blocks` blocks; 0 where there is none.
-    pub fn meta_row_bytes(self, blocks: u64) -> u64 {
-        match self {
-            Self::Q4_0 | Self::Q8_0 => blocks.div_ceil(2) * 4,
-            Self::Q4_1 => blocks * 4,
-            Self::F16 | Self::F32 => 0,
-        }
-    }
-
-    /// Tells whether weights are integers with a scale, so that int8 activations apply.
-    pub fn is_integer(self) -> bool {
-        matches!(self, Self::Q4_0 | Self::Q4_1 | Self::Q8_0)
-    }
-
-    /// Lower-case name, as in file names and reports.
-    pub fn name(self) -> &'static str {
-        match self {
-            Self::Q4_0 => "q4_0",
-            Self::Q4_1 => "q4_1",
-            Self::Q8_0 => "q8_0",
-            Self::F16 => "f16",
-            Self::F32 => "f32",
-        }
-    }
-
-    fn source(self) -> [&'static str; 2] {
-        let values_int = include_str!("../common/values_int.wgsl");
-        match self {
-            Self::Q4_0 => [include_str!("../common/weights_q4_0.wgsl"), values_int],
-            Self::Q4_1 => [include_str!("../common/weights_q4_1.wgsl"), values_int],
-            Self::Q8_0 => [include_str!("../common/weights_q8_0.wgsl"), values_int],
-            Self::F16 => [include_str!("../common/weights_f16.wgsl"), ""],
-            Self::F32 => [include_str!("../common/weights_f32.wgsl"), ""],
-        }
-    }
-}
+use crate::{RowsOut, WeightFormat};
 
 /// How activations are stored between kernels.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -84,14 +20,47 @@ impl ActivationFormat {
         }
     }
 
-    fn input(self) -> &'static str {
+    /// The block type and its dot product with weights.
+    fn block(self) -> &'static str {
         match self {
             Self::Float => include_str!("../common/act_float.wgsl"),
             Self::Int8 => include_str!("../common/act_int8.wgsl"),
         }
     }
 
-    fn output(self) -> &'static str {
+    /// How a stored block is loaded.
+    fn input(self) -> &'static str {
+        match self {
+            Self::Float => include_str!("../common/input_float.wgsl"),
+            Self::Int8 => include_str!("../common/input_int8.wgsl"),
+        }
+    }
+
+    /// How a block that one lane loaded reaches the others.
+    fn shared(self) -> &'static str {
+        match self {
+            Self::Float => include_str!("../common/shared_float.wgsl"),
+            Self::Int8 => include_str!("../common/shared_int8.wgsl"),
+        }
+    }
+
+    /// How a norm of the residual stream becomes blocks in workgroup memory.
+    fn normed(self) -> &'static str {
+        match self {
+            Self::Float => include_str!("../common/normed_float.wgsl"),
+            Self::Int8 => include_str!("../common/normed_int8.wgsl"),
+        }
+    }
+
+    /// Bytes of workgroup memory that a normed column of `blocks` blocks takes.
+    pub fn normed_bytes(self, blocks: u32) -> u32 {
+        match self {
+            Self::Float => 128 * blocks,
+            Self::Int8 => 40 * blocks,
+        }
+    }
+
+    pub(crate) fn output(self) -> &'static str {
         match self {
             Self::Float => include_str!("../common/act_out_float.wgsl"),
             Self::Int8 => include_str!("../common/act_out_int8.wgsl"),
@@ -137,6 +106,95 @@ pub enum Epilogue {
     Glu(ActivationFormat),
 }
 
+/// Where a `gemv` takes its activations from.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum GemvInput {
+    /// RMSNorm of one column of the residual stream, by each workgroup for itself.
+    Normed,
+    /// Stored activations of this many columns together.
+    Stored {
+        /// A power of two, at most 16.
+        columns: u32,
+    },
+}
+
+impl GemvInput {
+    /// Every input there is.
+    pub const ALL: [Self; 6] = [
+        Self::Normed,
+        Self::Stored { columns: 1 },
+        Self::Stored { columns: 2 },
+        Self::Stored { columns: 4 },
+        Self::Stored { columns: 8 },
+        Self::Stored { columns: 16 },
+    ];
+
+    /// Columns that a workgroup does together.
+    pub fn columns(self) -> u32 {
+        match self {
+            Self::Normed => 1,
+            Self::Stored { columns } => columns,
+        }
+    }
+}
+
+/// What is fixed when decode attention is compiled.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub struct AttentionKernel {
+    /// Query heads of a KV head that a workgroup does.
+    pub heads: u32,
+    /// Values of a head, a multiple of 8.
+    pub head_dim: u32,
+    /// Threads that share a position: a power of two.
+    pub lanes: u32,
+    /// Positions that a run of threads loads together.
+    pub ahead: u32,
+    /// How the result of a single split is stored.
+    pub activations: ActivationFormat,
+}
+
+impl AttentionKernel {
+    /// Chunks of eight values that each of `lanes` threads holds.
+    pub fn chunks(self) -> u32 {
+        (self.head_dim / 8).div_ceil(self.lanes)
+    }
+
+    /// Tells whether columns of one split are stored as activations at once: whole blocks of 32.
+    pub fn direct(self) -> bool {
+        self.head_dim.is_multiple_of(32)
+    }
+
+    fn constants(self) -> String {
+        format!(
+            "const HEADS: u32 = {}u;\nconst HEAD_DIM: u32 = {}u;\nconst LANES: u32 = {}u;\n\
+             const CHUNKS: u32 = {}u;\nconst AHEAD: u32 = {}u;\nconst DIRECT: bool = {};\n",
+            self.heads,
+            self.head_dim,
+            self.lanes,
+            self.chunks(),
+            self.ahead,
+            self.direct()
+        )
+    }
+
+    /// A few that differ in what they exercise.
+    fn samples() -> [Self; 4] {
+        let one = |heads, head_dim, lanes, ahead, activations| Self {
+            heads,
+            head_dim,
+            lanes,
+            ahead,
+            activations,
+        };
+        [
+            one(3, 64, 8, 2, ActivationFormat::Float),
+            one(4, 128, 16, 2, ActivationFormat::Int8),
+            one(1, 80, 8, 1, ActivationFormat::Float),
+            one(2, 256, 32, 1, ActivationFormat::Int8),
+        ]
+    }
+}
+
 /// Columns of activations a `gemm` workgroup does together.
 pub const TILE_COLUMNS: u32 = 8;
 
@@ -151,33 +209,6 @@ pub struct MatrixKernel {
     pub epilogue: Epilogue,
 }
 
-/// Where prefill's attention puts its results.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub enum RowsOut {
-    /// Straight to activations: where `head_dim` is a multiple of 32.
-    Activations(ActivationFormat),
-    /// To floats that `Combine` makes activations of.
-    Partial,
-}
-
-impl RowsOut {
-    /// Every output there is.
-    pub const ALL: [Self; 3] = [
-        Self::Activations(ActivationFormat::Float),
-        Self::Activations(ActivationFormat::Int8),
-        Self::Partial,
-    ];
-
-    fn files(self) -> Vec<&'static str> {
-        match self {
-            Self::Activations(act) => {
-                vec![include_str!("../common/rows_out_act.wgsl"), act.output()]
-            }
-            Self::Partial => vec![include_str!("../common/rows_out_partial.wgsl")],
-        }
-    }
-}
-
 /// A kernel of the table.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Kernel {
@@ -185,20 +216,22 @@ pub enum Kernel {
     Embed(WeightFormat),
     /// RMSNorm into activations.
     Norm(ActivationFormat, Reduction),
-    /// Matrix product, one column.
-    Gemv(MatrixKernel, Reduction),
+    /// Matrix product, a few columns.
+    Gemv(MatrixKernel, Reduction, GemvInput),
     /// Matrix product, one column, a thread a row pair.
     GemvRows(MatrixKernel, Reduction),
     /// Matrix product, eight columns together.
     Gemm(MatrixKernel, Reduction),
-    /// Attention over one split.
-    Attention(Reduction),
+    /// Decode attention over one split.
+    Attention(AttentionKernel, Reduction),
     /// Attention of many columns, without splits.
     AttentionPrefill(RowsOut),
     /// The same on matrix units, straight to activations: where `head_dim` is a multiple of 32.
     AttentionPrefillMatrix(ActivationFormat),
     /// Joins attention's splits into activations.
     Combine(ActivationFormat),
+    /// Penalises logits and finds the largest of each part of the vocabulary.
+    Peaks,
     /// Picks the next token.
     Sample(Reduction),
     /// Copies a buffer: the bench's yardstick.
@@ -219,51 +252,83 @@ pub enum BindingKind {
 const STEP: &str = include_str!("../common/step.wgsl");
 const ATTENTION_ROWS: &str = include_str!("../common/attention_rows.wgsl");
 const MATRIX: &str = include_str!("../common/matrix.wgsl");
+const RMS_SCALE: &str = include_str!("../common/rms_scale.wgsl");
+const SAMPLING: &str = include_str!("../common/sampling.wgsl");
+const BEST: &str = include_str!("../common/best.wgsl");
 
 impl Kernel {
     /// The complete WGSL of the kernel; its entry point is `main`.
     pub fn source(self) -> String {
-        self.files().concat()
+        self.constants() + &self.files().concat()
+    }
+
+    /// What the files need as constants and WGSL cannot override: sizes of a function's arrays.
+    fn constants(self) -> String {
+        match self {
+            Self::Gemv(_, _, input) => format!("const COLUMNS: u32 = {}u;\n", input.columns()),
+            Self::Attention(kernel, _) => kernel.constants(),
+            _ => String::new(),
+        }
+    }
+
+    /// How its threads exchange values, if they do.
+    pub fn reduction(self) -> Option<Reduction> {
+        match self {
+            Self::Norm(_, r) | Self::Gemv(_, r, _) | Self::Attention(_, r) | Self::Sample(r) => {
+                Some(r)
+            }
+            _ => None,
+        }
     }
 
     fn files(self) -> Vec<&'static str> {
         match self {
             Self::Embed(weights) => {
-                let [w, values] = weights.source();
-                vec![include_str!("../kernels/embed.wgsl"), STEP, w, values]
+                let mut files = vec![include_str!("../kernels/embed.wgsl"), STEP];
+                files.extend(weights.files());
+                files
             }
             Self::Norm(act, reduction) => vec![
                 include_str!("../kernels/norm.wgsl"),
+                RMS_SCALE,
                 STEP,
                 reduction.source(),
                 act.output(),
             ],
-            Self::Gemv(matrix, reduction) => {
-                let mut files = vec![
-                    include_str!("../kernels/gemv.wgsl"),
-                    reduction.source(),
-                    // `gemv` shares nothing; `from_lane` still has to be there.
-                    Reduction::Shared.share(),
-                ];
+            Self::Gemv(matrix, reduction, input) => {
+                let mut files = vec![include_str!("../kernels/gemv.wgsl"), reduction.source()];
                 files.extend(matrix.files());
+                match input {
+                    GemvInput::Normed => files.extend([RMS_SCALE, matrix.activations.normed()]),
+                    GemvInput::Stored { .. } => files.extend([
+                        include_str!("../common/input_stored.wgsl"),
+                        matrix.activations.input(),
+                    ]),
+                }
                 files
             }
             Self::GemvRows(matrix, reduction) => {
                 let mut files = vec![include_str!("../kernels/gemv_rows.wgsl"), reduction.share()];
                 files.extend(matrix.files());
+                files.extend([matrix.activations.input(), matrix.activations.shared()]);
                 files
             }
             Self::Gemm(matrix, reduction) => {
                 let mut files = vec![include_str!("../kernels/gemm.wgsl"), reduction.share()];
                 files.extend(matrix.files());
+                files.extend([matrix.activations.input(), matrix.activations.shared()]);
                 files
             }
-            Self::Attention(reduction) => {
+            Self::Attention(kernel, reduction) => {
                 vec![
                     include_str!("../kernels/attention.wgsl"),
                     STEP,
                     reduction.source(),
+                    kernel.activations.output(),
                 ]
+            }
+            Self::Peaks => {
+                vec![include_str!("../kernels/peaks.wgsl"), STEP, SAMPLING, BEST]
             }
             Self::AttentionPrefill(out) => {
                 let mut files = vec![
@@ -288,6 +353,8 @@ impl Kernel {
                 vec![
                     include_str!("../kernels/sample.wgsl"),
                     STEP,
+                    SAMPLING,
+                    BEST,
                     reduction.source(),
                 ]
             }
@@ -315,24 +382,29 @@ impl Kernel {
                 ]);
             }
             Self::Norm(..) => list.extend([(4, Read), (5, Write), (6, Read), (7, Read)]),
-            Self::Gemv(matrix, _) | Self::GemvRows(matrix, _) | Self::Gemm(matrix, _) => {
+            Self::Gemv(matrix, ..) | Self::GemvRows(matrix, _) | Self::Gemm(matrix, _) => {
                 list.extend([(1, Read), (2, Read), (3, Read), (4, Read)]);
                 match matrix.epilogue {
                     Epilogue::Store | Epilogue::Residual => list.push((6, Write)),
                     Epilogue::Glu(_) => list.push((5, Write)),
                     Epilogue::Qkv => list.extend([(5, Write), (6, Write), (7, Write), (8, Read)]),
                 }
+                if let Self::Gemv(_, _, GemvInput::Normed) = self {
+                    list.push((9, Read));
+                }
             }
-            Self::Attention(_) => {
+            Self::Attention(..) => {
                 list.extend([
                     (1, Read),
                     (2, Read),
                     (3, Read),
                     (4, Read),
+                    (5, Write),
                     (6, Write),
                     (7, Write),
                 ]);
             }
+            Self::Peaks => list.extend([(4, Read), (5, Write), (6, Read), (7, Read), (8, Write)]),
             Self::AttentionPrefill(out) => {
                 list.extend([(1, Read), (2, Read), (3, Read), (4, Read)]);
                 match out {
@@ -347,8 +419,9 @@ impl Kernel {
             Self::Combine(_) => list.extend([(4, Read), (5, Write), (6, Read), (7, Read)]),
             Self::Sample(_) => {
                 list.extend([
+                    (1, Read),
                     (4, Read),
-                    (5, Write),
+                    (5, Read),
                     (6, Write),
                     (7, Read),
                     (8, Write),
@@ -377,10 +450,13 @@ impl Kernel {
         match self {
             Self::Embed(w) => format!("embed.{}", w.name()),
             Self::Norm(a, _) => format!("norm.{}", act(a)),
-            Self::Gemv(m, _) => format!("gemv.{}", matrix(m)),
+            Self::Gemv(m, _, GemvInput::Normed) => format!("gemv.normed.{}", matrix(m)),
+            Self::Gemv(m, _, GemvInput::Stored { columns: 1 }) => format!("gemv.{}", matrix(m)),
+            Self::Gemv(m, _, input) => format!("gemv{}.{}", input.columns(), matrix(m)),
             Self::GemvRows(m, _) => format!("gemv_rows.{}", matrix(m)),
             Self::Gemm(m, _) => format!("gemm.{}", matrix(m)),
-            Self::Attention(_) => "attention".to_owned(),
+            Self::Attention(k, _) => format!("attention.{}", act(k.activations)),
+            Self::Peaks => "peaks".to_owned(),
             Self::AttentionPrefill(RowsOut::Activations(a)) => {
                 format!("attention_prefill.{}", act(a))
             }
@@ -392,7 +468,7 @@ impl Kernel {
         }
     }
 
-    /// Every kernel there is.
+    /// Every kernel there is, and of attention, whose sizes are the model's, a few.
     pub fn all() -> Vec<Self> {
         let acts = [ActivationFormat::Float, ActivationFormat::Int8];
         let reductions = [Reduction::Shared, Reduction::Subgroup];
@@ -402,12 +478,21 @@ impl Kernel {
             list.push(Self::Combine(act));
             list.extend(reductions.map(|r| Self::Norm(act, r)));
         }
-        list.extend(reductions.map(Self::Attention));
+        for kernel in AttentionKernel::samples() {
+            list.extend(reductions.map(|r| Self::Attention(kernel, r)));
+        }
+        list.push(Self::Peaks);
         list.extend(RowsOut::ALL.map(Self::AttentionPrefill));
         list.extend(acts.map(Self::AttentionPrefillMatrix));
         list.extend(reductions.map(Self::Sample));
         for matrix in MatrixKernel::all() {
-            list.extend(reductions.map(|r| Self::Gemv(matrix, r)));
+            for input in GemvInput::ALL {
+                // Workgroups that add to the residual stream must not norm it for themselves.
+                if input == GemvInput::Normed && matrix.epilogue == Epilogue::Residual {
+                    continue;
+                }
+                list.extend(reductions.map(|r| Self::Gemv(matrix, r, input)));
+            }
             list.extend(reductions.map(|r| Self::GemvRows(matrix, r)));
             list.extend(reductions.map(|r| Self::Gemm(matrix, r)));
         }
@@ -417,8 +502,8 @@ impl Kernel {
 
 impl MatrixKernel {
     fn files(self) -> Vec<&'static str> {
-        let [weights, values] = self.weights.source();
-        let mut files = vec![MATRIX, STEP, weights, values, self.activations.input()];
+        let mut files = vec![MATRIX, STEP, self.activations.block()];
+        files.extend(self.weights.files());
         match self.epilogue {
             Epilogue::Store => files.push(include_str!("../common/epilogue_store.wgsl")),
             Epilogue::Residual => files.push(include_str!("../common/epilogue_residual.wgsl")),

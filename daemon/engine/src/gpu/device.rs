@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use hearth_shaders::Reduction;
 
+use super::Timestamps;
 use crate::engine::{AdapterInfo, AdapterKind};
 use crate::error::EngineError;
 use crate::request::{AdapterChoice, EngineConfig};
@@ -32,6 +33,8 @@ pub(crate) struct Gpu {
     /// Subgroups of 32 multiply 16 x 16 halves and sum in 32 bits.
     pub(crate) matrix_units: bool,
     pub(crate) checked_shaders: bool,
+    /// Where the GPU's clock can be read.
+    pub(crate) timestamps: Timestamps,
     fault: Arc<Mutex<Option<String>>>,
 }
 
@@ -63,7 +66,8 @@ impl Gpu {
                 .max_storage_buffer_binding_size
                 .min(bytes.max(1 << 16));
         }
-        let mut features = adapter.features() & wgpu::Features::TIMESTAMP_QUERY;
+        let mut features = adapter.features()
+            & (wgpu::Features::TIMESTAMP_QUERY | wgpu::Features::TIMESTAMP_QUERY_INSIDE_PASSES);
         if subgroups {
             features |= wgpu::Features::SUBGROUP;
         }
@@ -109,6 +113,7 @@ impl Gpu {
             },
             matrix_units,
             checked_shaders: config.checked_shaders,
+            timestamps: Timestamps::of(features),
             fault: Arc::default(),
             info,
         };

@@ -2,26 +2,27 @@
 //!
 //! Knows how each kernel maps threads to work; does not know the order of a forward pass.
 
+use hearth_shaders::params::PEAK_PARTS;
 use hearth_shaders::params::{
     AttentionParams, CombineParams, EmbedParams, MatrixParams, NormParams, SampleParams,
 };
-use hearth_shaders::{ActivationFormat, Epilogue, Kernel, MatrixKernel, RowsOut};
+use hearth_shaders::{
+    ActivationFormat, Epilogue, GemvInput, Kernel, MatrixKernel, Reduction, TILE_COLUMNS,
+};
 
 use super::ModelConfig;
+use super::plan::{self, GLU_PAIRS};
 use super::scratch::{RING_LEN, Scratch};
 use super::weights::{Matrix, Part};
 use crate::engine::AdapterKind;
 use crate::error::EngineError;
-use crate::gpu::{self, Axis, Buffer, Gpu, Op, Pipelines, Recording};
-
-/// Row pairs of a workgroup that must hold whole blocks of 32 gate and up pairs.
-const GLU_PAIRS: u32 = 32;
+use crate::gpu::{self, Axis, Buffer, Gpu, Op, Pipelines, Reads, Recording};
 
 /// How many columns a recording is for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Width {
-    /// A column or two at a time: `gemv`, attention in splits.
-    Short,
+    /// Up to so many columns, a power of two: `gemv`, attention in splits.
+    Short(u32),
     /// Many columns: `gemm`, attention in one split.
     Long,
 }
@@ -39,6 +40,8 @@ pub(crate) enum Over {
 pub(crate) struct Product<'a> {
     pub(crate) matrix: &'a Matrix,
     pub(crate) input: &'a Buffer,
+    /// Weights of the norm that makes `input` of the residual stream, if one does.
+    pub(crate) norm: Option<&'a Buffer>,
     pub(crate) input_format: ActivationFormat,
     pub(crate) epilogue: Epilogue,
     /// Buffers of the epilogue's bindings, in their order.
@@ -62,21 +65,34 @@ pub(crate) struct Recorder<'a> {
 }
 
 impl Recorder<'_> {
-    fn push(
+    pub(super) fn push(
         &mut self,
         kernel: Kernel,
         overrides: &[(&'static str, u32)],
         buffers: &[&Buffer],
         grid: [Axis; 3],
     ) -> Result<(), EngineError> {
-        let pipeline = self.pipelines.get(self.gpu, kernel, overrides)?;
+        let mut overrides = overrides.to_vec();
+        if kernel.reduction() == Some(Reduction::Subgroup) {
+            overrides.push(("SG", self.gpu.threads_per_row));
+        }
+        let pipeline = self.pipelines.get(self.gpu, kernel, &overrides)?;
         let bind_group = pipeline.bind(self.gpu, buffers);
         self.recording.ops.push(Op {
             pipeline,
             bind_group,
             grid,
+            only_split: false,
+            reads: Reads::Little,
         });
         Ok(())
+    }
+
+    /// Notes what the last dispatch reads.
+    pub(super) fn reads(&mut self, reads: Reads) {
+        if let Some(op) = self.recording.ops.last_mut() {
+            op.reads = reads;
+        }
     }
 
     /// x = E[token].
@@ -111,13 +127,14 @@ impl Recorder<'_> {
         Ok(())
     }
 
-    /// out = rms_norm(x) * weight.
-    pub(crate) fn norm(
+    /// out = rms_norm(x) * weight, by workgroups of so many threads.
+    fn norm(
         &mut self,
         weight: &Buffer,
         out: &Buffer,
         format: ActivationFormat,
         over: Over,
+        threads: u32,
     ) -> Result<(), EngineError> {
         let params = gpu::uniform(
             self.gpu,
@@ -136,21 +153,45 @@ impl Recorder<'_> {
         let s = self.scratch;
         self.push(
             Kernel::Norm(format, self.gpu.reduction),
-            &[("WG", 64), ("TPR", self.gpu.threads_per_row)],
+            &[("WG", threads), ("TPR", 8)],
             &[&params, &s.step, out, &s.x, weight],
             [columns, Axis::Fixed(1), Axis::Fixed(1)],
         )
     }
 
-    /// A matrix product with its epilogue, part by part.
+    /// A matrix product with its epilogue, part by part, after the norm of its input if it has one.
     pub(crate) fn product(&mut self, product: &Product<'_>) -> Result<(), EngineError> {
+        let gpu = self.gpu;
+        let blocks = product.matrix.blocks;
+        let plan = plan::gemv_plans(gpu, product.epilogue, blocks)[0];
+        let own_norm = self.width == Width::Short(1)
+            && plan::norms_own_input(gpu, product.input_format, blocks);
+        if let (Some(weight), false) = (product.norm, own_norm) {
+            let threads = if self.gpu.info.kind == AdapterKind::Software {
+                64
+            } else {
+                // The order of its sum is then that of products that norm their own input.
+                plan.threads
+            };
+            self.norm(
+                weight,
+                product.input,
+                product.input_format,
+                product.over,
+                threads,
+            )?;
+        }
         for part in &product.matrix.parts {
             let params = gpu::uniform(self.gpu, &self.matrix_params(product, part));
+            let input = match product.norm {
+                Some(_) if own_norm => &self.scratch.x,
+                _ => product.input,
+            };
             let mut buffers = vec![
                 &params,
                 &part.quants,
                 &part.metas,
-                product.input,
+                input,
                 &self.scratch.step,
             ];
             buffers.extend(&product.targets);
@@ -159,10 +200,22 @@ impl Recorder<'_> {
                 activations: product.input_format,
                 epilogue: product.epilogue,
             };
-            match self.width {
-                Width::Short => self.gemv(matrix, part.pairs(), &buffers, product.over)?,
-                Width::Long => self.gemm(matrix, part.pairs(), &buffers, product.over)?,
+            let software = self.gpu.info.kind == AdapterKind::Software;
+            match (self.width, product.norm) {
+                (Width::Short(_), _) if software => {
+                    self.gemv_rows(matrix, part.pairs(), &buffers, product.over)?;
+                }
+                (Width::Short(1), Some(weight)) if own_norm => {
+                    buffers.push(weight);
+                    self.gemv(matrix, GemvInput::Normed, plan, part, &buffers, product)?;
+                }
+                (Width::Short(columns), _) => {
+                    let input = GemvInput::Stored { columns };
+                    self.gemv(matrix, input, plan, part, &buffers, product)?;
+                }
+                (Width::Long, _) => self.gemm(matrix, part.pairs(), &buffers, product.over)?,
             }
+            self.reads(Reads::Weights(part.quants.size() + part.metas.size()));
         }
         Ok(())
     }
@@ -188,10 +241,12 @@ impl Recorder<'_> {
             } else {
                 0
             },
+            eps: c.rms_eps,
+            pad: [0; 3],
         }
     }
 
-    fn gemv(
+    fn gemv_rows(
         &mut self,
         matrix: MatrixKernel,
         pairs: u32,
@@ -203,31 +258,42 @@ impl Recorder<'_> {
         } else {
             Axis::Columns
         };
-        if self.gpu.info.kind == AdapterKind::Software {
-            return self.push(
-                Kernel::GemvRows(matrix, self.gpu.reduction),
-                &[("WG", GLU_PAIRS)],
-                buffers,
-                [
-                    Axis::Fixed(pairs.div_ceil(GLU_PAIRS)),
-                    columns,
-                    Axis::Fixed(1),
-                ],
-            );
-        }
-        let lanes = self.gpu.threads_per_row;
-        let threads = if lanes >= 32 { 128 } else { 64 };
-        let runs = threads / lanes;
-        let passes = match matrix.epilogue {
-            Epilogue::Glu(_) => GLU_PAIRS / runs,
-            _ => 1,
-        };
         self.push(
-            Kernel::Gemv(matrix, self.gpu.reduction),
-            &[("WG", threads), ("TPR", lanes), ("PASSES", passes)],
+            Kernel::GemvRows(matrix, self.gpu.reduction),
+            &[("WG", GLU_PAIRS)],
             buffers,
             [
-                Axis::Fixed(pairs.div_ceil(runs * passes)),
+                Axis::Fixed(pairs.div_ceil(GLU_PAIRS)),
+                columns,
+                Axis::Fixed(1),
+            ],
+        )
+    }
+
+    fn gemv(
+        &mut self,
+        matrix: MatrixKernel,
+        input: GemvInput,
+        plan: plan::GemvPlan,
+        part: &Part,
+        buffers: &[&Buffer],
+        product: &Product<'_>,
+    ) -> Result<(), EngineError> {
+        let columns = if product.over == Over::Outputs {
+            Axis::OutputTiles(input.columns())
+        } else {
+            Axis::ColumnTiles(input.columns())
+        };
+        let mut overrides = plan.overrides(part.pairs(), product.matrix.blocks);
+        if input == GemvInput::Normed {
+            overrides.push(("OUTPUTS", u32::from(product.over == Over::Outputs)));
+        }
+        self.push(
+            Kernel::Gemv(matrix, self.gpu.reduction, input),
+            &overrides,
+            buffers,
+            [
+                Axis::Fixed(part.pairs().div_ceil(plan.pairs())),
                 columns,
                 Axis::Fixed(1),
             ],
@@ -242,9 +308,9 @@ impl Recorder<'_> {
         over: Over,
     ) -> Result<(), EngineError> {
         let columns = if over == Over::Outputs {
-            Axis::OutputTiles
+            Axis::OutputTiles(TILE_COLUMNS)
         } else {
-            Axis::ColumnTiles
+            Axis::ColumnTiles(TILE_COLUMNS)
         };
         self.push(
             Kernel::Gemm(matrix, self.gpu.reduction),
@@ -270,77 +336,54 @@ impl Recorder<'_> {
             return self.attention_long(k, v, format);
         }
         let splits_max = self.splits_max;
-        let params = gpu::uniform(
-            self.gpu,
-            &AttentionParams {
-                head_dim: c.head_dim,
-                kv_heads: c.n_kv_heads,
-                block_len: self.block_len,
-                splits_max,
-                window: 0,
-                scale: 1.0 / f32::from(u16::try_from(c.head_dim).unwrap_or(u16::MAX)).sqrt(),
-                pad: [0; 2],
-            },
-        );
+        let group = c.n_heads / c.n_kv_heads;
+        let (kernel, threads) = plan::attention_plan(self.gpu, c.head_dim, group, format);
+        let params = gpu::uniform(self.gpu, &self.attention_params(splits_max));
         let s = self.scratch;
-        let chunks = c.head_dim / 8;
-        let lanes = self.gpu.threads_per_row.min(1 << chunks.ilog2());
-        let overrides = [
-            ("WG", 64),
-            ("TPR", lanes),
-            ("G", c.n_heads / c.n_kv_heads),
-            ("CHUNKS", chunks.div_ceil(lanes)),
-            ("HEAD_DIM", c.head_dim),
-        ];
-        let kernel = Kernel::Attention(self.gpu.reduction);
-        let buffers = [&params, &s.q, k, v, &s.step, &s.partial, &s.sums];
-        let kv_heads = Axis::Fixed(c.n_kv_heads);
         self.push(
-            kernel,
-            &overrides,
-            &buffers,
-            [kv_heads, Axis::Columns, Axis::Splits],
+            Kernel::Attention(kernel, self.gpu.reduction),
+            &[("WG", threads), ("TPR", kernel.lanes)],
+            &[
+                &params,
+                &s.q,
+                k,
+                v,
+                &s.step,
+                &s.attended,
+                &s.partial,
+                &s.sums,
+            ],
+            [
+                Axis::Fixed(c.n_kv_heads * group.div_ceil(kernel.heads)),
+                Axis::Columns,
+                Axis::Splits,
+            ],
         )?;
-        self.combine(splits_max, format)
+        self.reads(Reads::Kv(4 * u64::from(c.n_kv_heads * c.head_dim)));
+        self.combine(splits_max, kernel.direct(), format)
     }
 
-    /// As `attention`, for many columns.
-    pub(crate) fn attention_long(
-        &mut self,
-        k: &Buffer,
-        v: &Buffer,
-        format: ActivationFormat,
-    ) -> Result<(), EngineError> {
+    pub(super) fn attention_params(&self, splits_max: u32) -> AttentionParams {
         let c = self.config;
-        let group = c.n_heads / c.n_kv_heads;
-        let params = gpu::uniform(
-            self.gpu,
-            &AttentionParams {
-                head_dim: c.head_dim,
-                kv_heads: c.n_kv_heads,
-                block_len: self.block_len,
-                splits_max: 1,
-                window: 0,
-                scale: 1.0 / f32::from(u16::try_from(c.head_dim).unwrap_or(u16::MAX)).sqrt(),
-                pad: [0; 2],
-            },
-        );
-        let matrix_units = self.gpu.matrix_units;
-        let plan = gpu::prefill_attention(c.head_dim, group, format, matrix_units);
-        let grid = [Axis::Fixed(c.n_kv_heads), plan.tiles, Axis::Fixed(1)];
-        let s = self.scratch;
-        let mut buffers = vec![&params, &s.q, k, v, &s.step];
-        if plan.kernel != Kernel::AttentionPrefill(RowsOut::Partial) {
-            buffers.push(&s.attended);
-            return self.push(plan.kernel, &plan.overrides, &buffers, grid);
+        AttentionParams {
+            head_dim: c.head_dim,
+            kv_heads: c.n_kv_heads,
+            block_len: self.block_len,
+            splits_max,
+            window: 0,
+            scale: 1.0 / f32::from(u16::try_from(c.head_dim).unwrap_or(u16::MAX)).sqrt(),
+            group: c.n_heads / c.n_kv_heads,
+            pad: 0,
         }
-        buffers.extend([&s.partial, &s.sums]);
-        self.push(plan.kernel, &plan.overrides, &buffers, grid)?;
-        self.combine(1, format)
     }
 
     /// attended = the splits in `partial`, joined.
-    fn combine(&mut self, splits_max: u32, format: ActivationFormat) -> Result<(), EngineError> {
+    pub(super) fn combine(
+        &mut self,
+        splits_max: u32,
+        direct: bool,
+        format: ActivationFormat,
+    ) -> Result<(), EngineError> {
         let c = self.config;
         let blocks = c.n_heads * c.head_dim / 32;
         let params = gpu::uniform(
@@ -350,37 +393,68 @@ impl Recorder<'_> {
                 heads: c.n_heads,
                 head_dim: c.head_dim,
                 splits_max,
+                direct: u32::from(direct),
+                pad: [0; 3],
             },
         );
         let s = self.scratch;
+        let threads = if self.gpu.info.kind == AdapterKind::Software {
+            8
+        } else {
+            64
+        };
         self.push(
             Kernel::Combine(format),
-            &[("WG", 32)],
+            &[("WG", threads)],
             &[&params, &s.step, &s.attended, &s.partial, &s.sums],
-            [
-                Axis::Fixed(blocks.div_ceil(32)),
-                Axis::Columns,
-                Axis::Fixed(1),
-            ],
-        )
+            [Axis::Fixed(blocks), Axis::Columns, Axis::Fixed(1)],
+        )?;
+        if let Some(op) = self.recording.ops.last_mut() {
+            op.only_split = direct;
+        }
+        Ok(())
     }
 
     /// The next token of each output column.
     pub(crate) fn sample(&mut self) -> Result<(), EngineError> {
+        let software = self.gpu.info.kind == AdapterKind::Software;
+        let parts = if software { 8 } else { PEAK_PARTS };
         let params = gpu::uniform(
             self.gpu,
             &SampleParams {
                 vocab: self.config.vocab_size,
                 ring_len: RING_LEN,
-                pad: [0; 2],
+                parts,
+                pad: 0,
             },
         );
         let s = self.scratch;
         self.push(
-            Kernel::Sample(self.gpu.reduction),
-            &[("WG", 256), ("TPR", self.gpu.threads_per_row)],
+            Kernel::Peaks,
+            &[("WG", 256)],
             &[
                 &params,
+                &s.step,
+                &s.logits,
+                &s.history,
+                &s.samplings,
+                &s.peaks,
+            ],
+            [Axis::Fixed(parts), Axis::Outputs, Axis::Fixed(1)],
+        )?;
+        // The draw of one sequence is one workgroup's: the more threads the better.
+        let limit = self
+            .gpu
+            .device
+            .limits()
+            .max_compute_invocations_per_workgroup;
+        let threads = if software { 256 } else { limit.min(1024) };
+        self.push(
+            Kernel::Sample(self.gpu.reduction),
+            &[("WG", threads), ("TPR", 8)],
+            &[
+                &params,
+                &s.peaks,
                 &s.step,
                 &s.logits,
                 &s.history,

@@ -4,6 +4,7 @@
 use hearth_shaders::WeightFormat;
 
 use super::repack::{self, BLOCK, PlaneRow};
+use super::synthetic::{Patterns, RandomWeights};
 use crate::error::{EngineError, LoadError};
 use crate::format::{Gguf, TensorInfo};
 use crate::gpu::{self, Buffer, Gpu};
@@ -55,64 +56,130 @@ enum Arrangement {
     Alternating,
 }
 
+/// Where weights come from.
+#[derive(Clone, Copy)]
+pub(crate) enum WeightSource<'a> {
+    /// A model file.
+    File(&'a Gguf),
+    /// Nowhere: random weights of a model's sizes.
+    Random(&'a RandomWeights<'a>),
+}
+
 /// Reads tensors into matrices and reports progress.
 pub(crate) struct WeightLoader<'a> {
     gpu: &'a Gpu,
-    gguf: &'a Gguf,
+    source: WeightSource<'a>,
+    patterns: Patterns,
     done_bytes: u64,
     /// Returns false to cancel.
     progress: &'a mut dyn FnMut(u64) -> bool,
 }
 
 impl<'a> WeightLoader<'a> {
-    /// A loader that tells `progress` how many bytes of the file it has read.
+    /// A loader that tells `progress` how many bytes of the source it has read or made.
     pub(crate) fn new(
         gpu: &'a Gpu,
-        gguf: &'a Gguf,
+        source: WeightSource<'a>,
         progress: &'a mut dyn FnMut(u64) -> bool,
     ) -> Self {
         Self {
             gpu,
-            gguf,
+            source,
+            patterns: Patterns::default(),
             done_bytes: 0,
             progress,
         }
     }
 
-    fn tensor(&self, name: &str) -> &'a TensorInfo {
-        self.gguf.tensor(name).unwrap_or_else(|| {
-            unreachable!("ModelConfig::from_gguf has checked that {name} is there")
-        })
-    }
-
-    /// Tells whether the file has this tensor.
+    /// Tells whether the source has this tensor.
     pub(crate) fn has(&self, name: &str) -> bool {
-        self.gguf.tensor(name).is_some()
+        match self.source {
+            WeightSource::File(gguf) => gguf.tensor(name).is_some(),
+            WeightSource::Random(random) => random.has(name),
+        }
     }
 
     /// The tensors' rows, one tensor after the other.
     pub(crate) fn stacked(&mut self, names: &[String]) -> Result<Matrix, LoadError> {
-        self.matrix(names, Arrangement::Stacked)
+        match self.source {
+            WeightSource::File(gguf) => self.matrix(gguf, names, Arrangement::Stacked),
+            WeightSource::Random(random) => self.random(random, names),
+        }
     }
 
     /// The rows of two tensors of one shape in turn.
     pub(crate) fn alternating(&mut self, names: &[String; 2]) -> Result<Matrix, LoadError> {
-        self.matrix(names, Arrangement::Alternating)
+        match self.source {
+            WeightSource::File(gguf) => self.matrix(gguf, names, Arrangement::Alternating),
+            WeightSource::Random(random) => self.random(random, names),
+        }
     }
 
     /// Vectors, one after the other, as f32 in one buffer.
     pub(crate) fn vector(&mut self, names: &[String]) -> Result<Buffer, LoadError> {
         let mut values = Vec::new();
         for name in names {
-            let tensor = self.tensor(name);
-            let mut source = vec![0; as_usize(tensor.bytes)];
-            self.gguf.read(tensor, 0, &mut source)?;
-            values.extend(repack::dequantize_row(tensor.tensor_type, &source));
-            self.advance(tensor.bytes)?;
+            match self.source {
+                WeightSource::File(gguf) => {
+                    let tensor = file_tensor(gguf, name);
+                    let mut source = vec![0; as_usize(tensor.bytes)];
+                    gguf.read(tensor, 0, &mut source)?;
+                    values.extend(repack::dequantize_row(tensor.tensor_type, &source));
+                    self.advance(tensor.bytes)?;
+                }
+                WeightSource::Random(random) => values.extend(random.vector(name)),
+            }
         }
         let buffer = gpu::storage(self.gpu, &names[0], 4 * values.len() as u64);
         gpu::upload(self.gpu, &buffer, 0, bytemuck::cast_slice(&values))?;
         Ok(buffer)
+    }
+
+    /// A matrix of the tensors' rows together, in whatever order: all are random.
+    fn random(
+        &mut self,
+        random: &RandomWeights<'_>,
+        names: &[String],
+    ) -> Result<Matrix, LoadError> {
+        let format = random.format(&names[0]);
+        let (_, columns) = random.shape(&names[0]);
+        let rows: u64 = names.iter().map(|name| random.shape(name).0).sum();
+        let blocks = columns / BLOCK as u64;
+        let mut matrix = Matrix {
+            rows: as_u32(rows),
+            blocks: as_u32(blocks),
+            parts: Vec::new(),
+            bytes: 0,
+        };
+        for (first, count) in shards(self.gpu, format, blocks, rows)? {
+            let part = self.empty_part(&names[0], format, blocks, first, count);
+            self.patterns.fill_part(self.gpu, &part, columns)?;
+            let bytes = part.quants.size() + part.metas.size();
+            matrix.bytes += bytes;
+            matrix.parts.push(part);
+            self.advance(bytes)?;
+        }
+        Ok(matrix)
+    }
+
+    /// Room for rows `first .. first + rows`.
+    fn empty_part(
+        &self,
+        label: &str,
+        format: WeightFormat,
+        blocks: u64,
+        first: u64,
+        rows: u64,
+    ) -> Part {
+        let padded = rows.next_multiple_of(2);
+        let quants = padded * format.quant_block_bytes() * blocks;
+        Part {
+            format,
+            first_row: as_u32(first),
+            rows: as_u32(rows),
+            quants: gpu::storage(self.gpu, label, quants),
+            metas: gpu::storage(self.gpu, label, padded * format.meta_row_bytes(blocks)),
+        }
     }
 
     fn advance(&mut self, bytes: u64) -> Result<(), LoadError> {
@@ -124,8 +191,13 @@ impl<'a> WeightLoader<'a> {
         }
     }
 
-    fn matrix(&mut self, names: &[String], how: Arrangement) -> Result<Matrix, LoadError> {
-        let tensors: Vec<&TensorInfo> = names.iter().map(|n| self.tensor(n)).collect();
+    fn matrix(
+        &mut self,
+        gguf: &Gguf,
+        names: &[String],
+        how: Arrangement,
+    ) -> Result<Matrix, LoadError> {
+        let tensors: Vec<&TensorInfo> = names.iter().map(|n| file_tensor(gguf, n)).collect();
         let blocks = tensors[0].columns() / BLOCK as u64;
         let rows: u64 = tensors.iter().map(|t| t.rows()).sum();
         let mut matrix = Matrix {
@@ -137,15 +209,8 @@ impl<'a> WeightLoader<'a> {
         let mut first = 0;
         for (format, count) in runs(&tensors, how) {
             for (start, rows) in shards(self.gpu, format, blocks, count)? {
-                let part = self.part(
-                    &names[0],
-                    &tensors,
-                    how,
-                    format,
-                    blocks,
-                    first + start,
-                    rows,
-                )?;
+                let part = self.empty_part(&names[0], format, blocks, first + start, rows);
+                self.fill_part(gguf, &tensors, how, blocks, &part)?;
                 matrix.bytes += part.quants.size() + part.metas.size();
                 matrix.parts.push(part);
             }
@@ -154,26 +219,19 @@ impl<'a> WeightLoader<'a> {
         Ok(matrix)
     }
 
-    /// Rows `first .. first + rows` of the arrangement.
-    #[expect(
-        clippy::too_many_arguments,
-        reason = "a row range of an arrangement is these facts"
-    )]
-    fn part(
+    /// Reads the part's rows of the arrangement.
+    fn fill_part(
         &mut self,
-        label: &str,
+        gguf: &Gguf,
         tensors: &[&TensorInfo],
         how: Arrangement,
-        format: WeightFormat,
         blocks: u64,
-        first: u64,
-        rows: u64,
-    ) -> Result<Part, LoadError> {
-        let padded = rows.next_multiple_of(2);
+        part: &Part,
+    ) -> Result<(), LoadError> {
+        let (format, rows) = (part.format, u64::from(part.rows));
+        let first = u64::from(part.first_row);
         let quant_row = format.quant_block_bytes() * blocks;
         let meta_row = format.meta_row_bytes(blocks);
-        let quants = gpu::storage(self.gpu, label, padded * quant_row);
-        let metas = gpu::storage(self.gpu, label, padded * meta_row);
         let source_row = tensors[0].bytes / tensors[0].rows();
         let batch = (PIECE_BYTES / source_row).max(2).next_multiple_of(2);
         let mut at = 0;
@@ -182,7 +240,7 @@ impl<'a> WeightLoader<'a> {
             let mut quant_bytes = vec![0; as_usize(count * quant_row)];
             let mut meta_bytes = vec![0; as_usize(count * meta_row)];
             for row_run in source_runs(tensors, how, first + at, count) {
-                let source = self.read_rows(&row_run)?;
+                let source = read_rows(gguf, &row_run)?;
                 let stride = as_usize(row_run.tensor.bytes / row_run.tensor.rows());
                 for (i, bytes) in source.chunks_exact(stride).enumerate() {
                     let row = row_run.target + i * row_run.step;
@@ -194,26 +252,24 @@ impl<'a> WeightLoader<'a> {
                 }
                 self.advance(source.len() as u64)?;
             }
-            gpu::upload(self.gpu, &quants, at * quant_row, &quant_bytes)?;
-            gpu::upload(self.gpu, &metas, at * meta_row, &meta_bytes)?;
+            gpu::upload(self.gpu, &part.quants, at * quant_row, &quant_bytes)?;
+            gpu::upload(self.gpu, &part.metas, at * meta_row, &meta_bytes)?;
             at += count;
         }
-        Ok(Part {
-            format,
-            first_row: as_u32(first),
-            rows: as_u32(rows),
-            quants,
-            metas,
-        })
+        Ok(())
     }
+}
 
-    fn read_rows(&self, run: &RowRun<'_>) -> Result<Vec<u8>, LoadError> {
-        let row_bytes = run.tensor.bytes / run.tensor.rows();
-        let mut source = vec![0; as_usize(run.count * row_bytes)];
-        self.gguf
-            .read(run.tensor, run.row * row_bytes, &mut source)?;
-        Ok(source)
-    }
+fn file_tensor<'a>(gguf: &'a Gguf, name: &str) -> &'a TensorInfo {
+    gguf.tensor(name)
+        .unwrap_or_else(|| unreachable!("ModelConfig::from_gguf has checked that {name} is there"))
+}
+
+fn read_rows(gguf: &Gguf, run: &RowRun<'_>) -> Result<Vec<u8>, LoadError> {
+    let row_bytes = run.tensor.bytes / run.tensor.rows();
+    let mut source = vec![0; as_usize(run.count * row_bytes)];
+    gguf.read(run.tensor, run.row * row_bytes, &mut source)?;
+    Ok(source)
 }
 
 fn slice_row(bytes: &mut [u8], row: usize, row_bytes: usize) -> &mut [u8] {

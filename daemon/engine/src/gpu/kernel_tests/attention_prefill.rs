@@ -142,14 +142,15 @@ impl Data {
             splits_max: 1,
             window: case.window,
             scale: 1.0 / (case.head_dim as f32).sqrt(),
-            pad: [0; 2],
+            group: case.group,
+            pad: 0,
         };
         let mut buffers = vec![
             Buffer::uniform(&params),
             Buffer::Words(bits(&self.q)),
             Buffer::Words(self.caches[0].clone()),
             Buffer::Words(self.caches[1].clone()),
-            Buffer::Words(self.step.words(1 << 30, 1, &[])),
+            Buffer::Words(self.step.words(1 << 30, &[])),
         ];
         let partial = plan.kernel == Kernel::AttentionPrefill(RowsOut::Partial);
         let words = if !partial && format == ActivationFormat::Int8 {

@@ -3,9 +3,9 @@
 use std::collections::HashMap;
 
 use hearth_shaders::reference::{BLOCK, INT8_BLOCK_WORDS, int8_values};
-use hearth_shaders::{ActivationFormat, BindingKind, Kernel};
+use hearth_shaders::{ActivationFormat, BindingKind, Kernel, Reduction};
 
-use super::super::{Axis, Extent, Gpu, Op, Pipelines, Readback, Recording, storage};
+use super::super::{Axis, Extent, Gpu, Op, Pipelines, Readback, Reads, Recording, storage};
 use crate::AdapterKind;
 use crate::request::EngineConfig;
 
@@ -64,8 +64,8 @@ impl Lab {
     }
 
     /// Tells whether this adapter runs kernels of that reduction.
-    pub(super) fn runs(&self, reduction: hearth_shaders::Reduction) -> bool {
-        reduction == hearth_shaders::Reduction::Shared || self.gpu().reduction == reduction
+    pub(super) fn runs(&self, reduction: Reduction) -> bool {
+        reduction == Reduction::Shared || self.gpu().reduction == reduction
     }
 
     /// Tells whether the two builds agree in a word: to the bit on a software adapter; elsewhere
@@ -85,6 +85,11 @@ impl Lab {
         buffers: &[Buffer],
         grid: [u32; 3],
     ) -> Vec<Vec<u32>> {
+        let mut overrides = overrides.to_vec();
+        if kernel.reduction() == Some(Reduction::Subgroup) {
+            overrides.push(("SG", self.gpu().threads_per_row));
+        }
+        let overrides = &overrides;
         let [trusted, checked] = self
             .builds
             .each_mut()
@@ -126,6 +131,8 @@ fn dispatch(
         pipeline,
         bind_group,
         grid: grid.map(Axis::Fixed),
+        only_split: false,
+        reads: Reads::Little,
     };
     let mut encoder = gpu.device.create_command_encoder(&Default::default());
     Recording { ops: vec![op] }.encode(&mut encoder, Extent::default());

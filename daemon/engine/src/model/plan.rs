@@ -1,0 +1,121 @@
+//! How kernels map threads to work on this adapter: the choices a recorder starts from and the tuner
+//! tries. Pure arithmetic over what the adapter offers.
+
+use hearth_shaders::{ActivationFormat, AttentionKernel, Epilogue};
+
+use crate::engine::AdapterKind;
+use crate::gpu::Gpu;
+
+/// Row pairs of a workgroup that must hold whole blocks of 32 gate and up pairs.
+pub(crate) const GLU_PAIRS: u32 = 32;
+/// Most columns that one `gemv` does together, and most columns of a step that takes it.
+pub(crate) const DECODE_COLUMNS_MAX: u32 = 16;
+/// Storage buffers of the product that norms its own input and writes q, k and v.
+const NORMED_STORAGE_BUFFERS: u32 = 9;
+/// Workgroup memory that a `gemv` takes beside the normed input, at most: sums and a tile of results.
+const GEMV_SHARED_BYTES: u32 = 3 << 10;
+
+/// How a `gemv` is cut.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub(crate) struct GemvPlan {
+    /// Threads of a workgroup.
+    pub(crate) threads: u32,
+    /// Threads that share a row pair.
+    pub(crate) lanes: u32,
+    /// Row pairs that a run of threads does, one after the other.
+    pub(crate) passes: u32,
+}
+
+impl GemvPlan {
+    /// Row pairs of a workgroup.
+    pub(crate) fn pairs(self) -> u32 {
+        self.threads / self.lanes * self.passes
+    }
+
+    /// The kernel's override constants for `pairs` row pairs of `blocks` blocks.
+    pub(crate) fn overrides(self, pairs: u32, blocks: u32) -> Vec<(&'static str, u32)> {
+        vec![
+            ("WG", self.threads),
+            ("TPR", self.lanes),
+            ("PASSES", self.passes),
+            ("BLOCKS", blocks),
+            ("PAIRS", pairs),
+        ]
+    }
+}
+
+/// Ways to cut a `gemv` over rows of `blocks` blocks, the best guess first.
+pub(crate) fn gemv_plans(gpu: &Gpu, epilogue: Epilogue, blocks: u32) -> Vec<GemvPlan> {
+    let limit = gpu.device.limits().max_compute_invocations_per_workgroup;
+    let wide = gpu.threads_per_row >= 32;
+    let mut plans: Vec<GemvPlan> = Vec::new();
+    // Blocks for at least half the threads of a run; long rows of few pairs want longer runs.
+    let lanes: &[u32] = match (blocks, epilogue) {
+        (96.., Epilogue::Residual) if wide => &[64, 32, 128],
+        (96.., _) | (17.., _) if wide => &[32, 16, 64],
+        (33.., _) => &[16, 32, 8],
+        _ => &[8, 16, 32],
+    };
+    let threads: &[u32] = match epilogue {
+        Epilogue::Glu(_) if wide && blocks < 96 => &[1024, 512, 256],
+        Epilogue::Glu(_) if wide => &[512, 1024, 256],
+        _ if wide => &[256, 512, 128],
+        _ => &[64, 128, 32],
+    };
+    for &lanes in lanes {
+        for &threads in threads.iter().filter(|&&t| t <= limit && t >= lanes) {
+            let runs = threads / lanes;
+            let passes = match epilogue {
+                Epilogue::Glu(_) if runs > GLU_PAIRS => continue,
+                Epilogue::Glu(_) => GLU_PAIRS / runs,
+                _ => 1,
+            };
+            plans.push(GemvPlan {
+                threads,
+                lanes,
+                passes,
+            });
+        }
+    }
+    plans
+}
+
+/// Tells whether a product over rows of `blocks` blocks can norm its own input here.
+pub(crate) fn norms_own_input(gpu: &Gpu, activations: ActivationFormat, blocks: u32) -> bool {
+    let limits = gpu.device.limits();
+    gpu.info.kind != AdapterKind::Software
+        && limits.max_storage_buffers_per_shader_stage >= NORMED_STORAGE_BUFFERS
+        && activations.normed_bytes(blocks) + GEMV_SHARED_BYTES
+            <= limits.max_compute_workgroup_storage_size
+}
+
+/// How decode attention is cut: the kernel and its threads.
+pub(crate) fn attention_plan(
+    gpu: &Gpu,
+    head_dim: u32,
+    group: u32,
+    activations: ActivationFormat,
+) -> (AttentionKernel, u32) {
+    let software = gpu.info.kind == AdapterKind::Software;
+    let chunks = head_dim / 8;
+    let lanes = gpu.threads_per_row.min(1 << chunks.ilog2());
+    let per_lane = chunks.div_ceil(lanes);
+    // A head's q and o take 16 registers a chunk; software adapters compile for minutes beyond four.
+    let heads = group.min(if software { 4 } else { 8 } / per_lane).max(1);
+    // As even as it goes: 7 heads are 4 and 3, not 5 and 2.
+    let heads = group.div_ceil(group.div_ceil(heads));
+    let (ahead, threads) = match (software, heads * per_lane) {
+        (true, _) => (1, 64),
+        (_, 1) => (4, 256),
+        (_, 2..=4) => (2, 128),
+        _ => (1, 128),
+    };
+    let kernel = AttentionKernel {
+        heads,
+        head_dim,
+        lanes,
+        ahead,
+        activations,
+    };
+    (kernel, threads)
+}
