@@ -1,6 +1,6 @@
 //! The kernel table: which files make up a kernel, what it binds, which overrides it takes.
 
-use crate::WeightFormat;
+use crate::{RowsOut, WeightFormat};
 
 /// How activations are stored between kernels.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -60,7 +60,7 @@ impl ActivationFormat {
         }
     }
 
-    fn output(self) -> &'static str {
+    pub(crate) fn output(self) -> &'static str {
         match self {
             Self::Float => include_str!("../common/act_out_float.wgsl"),
             Self::Int8 => include_str!("../common/act_out_int8.wgsl"),
@@ -233,6 +233,10 @@ pub enum Kernel {
     Gemm(MatrixKernel, Reduction),
     /// Decode attention over one split.
     Attention(AttentionKernel, Reduction),
+    /// Attention of many columns, without splits.
+    AttentionPrefill(RowsOut),
+    /// The same on matrix units, straight to activations: where `head_dim` is a multiple of 32.
+    AttentionPrefillMatrix(ActivationFormat),
     /// Joins attention's splits into activations.
     Combine(ActivationFormat),
     /// Penalises logits and finds the largest of each part of the vocabulary.
@@ -255,6 +259,7 @@ pub enum BindingKind {
 }
 
 const STEP: &str = include_str!("../common/step.wgsl");
+const ATTENTION_ROWS: &str = include_str!("../common/attention_rows.wgsl");
 const MATRIX: &str = include_str!("../common/matrix.wgsl");
 const RMS_SCALE: &str = include_str!("../common/rms_scale.wgsl");
 const SAMPLING: &str = include_str!("../common/sampling.wgsl");
@@ -334,6 +339,21 @@ impl Kernel {
             Self::Peaks => {
                 vec![include_str!("../kernels/peaks.wgsl"), STEP, SAMPLING, BEST]
             }
+            Self::AttentionPrefill(out) => {
+                let mut files = vec![
+                    include_str!("../kernels/attention_prefill.wgsl"),
+                    ATTENTION_ROWS,
+                    STEP,
+                ];
+                files.extend(out.files());
+                files
+            }
+            Self::AttentionPrefillMatrix(act) => vec![
+                include_str!("../kernels/attention_prefill_matrix.wgsl"),
+                ATTENTION_ROWS,
+                STEP,
+                act.output(),
+            ],
             Self::Copy => vec![include_str!("../kernels/copy.wgsl")],
             Self::Combine(act) => {
                 vec![include_str!("../kernels/combine.wgsl"), STEP, act.output()]
@@ -348,6 +368,11 @@ impl Kernel {
                 ]
             }
         }
+    }
+
+    /// Tells whether the kernel needs matrix units and 16-bit floats: it runs on Vulkan alone.
+    pub fn uses_matrix_units(self) -> bool {
+        matches!(self, Self::AttentionPrefillMatrix(_))
     }
 
     /// What the kernel binds in group 0, by binding number.
@@ -389,6 +414,16 @@ impl Kernel {
                 ]);
             }
             Self::Peaks => list.extend([(4, Read), (5, Write), (6, Read), (7, Read), (8, Write)]),
+            Self::AttentionPrefill(out) => {
+                list.extend([(1, Read), (2, Read), (3, Read), (4, Read)]);
+                match out {
+                    RowsOut::Activations(_) => list.push((5, Write)),
+                    RowsOut::Partial => list.extend([(6, Write), (7, Write)]),
+                }
+            }
+            Self::AttentionPrefillMatrix(_) => {
+                list.extend([(1, Read), (2, Read), (3, Read), (4, Read), (5, Write)]);
+            }
             Self::Copy => list.extend([(1, Read), (6, Write)]),
             Self::Combine(_) => list.extend([(4, Read), (5, Write), (6, Read), (7, Read)]),
             Self::Sample(_) => {
@@ -431,6 +466,11 @@ impl Kernel {
             Self::Gemm(m, _) => format!("gemm.{}", matrix(m)),
             Self::Attention(k, _) => format!("attention.{}", act(k.activations)),
             Self::Peaks => "peaks".to_owned(),
+            Self::AttentionPrefill(RowsOut::Activations(a)) => {
+                format!("attention_prefill.{}", act(a))
+            }
+            Self::AttentionPrefill(RowsOut::Partial) => "attention_prefill.partial".to_owned(),
+            Self::AttentionPrefillMatrix(a) => format!("attention_prefill_matrix.{}", act(a)),
             Self::Combine(a) => format!("combine.{}", act(a)),
             Self::Sample(_) => "sample".to_owned(),
             Self::Copy => "copy".to_owned(),
@@ -451,6 +491,8 @@ impl Kernel {
             list.extend(reductions.map(|r| Self::Attention(kernel, r)));
         }
         list.push(Self::Peaks);
+        list.extend(RowsOut::ALL.map(Self::AttentionPrefill));
+        list.extend(acts.map(Self::AttentionPrefillMatrix));
         list.extend(reductions.map(Self::Sample));
         for matrix in MatrixKernel::all() {
             for input in GemvInput::ALL {

@@ -4,10 +4,12 @@
 mod kernel;
 pub mod params;
 pub mod reference;
+mod rows_out;
 mod weight_format;
 
 pub use kernel::{
     ActivationFormat, AttentionKernel, BindingKind, Epilogue, GemvInput, Kernel, MatrixKernel,
     Reduction, TILE_COLUMNS,
 };
+pub use rows_out::RowsOut;
 pub use weight_format::WeightFormat;

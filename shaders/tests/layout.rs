@@ -135,7 +135,12 @@ fn layouts() -> Vec<(&'static str, usize, Members)> {
 
 fn module(kernel: Kernel) -> Module {
     let source = kernel.source();
-    naga::front::wgsl::parse_str(&source)
+    let mut options = naga::front::wgsl::Options::new();
+    if kernel.uses_matrix_units() {
+        options.capabilities = naga::valid::Capabilities::all();
+    }
+    naga::front::wgsl::Frontend::new_with_options(options)
+        .parse(&source)
         .unwrap_or_else(|e| panic!("{}: {}", kernel.name(), e.emit_to_string(&source)))
 }
 

@@ -14,6 +14,8 @@ use crate::request::{AdapterChoice, EngineConfig};
 const STORAGE_BUFFERS_NEEDED: u32 = 8;
 /// Kernels hand eight values round within a subgroup; smaller ones are not used.
 const SUBGROUP_MIN: u32 = 8;
+/// Workgroup memory, in bytes, that kernels on matrix units use.
+const MATRIX_MEMORY: u32 = 48 << 10;
 /// Longest that one submission may take before the device counts as hung.
 const SUBMISSION_TIMEOUT: Duration = Duration::from_secs(120);
 
@@ -28,6 +30,8 @@ pub(crate) struct Gpu {
     pub(crate) reduction: Reduction,
     /// Threads that share a row pair: the smallest subgroup, or a safe guess without subgroups.
     pub(crate) threads_per_row: u32,
+    /// Subgroups of 32 multiply 16 x 16 halves and sum in 32 bits.
+    pub(crate) matrix_units: bool,
     pub(crate) checked_shaders: bool,
     /// Where the GPU's clock can be read.
     pub(crate) timestamps: Timestamps,
@@ -67,11 +71,20 @@ impl Gpu {
         if subgroups {
             features |= wgpu::Features::SUBGROUP;
         }
+        let matrix_units = subgroups && has_matrix_units(&adapter);
+        if matrix_units {
+            features |= MATRIX_FEATURES;
+        }
         let (device, queue) = pollster::block_on(adapter.request_device(&wgpu::DeviceDescriptor {
             label: Some("hearth"),
             required_features: features,
             required_limits: limits.clone(),
             memory_hints: wgpu::MemoryHints::MemoryUsage,
+            experimental_features: if matrix_units {
+                experimental_features()
+            } else {
+                wgpu::ExperimentalFeatures::disabled()
+            },
             ..Default::default()
         }))
         .map_err(|e| EngineError::Device(e.to_string()))?;
@@ -98,6 +111,7 @@ impl Gpu {
             } else {
                 8
             },
+            matrix_units,
             checked_shaders: config.checked_shaders,
             timestamps: Timestamps::of(features),
             fault: Arc::default(),
@@ -170,6 +184,31 @@ impl Gpu {
     pub(crate) fn check(&self) -> Result<(), EngineError> {
         self.fault().map_or(Ok(()), |f| Err(EngineError::Device(f)))
     }
+}
+
+const MATRIX_FEATURES: wgpu::Features =
+    wgpu::Features::SHADER_F16.union(wgpu::Features::EXPERIMENTAL_COOPERATIVE_MATRIX);
+
+fn has_matrix_units(adapter: &wgpu::Adapter) -> bool {
+    let info = adapter.get_info();
+    adapter.features().contains(MATRIX_FEATURES)
+        && (info.subgroup_min_size, info.subgroup_max_size) == (32, 32)
+        && adapter.limits().max_compute_workgroup_storage_size >= MATRIX_MEMORY
+        && adapter.cooperative_matrix_properties().iter().any(|p| {
+            (p.m_size, p.n_size, p.k_size) == (16, 16, 16)
+                && p.ab_type == wgpu::CooperativeScalarType::F16
+                && p.cr_type == wgpu::CooperativeScalarType::F32
+        })
+}
+
+#[allow(
+    unsafe_code,
+    reason = "matrix units are an experimental feature of wgpu"
+)]
+fn experimental_features() -> wgpu::ExperimentalFeatures {
+    // SAFETY: the promise is to expect bugs of wgpu in them. Our kernels are held against their
+    // references on the adapters that have them.
+    unsafe { wgpu::ExperimentalFeatures::enabled() }
 }
 
 fn latch(fault: &Mutex<Option<String>>, message: String) {

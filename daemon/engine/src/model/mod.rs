@@ -8,6 +8,7 @@ mod config_tests;
 mod forward;
 pub(crate) mod plan;
 mod recorder;
+mod recorder_prefill;
 mod repack;
 mod repack_q4_k;
 #[cfg(test)]

@@ -65,7 +65,7 @@ pub(crate) struct Recorder<'a> {
 }
 
 impl Recorder<'_> {
-    fn push(
+    pub(super) fn push(
         &mut self,
         kernel: Kernel,
         overrides: &[(&'static str, u32)],
@@ -89,7 +89,7 @@ impl Recorder<'_> {
     }
 
     /// Notes what the last dispatch reads.
-    fn reads(&mut self, reads: Reads) {
+    pub(super) fn reads(&mut self, reads: Reads) {
         if let Some(op) = self.recording.ops.last_mut() {
             op.reads = reads;
         }
@@ -333,27 +333,14 @@ impl Recorder<'_> {
         format: ActivationFormat,
     ) -> Result<(), EngineError> {
         let c = self.config;
-        let splits_max = if self.width == Width::Long {
-            1
-        } else {
-            self.splits_max
-        };
+        if self.width == Width::Long {
+            return self.attention_long(k, v, format);
+        }
+        let splits_max = self.splits_max;
         let group = c.n_heads / c.n_kv_heads;
         let (kernel, threads) =
             plan::attention_plan(self.gpu, c.head_dim, group, self.block_len, format);
-        let params = gpu::uniform(
-            self.gpu,
-            &AttentionParams {
-                head_dim: c.head_dim,
-                kv_heads: c.n_kv_heads,
-                block_len: self.block_len,
-                splits_max,
-                window: 0,
-                scale: 1.0 / f32::from(u16::try_from(c.head_dim).unwrap_or(u16::MAX)).sqrt(),
-                group,
-                pad: 0,
-            },
-        );
+        let params = gpu::uniform(self.gpu, &self.attention_params(splits_max));
         let s = self.scratch;
         self.push(
             Kernel::Attention(kernel, self.gpu.reduction),
@@ -375,9 +362,31 @@ impl Recorder<'_> {
             ],
         )?;
         self.reads(Reads::Kv(4 * u64::from(c.n_kv_heads * c.head_dim)));
-        if self.width == Width::Long && kernel.direct() {
-            return Ok(());
+        self.combine(splits_max, kernel.direct(), format)
+    }
+
+    pub(super) fn attention_params(&self, splits_max: u32) -> AttentionParams {
+        let c = self.config;
+        AttentionParams {
+            head_dim: c.head_dim,
+            kv_heads: c.n_kv_heads,
+            block_len: self.block_len,
+            splits_max,
+            window: 0,
+            scale: 1.0 / f32::from(u16::try_from(c.head_dim).unwrap_or(u16::MAX)).sqrt(),
+            group: c.n_heads / c.n_kv_heads,
+            pad: 0,
         }
+    }
+
+    /// attended = the splits in `partial`, joined.
+    pub(super) fn combine(
+        &mut self,
+        splits_max: u32,
+        direct: bool,
+        format: ActivationFormat,
+    ) -> Result<(), EngineError> {
+        let c = self.config;
         let blocks = c.n_heads * c.head_dim / 32;
         let params = gpu::uniform(
             self.gpu,
@@ -386,10 +395,11 @@ impl Recorder<'_> {
                 heads: c.n_heads,
                 head_dim: c.head_dim,
                 splits_max,
-                direct: u32::from(kernel.direct()),
+                direct: u32::from(direct),
                 pad: [0; 3],
             },
         );
+        let s = self.scratch;
         let threads = if self.gpu.info.kind == AdapterKind::Software {
             8
         } else {
@@ -402,7 +412,7 @@ impl Recorder<'_> {
             [Axis::Fixed(blocks), Axis::Columns, Axis::Fixed(1)],
         )?;
         if let Some(op) = self.recording.ops.last_mut() {
-            op.only_split = kernel.direct();
+            op.only_split = direct;
         }
         Ok(())
     }

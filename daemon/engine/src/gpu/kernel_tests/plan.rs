@@ -25,6 +25,8 @@ pub(super) fn matrix(kernel: Kernel) -> Option<(MatrixKernel, Reduction)> {
         Kernel::Embed(_)
         | Kernel::Norm(..)
         | Kernel::Attention(..)
+        | Kernel::AttentionPrefill(_)
+        | Kernel::AttentionPrefillMatrix(_)
         | Kernel::Combine(_)
         | Kernel::Peaks
         | Kernel::Sample(_)
