@@ -179,6 +179,11 @@ pub(crate) const KEYS: [Key; 15] = [
         apply: set_no_subgroups,
     },
     Key {
+        name: "no_cooperative_matrix",
+        variable: None,
+        apply: set_no_cooperative_matrix,
+    },
+    Key {
         name: "log",
         variable: Some("HEARTH_LOG"),
         apply: set_log,
@@ -386,6 +391,11 @@ fn set_binding_bytes_max(config: &mut Config, value: &str) -> Result<(), &'stati
 
 fn set_no_subgroups(config: &mut Config, value: &str) -> Result<(), &'static str> {
     config.engine.no_subgroups = truth(value)?;
+    Ok(())
+}
+
+fn set_no_cooperative_matrix(config: &mut Config, value: &str) -> Result<(), &'static str> {
+    config.engine.cooperative_matrix = !truth(value)?;
     Ok(())
 }
 
