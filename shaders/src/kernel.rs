@@ -147,8 +147,12 @@ impl GemvInput {
 /// What is fixed when decode attention is compiled.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub struct AttentionKernel {
-    /// Query heads of a KV head that a workgroup does.
+    /// Query heads of a KV head,
+    pub group: u32,
+    /// and how many of them a workgroup does.
     pub heads: u32,
+    /// Positions of a KV block.
+    pub block_len: u32,
     /// Values of a head, a multiple of 8.
     pub head_dim: u32,
     /// Threads that share a position: a power of two.
@@ -172,9 +176,12 @@ impl AttentionKernel {
 
     fn constants(self) -> String {
         format!(
-            "const HEADS: u32 = {}u;\nconst HEAD_DIM: u32 = {}u;\nconst LANES: u32 = {}u;\n\
+            "const GROUP: u32 = {}u;\nconst HEADS: u32 = {}u;\nconst BLOCK_LEN: u32 = {}u;\n\
+             const HEAD_DIM: u32 = {}u;\nconst LANES: u32 = {}u;\n\
              const CHUNKS: u32 = {}u;\nconst AHEAD: u32 = {}u;\nconst DIRECT: bool = {};\n",
+            self.group,
             self.heads,
+            self.block_len,
             self.head_dim,
             self.lanes,
             self.chunks(),
@@ -186,7 +193,9 @@ impl AttentionKernel {
     /// A few that differ in what they exercise.
     fn samples() -> [Self; 4] {
         let one = |heads, head_dim, lanes, ahead, activations| Self {
+            group: heads,
             heads,
+            block_len: 16,
             head_dim,
             lanes,
             ahead,

@@ -80,7 +80,6 @@ fn layouts() -> Vec<(&'static str, usize, Members)> {
             block_len,
             has_bias,
             columns_max,
-            outputs,
             eps,
             pad,
         }),

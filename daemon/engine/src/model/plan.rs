@@ -32,13 +32,14 @@ impl GemvPlan {
         self.threads / self.lanes * self.passes
     }
 
-    /// The kernel's override constants for rows of `blocks` blocks.
-    pub(crate) fn overrides(self, blocks: u32) -> [(&'static str, u32); 4] {
-        [
+    /// The kernel's override constants for `pairs` row pairs of `blocks` blocks.
+    pub(crate) fn overrides(self, pairs: u32, blocks: u32) -> Vec<(&'static str, u32)> {
+        vec![
             ("WG", self.threads),
             ("TPR", self.lanes),
             ("PASSES", self.passes),
             ("BLOCKS", blocks),
+            ("PAIRS", pairs),
         ]
     }
 }
@@ -48,18 +49,20 @@ pub(crate) fn gemv_plans(gpu: &Gpu, epilogue: Epilogue, blocks: u32) -> Vec<Gemv
     let limit = gpu.device.limits().max_compute_invocations_per_workgroup;
     let wide = gpu.threads_per_row >= 32;
     let mut plans: Vec<GemvPlan> = Vec::new();
-    let guesses: &[u32] = match (blocks, epilogue) {
-        (96.., Epilogue::Residual) => &[64, 32, 128],
-        (96.., _) => &[32, 64, 16],
-        (33..96, _) => &[16, 32, 8],
+    // Blocks for at least half the threads of a run; long rows of few pairs want longer runs.
+    let lanes: &[u32] = match (blocks, epilogue) {
+        (96.., Epilogue::Residual) if wide => &[64, 32, 128],
+        (96.., _) | (17.., _) if wide => &[32, 16, 64],
+        (33.., _) => &[16, 32, 8],
         _ => &[8, 16, 32],
     };
     let threads: &[u32] = match epilogue {
-        Epilogue::Glu(_) if wide => &[512, 256, 128],
-        _ if wide => &[256, 128, 512],
+        Epilogue::Glu(_) if wide && blocks < 96 => &[1024, 512, 256],
+        Epilogue::Glu(_) if wide => &[512, 1024, 256],
+        _ if wide => &[256, 512, 128],
         _ => &[64, 128, 32],
     };
-    for &lanes in guesses {
+    for &lanes in lanes {
         for &threads in threads.iter().filter(|&&t| t <= limit && t >= lanes) {
             let runs = threads / lanes;
             let passes = match epilogue {
@@ -91,6 +94,7 @@ pub(crate) fn attention_plan(
     gpu: &Gpu,
     head_dim: u32,
     group: u32,
+    block_len: u32,
     activations: ActivationFormat,
 ) -> (AttentionKernel, u32) {
     let software = gpu.info.kind == AdapterKind::Software;
@@ -104,11 +108,14 @@ pub(crate) fn attention_plan(
     let (ahead, threads) = match (software, heads * per_lane) {
         (true, _) => (1, 64),
         (_, 1) => (4, 256),
-        (_, 2..=4) => (2, 128),
+        (_, 2..=3) => (4, 128),
+        (_, 4) => (2, 256),
         _ => (1, 128),
     };
     let kernel = AttentionKernel {
+        group,
         heads,
+        block_len,
         head_dim,
         lanes,
         ahead,

@@ -242,9 +242,8 @@ impl Recorder<'_> {
             } else {
                 0
             },
-            outputs: u32::from(product.over == Over::Outputs),
             eps: c.rms_eps,
-            pad: [0; 2],
+            pad: [0; 3],
         }
     }
 
@@ -286,9 +285,13 @@ impl Recorder<'_> {
         } else {
             Axis::ColumnTiles(input.columns())
         };
+        let mut overrides = plan.overrides(part.pairs(), product.matrix.blocks);
+        if input == GemvInput::Normed {
+            overrides.push(("OUTPUTS", u32::from(product.over == Over::Outputs)));
+        }
         self.push(
             Kernel::Gemv(matrix, self.gpu.reduction, input),
-            &plan.overrides(product.matrix.blocks),
+            &overrides,
             buffers,
             [
                 Axis::Fixed(part.pairs().div_ceil(plan.pairs())),
@@ -357,7 +360,8 @@ impl Recorder<'_> {
             self.splits_max
         };
         let group = c.n_heads / c.n_kv_heads;
-        let (kernel, threads) = plan::attention_plan(self.gpu, c.head_dim, group, format);
+        let (kernel, threads) =
+            plan::attention_plan(self.gpu, c.head_dim, group, self.block_len, format);
         let params = gpu::uniform(
             self.gpu,
             &AttentionParams {

@@ -213,7 +213,8 @@ impl Case {
         let q = random.floats((columns * self.heads() * p.head_dim) as usize);
         let rows = (columns * p.splits_max * self.heads()) as usize;
         for format in [ActivationFormat::Float, ActivationFormat::Int8] {
-            let (kernel, threads) = attention_plan(lab.gpu(), p.head_dim, self.group, format);
+            let (kernel, threads) =
+                attention_plan(lab.gpu(), p.head_dim, self.group, p.block_len, format);
             let acts = vec![UNTOUCHED; self.act_words(format)];
             let buffers = [
                 Buffer::uniform(p),

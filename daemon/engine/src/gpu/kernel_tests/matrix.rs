@@ -92,9 +92,12 @@ fn all_products(weights: WeightFormat) {
             if let Kernel::Gemv(_, _, GemvInput::Normed) = kernel {
                 case.norm_own_input(&mut random);
             }
-            let plans = plans(kernel, lab.gpu(), case.params.blocks);
+            let mut plans = plans(kernel, lab.gpu(), case.params.pairs, case.params.blocks);
             let chosen = (count as usize + number) % plans.len().max(1);
-            if let Some(plan) = plans.get(chosen) {
+            if let Some(plan) = plans.get_mut(chosen) {
+                if case.norm.is_some() {
+                    plan.overrides.push(("OUTPUTS", case.outputs));
+                }
                 case.run(&mut lab, &mut random, kernel, plan);
             }
         }
@@ -116,6 +119,8 @@ struct Case {
     /// The input is to be normed: the residual stream, of which the step's outputs are a column, and
     /// the norm's weights.
     norm: Option<[Vec<f32>; 2]>,
+    /// The kernel's OUTPUTS.
+    outputs: u32,
 }
 
 impl Case {
@@ -174,9 +179,8 @@ impl Case {
             block_len,
             has_bias: random.within(0, 1),
             columns_max: if logits { columns } else { 0 },
-            outputs: 0,
             eps: 1e-5,
-            pad: [0; 2],
+            pad: [0; 3],
         };
         // With `columns_max` the step's own number must not count.
         let step_columns = if logits { 3 } else { columns };
@@ -190,6 +194,7 @@ impl Case {
                 .map(|i| 0.9f64.powi(i.cast_signed()))
                 .collect(),
             norm: None,
+            outputs: 0,
         }
     }
 
@@ -199,7 +204,7 @@ impl Case {
         self.columns = 1;
         if self.m.epilogue == Epilogue::Store {
             self.params.columns_max = 1;
-            self.params.outputs = random.within(0, 1);
+            self.outputs = random.within(0, 1);
         } else {
             self.step.columns.truncate(1);
         }
@@ -214,7 +219,7 @@ impl Case {
             return Acts::new(random, self.m.activations, self.columns * blocks);
         };
         let dim = 32 * blocks;
-        let column = (self.params.outputs * self.step.output_first) as usize;
+        let column = (self.outputs * self.step.output_first) as usize;
         let normed = rms_norm(
             &wide(&x[column * dim..][..dim]),
             &wide(weight),

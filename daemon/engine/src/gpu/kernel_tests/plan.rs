@@ -33,8 +33,8 @@ pub(super) fn matrix(kernel: Kernel) -> Option<(MatrixKernel, Reduction)> {
     }
 }
 
-/// Ways to run the matrix kernel `kernel` on this adapter, over rows of `blocks` blocks.
-pub(super) fn plans(kernel: Kernel, gpu: &Gpu, blocks: u32) -> Vec<Plan> {
+/// Ways to run the matrix kernel `kernel` on this adapter, over `pairs` row pairs of `blocks` blocks.
+pub(super) fn plans(kernel: Kernel, gpu: &Gpu, pairs: u32, blocks: u32) -> Vec<Plan> {
     match kernel {
         Kernel::Gemv(m, _, input) => {
             if input == GemvInput::Normed && !normed_fits(gpu, m, blocks) {
@@ -43,7 +43,7 @@ pub(super) fn plans(kernel: Kernel, gpu: &Gpu, blocks: u32) -> Vec<Plan> {
             gemv_plans(gpu, m.epilogue, blocks)
                 .into_iter()
                 .map(|plan| Plan {
-                    overrides: plan.overrides(blocks).to_vec(),
+                    overrides: plan.overrides(pairs, blocks),
                     pairs: plan.pairs(),
                     columns: input.columns(),
                 })
