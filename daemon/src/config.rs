@@ -112,7 +112,7 @@ pub(crate) struct Key {
 }
 
 /// All settings, in the order of `hearthd --help`.
-pub(crate) const KEYS: [Key; 15] = [
+pub(crate) const KEYS: [Key; 16] = [
     Key {
         name: "socket",
         variable: Some("HEARTH_SOCKET"),
