@@ -7,7 +7,7 @@ use naga::valid::{Capabilities, ModuleInfo, SubgroupOperationSet, ValidationFlag
 fn parse(kernel: Kernel) -> (naga::Module, ModuleInfo) {
     let source = kernel.source();
     let mut options = naga::front::wgsl::Options::new();
-    if kernel.uses_matrix_units() {
+    if kernel.uses_cooperative_matrix() {
         options.capabilities = Capabilities::all();
     }
     let module = naga::front::wgsl::Frontend::new_with_options(options)
@@ -47,7 +47,8 @@ fn kernels_translate() {
         };
         spv::write_vec(&module, &info, &options, None)
             .unwrap_or_else(|e| panic!("{} to SPIR-V: {e}", kernel.name()));
-        if kernel.uses_matrix_units() {
+        if kernel.uses_cooperative_matrix() {
+            // Matrices of 16 by 16 are Vulkan's alone.
             continue;
         }
         let options = msl::Options {

@@ -19,12 +19,12 @@ pub(crate) fn prefill_attention(
     head_dim: u32,
     group: u32,
     out: ActivationFormat,
-    matrix_units: bool,
+    cooperative_matrix: bool,
 ) -> PrefillAttention {
     let whole = head_dim.is_multiple_of(32);
     // Long heads take more of the workgroup's memory, so it does fewer rows.
     let few = head_dim > 128;
-    let (kernel, threads) = match (whole, matrix_units) {
+    let (kernel, threads) = match (whole, cooperative_matrix) {
         (true, true) => (
             Kernel::AttentionPrefillMatrix(out),
             if few { 64 } else { 128 },
@@ -33,7 +33,7 @@ pub(crate) fn prefill_attention(
         (false, _) => (Kernel::AttentionPrefill(RowsOut::Partial), 64),
     };
     let mut overrides = vec![("WG", threads), ("G", group), ("HEAD_DIM", head_dim)];
-    if kernel.uses_matrix_units() {
+    if kernel.uses_cooperative_matrix() {
         overrides.extend([("LINE", head_dim / 4), ("TILE", threads / 2)]);
     } else {
         overrides.push(("LINE", head_dim / 8));

@@ -14,6 +14,7 @@ mod repack_q4_k;
 #[cfg(test)]
 mod repack_tests;
 mod scratch;
+mod self_check;
 mod step;
 mod synthetic;
 mod weights;

@@ -1,7 +1,7 @@
 //! How kernels map threads to work on this adapter: the choices a recorder starts from and the tuner
 //! tries. Pure arithmetic over what the adapter offers.
 
-use hearth_shaders::{ActivationFormat, AttentionKernel, Epilogue};
+use hearth_shaders::{ActivationFormat, AttentionKernel, Epilogue, Tile};
 
 use crate::engine::AdapterKind;
 use crate::gpu::Gpu;
@@ -140,4 +140,28 @@ pub(crate) fn attention_plan(
         activations,
     };
     (kernel, threads)
+}
+
+/// The tile of a product of many columns; `None` where the kernel of eight columns does better: on
+/// software adapters, whose workgroup memory is slow, and where no tile fits.
+pub(crate) fn gemm_tile(gpu: &Gpu, activations: ActivationFormat) -> Option<Tile> {
+    if gpu.info.kind == AdapterKind::Software {
+        return None;
+    }
+    gemm_tiles(gpu, activations).next()
+}
+
+/// The tiles that fit this adapter, the fastest first.
+pub(crate) fn gemm_tiles(
+    gpu: &Gpu,
+    activations: ActivationFormat,
+) -> impl Iterator<Item = Tile> + use<> {
+    let limits = gpu.device.limits();
+    Tile::choices(activations)
+        .iter()
+        .copied()
+        .filter(move |tile| {
+            tile.threads() <= limits.max_compute_invocations_per_workgroup
+                && tile.workgroup_bytes(activations) <= limits.max_compute_workgroup_storage_size
+        })
 }

@@ -7,7 +7,8 @@ use hearth_shaders::params::{
     AttentionParams, CombineParams, EmbedParams, MatrixParams, NormParams, SampleParams,
 };
 use hearth_shaders::{
-    ActivationFormat, Epilogue, GemvInput, Kernel, MatrixKernel, Reduction, TILE_COLUMNS,
+    ActivationFormat, COOPERATIVE_COLUMNS, COOPERATIVE_PAIRS, Epilogue, GemvInput, Kernel,
+    MatrixKernel, Reduction, TILE_COLUMNS,
 };
 
 use super::ModelConfig;
@@ -61,6 +62,8 @@ pub(crate) struct Recorder<'a> {
     pub(crate) block_len: u32,
     pub(crate) splits_max: u32,
     pub(crate) width: Width,
+    /// Cooperative matrices are there and work.
+    pub(crate) cooperative_matrix: bool,
     pub(crate) recording: Recording,
 }
 
@@ -308,17 +311,38 @@ impl Recorder<'_> {
         buffers: &[&Buffer],
         over: Over,
     ) -> Result<(), EngineError> {
-        let columns = if over == Over::Outputs {
-            Axis::OutputTiles(TILE_COLUMNS)
-        } else {
-            Axis::ColumnTiles(TILE_COLUMNS)
+        // Output columns are few: a large tile of them would be mostly empty.
+        let tile = match over {
+            Over::Columns => plan::gemm_tile(self.gpu, matrix.activations),
+            Over::Outputs => None,
+        };
+        let (kernel, tile_pairs, tile_columns) = match (matrix.activations, tile) {
+            (ActivationFormat::Half, _) => (
+                Kernel::GemmCoop(matrix),
+                COOPERATIVE_PAIRS,
+                COOPERATIVE_COLUMNS,
+            ),
+            (_, Some(tile)) => (Kernel::Gemm(matrix, tile), tile.pairs(), tile.columns()),
+            (_, None) => (
+                Kernel::GemmRows(matrix, self.gpu.reduction),
+                GLU_PAIRS,
+                TILE_COLUMNS,
+            ),
+        };
+        let overrides: &[(&'static str, u32)] = match kernel {
+            Kernel::GemmRows(..) => &[("WG", GLU_PAIRS)],
+            _ => &[],
+        };
+        let columns = match over {
+            Over::Outputs => Axis::OutputTiles(tile_columns),
+            Over::Columns => Axis::ColumnTiles(tile_columns),
         };
         self.push(
-            Kernel::Gemm(matrix, self.gpu.reduction),
-            &[("WG", GLU_PAIRS)],
+            kernel,
+            overrides,
             buffers,
             [
-                Axis::Fixed(pairs.div_ceil(GLU_PAIRS)),
+                Axis::Fixed(pairs.div_ceil(tile_pairs)),
                 columns,
                 Axis::Fixed(1),
             ],

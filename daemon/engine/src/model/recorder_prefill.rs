@@ -17,7 +17,7 @@ impl Recorder<'_> {
         let c = self.config;
         let params = gpu::uniform(self.gpu, &self.attention_params(1));
         let group = c.n_heads / c.n_kv_heads;
-        let plan = gpu::prefill_attention(c.head_dim, group, format, self.gpu.matrix_units);
+        let plan = gpu::prefill_attention(c.head_dim, group, format, self.cooperative_matrix);
         let grid = [Axis::Fixed(c.n_kv_heads), plan.tiles, Axis::Fixed(1)];
         let partial = plan.kernel == Kernel::AttentionPrefill(RowsOut::Partial);
         let s = self.scratch;

@@ -71,7 +71,7 @@ pub(super) fn shapes() {
         let count = if n == 0 || long_tests() { 2 } else { 1 };
         for &format in &formats[..count] {
             data.run(&mut lab, case, format, false);
-            if lab.gpu().matrix_units {
+            if lab.gpu().cooperative_matrix {
                 data.run(&mut lab, case, format, true);
             }
         }
@@ -131,8 +131,8 @@ impl Data {
         }
     }
 
-    fn run(&self, lab: &mut Lab, case: &Case, format: ActivationFormat, matrix_units: bool) {
-        let plan = prefill_attention(case.head_dim, case.group, format, matrix_units);
+    fn run(&self, lab: &mut Lab, case: &Case, format: ActivationFormat, cooperative_matrix: bool) {
+        let plan = prefill_attention(case.head_dim, case.group, format, cooperative_matrix);
         let dim = case.kv_heads * case.group * case.head_dim;
         let columns = u32::try_from(self.step.columns.len()).unwrap();
         let params = AttentionParams {
@@ -171,7 +171,7 @@ impl Data {
         let grid = [case.kv_heads, plan.tiles.resolve(extent), 1];
         let after = lab.run(plan.kernel, &plan.overrides, &buffers, grid);
         let what = format!("{} {params:?} {:?}", plan.kernel.name(), case.sequences);
-        let expected = self.expected(case, plan.kernel.uses_matrix_units());
+        let expected = self.expected(case, plan.kernel.uses_cooperative_matrix());
         if partial {
             expected.check_floats(&what, &before, &after[0]);
             assert_eq!(after[1], bits(&[0.0, 1.0]).repeat(sums / 2), "{what}");

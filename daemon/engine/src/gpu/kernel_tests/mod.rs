@@ -30,7 +30,11 @@ fn every_kernel_has_a_test() {
         let test: fn() = match kernel {
             Kernel::Embed(_) => rows::embeddings,
             Kernel::Norm(..) => rows::norms,
-            Kernel::Gemv(..) | Kernel::GemvRows(..) | Kernel::Gemm(..) => {
+            Kernel::Gemv(..)
+            | Kernel::GemvRows(..)
+            | Kernel::GemmRows(..)
+            | Kernel::Gemm(..)
+            | Kernel::GemmCoop(_) => {
                 assert!(plan::matrix(kernel).is_some(), "{}", kernel.name());
                 matrix::q4_1
             }
