@@ -27,6 +27,7 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index
     var w0 = load_block(row, near, BLOCKS);
     var w1 = load_block(row + 1u, near, BLOCKS);
     prepare_input(first, lid);
+    let columns_all = select(params.columns_max, step_columns(), params.columns_max == 0u);
     for (var turn = 0u; turn < PASSES; turn++) {
         let local_pair = turn * runs + lid / TPR;
         let pair = first_pair + local_pair;
@@ -55,14 +56,21 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index
                 }
             }
         }
-        let columns_all = select(params.columns_max, step_columns(), params.columns_max == 0u);
-        for (var c = 0u; c < COLUMNS; c++) {
-            let sum = run_sum(sums[c], lid);
-            if (lane == 0u && pair < PAIRS && first + c < columns_all) {
-                emit(first + c, c, params.first_row + 2u * pair, local_pair, sum);
+        // Every thread of the run learns each sum; thread `lane` sends column `lane`, so that the
+        // columns' epilogues wait for their loads together.
+        for (var start = 0u; start < COLUMNS; start += TPR) {
+            var mine = vec2<f32>(0.0);
+            for (var c = start; c < min(start + TPR, COLUMNS); c++) {
+                let sum = run_sum(sums[c], lid);
+                if (lane == c - start) {
+                    mine = sum;
+                }
+            }
+            let column = start + lane;
+            if (column < COLUMNS && pair < PAIRS && first + column < columns_all) {
+                emit(first + column, column, params.first_row + 2u * pair, local_pair, mine);
             }
         }
     }
-    let columns_all = select(params.columns_max, step_columns(), params.columns_max == 0u);
     finish(first, min(COLUMNS, columns_all - first), first_pair, lid);
 }

@@ -1,6 +1,6 @@
 //! The kernel table: which files make up a kernel, what it binds, which overrides it takes.
 
-use crate::WeightFormat;
+use crate::{Epilogue, MatrixKernel, RowsOut, Tile, WeightFormat};
 
 /// How activations are stored between kernels.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -9,6 +9,8 @@ pub enum ActivationFormat {
     Float,
     /// int8 in blocks of 32, with scale and scaled sum.
     Int8,
+    /// Half precision: for cooperative matrices alone.
+    Half,
 }
 
 impl ActivationFormat {
@@ -17,38 +19,43 @@ impl ActivationFormat {
         match self {
             Self::Float => 128,
             Self::Int8 => 48,
+            Self::Half => 64,
         }
     }
 
     /// The block type and its dot product with weights.
-    fn block(self) -> &'static str {
+    pub(crate) fn block(self) -> &'static str {
         match self {
             Self::Float => include_str!("../common/act_float.wgsl"),
             Self::Int8 => include_str!("../common/act_int8.wgsl"),
+            Self::Half => "",
         }
     }
 
     /// How a stored block is loaded.
-    fn input(self) -> &'static str {
+    pub(crate) fn input(self) -> &'static str {
         match self {
             Self::Float => include_str!("../common/input_float.wgsl"),
             Self::Int8 => include_str!("../common/input_int8.wgsl"),
+            Self::Half => "",
         }
     }
 
     /// How a block that one lane loaded reaches the others.
-    fn shared(self) -> &'static str {
+    pub(crate) fn shared(self) -> &'static str {
         match self {
             Self::Float => include_str!("../common/shared_float.wgsl"),
             Self::Int8 => include_str!("../common/shared_int8.wgsl"),
+            Self::Half => "",
         }
     }
 
     /// How a norm of the residual stream becomes blocks in workgroup memory.
-    fn normed(self) -> &'static str {
+    pub(crate) fn normed(self) -> &'static str {
         match self {
             Self::Float => include_str!("../common/normed_float.wgsl"),
             Self::Int8 => include_str!("../common/normed_int8.wgsl"),
+            Self::Half => "",
         }
     }
 
@@ -57,13 +64,25 @@ impl ActivationFormat {
         match self {
             Self::Float => 128 * blocks,
             Self::Int8 => 40 * blocks,
+            // Nothing norms its own input to f16.
+            Self::Half => u32::MAX / 2,
         }
     }
 
-    fn output(self) -> &'static str {
+    pub(crate) fn output(self) -> &'static str {
         match self {
             Self::Float => include_str!("../common/act_out_float.wgsl"),
             Self::Int8 => include_str!("../common/act_out_int8.wgsl"),
+            Self::Half => include_str!("../common/act_out_half.wgsl"),
+        }
+    }
+
+    /// How the tiled product holds them.
+    pub(crate) fn tile(self) -> &'static str {
+        match self {
+            Self::Float => include_str!("../common/tile_float.wgsl"),
+            Self::Int8 => include_str!("../common/tile_int8.wgsl"),
+            Self::Half => "",
         }
     }
 }
@@ -91,19 +110,6 @@ impl Reduction {
             Self::Subgroup => include_str!("../common/share_subgroup.wgsl"),
         }
     }
-}
-
-/// What a matrix product does with its results.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub enum Epilogue {
-    /// Writes them: logits.
-    Store,
-    /// Adds them to the residual stream.
-    Residual,
-    /// Bias, rotation, q out, k and v to the cache.
-    Qkv,
-    /// silu(gate) * up, stored as activations of this format.
-    Glu(ActivationFormat),
 }
 
 /// Where a `gemv` takes its activations from.
@@ -141,8 +147,12 @@ impl GemvInput {
 /// What is fixed when decode attention is compiled.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub struct AttentionKernel {
-    /// Query heads of a KV head that a workgroup does.
+    /// Query heads of a KV head,
+    pub group: u32,
+    /// and how many of them a workgroup does.
     pub heads: u32,
+    /// Positions of a KV block.
+    pub block_len: u32,
     /// Values of a head, a multiple of 8.
     pub head_dim: u32,
     /// Threads that share a position: a power of two.
@@ -166,9 +176,12 @@ impl AttentionKernel {
 
     fn constants(self) -> String {
         format!(
-            "const HEADS: u32 = {}u;\nconst HEAD_DIM: u32 = {}u;\nconst LANES: u32 = {}u;\n\
+            "const GROUP: u32 = {}u;\nconst HEADS: u32 = {}u;\nconst BLOCK_LEN: u32 = {}u;\n\
+             const HEAD_DIM: u32 = {}u;\nconst LANES: u32 = {}u;\n\
              const CHUNKS: u32 = {}u;\nconst AHEAD: u32 = {}u;\nconst DIRECT: bool = {};\n",
+            self.group,
             self.heads,
+            self.block_len,
             self.head_dim,
             self.lanes,
             self.chunks(),
@@ -180,7 +193,9 @@ impl AttentionKernel {
     /// A few that differ in what they exercise.
     fn samples() -> [Self; 4] {
         let one = |heads, head_dim, lanes, ahead, activations| Self {
+            group: heads,
             heads,
+            block_len: 16,
             head_dim,
             lanes,
             ahead,
@@ -195,19 +210,8 @@ impl AttentionKernel {
     }
 }
 
-/// Columns of activations a `gemm` workgroup does together.
+/// Columns of activations a `gemm_rows` workgroup does together.
 pub const TILE_COLUMNS: u32 = 8;
-
-/// A matrix product kernel.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub struct MatrixKernel {
-    /// Stored weights.
-    pub weights: WeightFormat,
-    /// Stored activations: `Int8` only with integer weights.
-    pub activations: ActivationFormat,
-    /// What becomes of the results.
-    pub epilogue: Epilogue,
-}
 
 /// A kernel of the table.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -220,10 +224,18 @@ pub enum Kernel {
     Gemv(MatrixKernel, Reduction, GemvInput),
     /// Matrix product, one column, a thread a row pair.
     GemvRows(MatrixKernel, Reduction),
-    /// Matrix product, eight columns together.
-    Gemm(MatrixKernel, Reduction),
+    /// Matrix product, eight columns together, a thread a row pair.
+    GemmRows(MatrixKernel, Reduction),
+    /// Matrix product, a tile of columns.
+    Gemm(MatrixKernel, Tile),
+    /// Matrix product by cooperative matrices, of f16 activations.
+    GemmCoop(MatrixKernel),
     /// Decode attention over one split.
     Attention(AttentionKernel, Reduction),
+    /// Attention of many columns, without splits.
+    AttentionPrefill(RowsOut),
+    /// The same by cooperative matrices, straight to activations: where `head_dim` is a multiple of 32.
+    AttentionPrefillMatrix(ActivationFormat),
     /// Joins attention's splits into activations.
     Combine(ActivationFormat),
     /// Penalises logits and finds the largest of each part of the vocabulary.
@@ -245,8 +257,8 @@ pub enum BindingKind {
     Write,
 }
 
-const STEP: &str = include_str!("../common/step.wgsl");
-const MATRIX: &str = include_str!("../common/matrix.wgsl");
+pub(crate) const STEP: &str = include_str!("../common/step.wgsl");
+const ATTENTION_ROWS: &str = include_str!("../common/attention_rows.wgsl");
 const RMS_SCALE: &str = include_str!("../common/rms_scale.wgsl");
 const SAMPLING: &str = include_str!("../common/sampling.wgsl");
 const BEST: &str = include_str!("../common/best.wgsl");
@@ -261,6 +273,7 @@ impl Kernel {
     fn constants(self) -> String {
         match self {
             Self::Gemv(_, _, input) => format!("const COLUMNS: u32 = {}u;\n", input.columns()),
+            Self::Gemm(_, tile) => tile.constants(),
             Self::Attention(kernel, _) => kernel.constants(),
             _ => String::new(),
         }
@@ -308,10 +321,21 @@ impl Kernel {
                 files.extend([matrix.activations.input(), matrix.activations.shared()]);
                 files
             }
-            Self::Gemm(matrix, reduction) => {
-                let mut files = vec![include_str!("../kernels/gemm.wgsl"), reduction.share()];
+            Self::GemmRows(matrix, reduction) => {
+                let mut files = vec![include_str!("../kernels/gemm_rows.wgsl"), reduction.share()];
                 files.extend(matrix.files());
                 files.extend([matrix.activations.input(), matrix.activations.shared()]);
+                files
+            }
+            Self::Gemm(matrix, _) => {
+                let mut files = vec![include_str!("../kernels/gemm.wgsl")];
+                files.extend(matrix.tile_files());
+                files
+            }
+            Self::GemmCoop(matrix) => {
+                // First, because it enables extensions.
+                let mut files = vec![include_str!("../kernels/gemm_coop.wgsl")];
+                files.extend(matrix.cooperative_files());
                 files
             }
             Self::Attention(kernel, reduction) => {
@@ -325,6 +349,21 @@ impl Kernel {
             Self::Peaks => {
                 vec![include_str!("../kernels/peaks.wgsl"), STEP, SAMPLING, BEST]
             }
+            Self::AttentionPrefill(out) => {
+                let mut files = vec![
+                    include_str!("../kernels/attention_prefill.wgsl"),
+                    ATTENTION_ROWS,
+                    STEP,
+                ];
+                files.extend(out.files());
+                files
+            }
+            Self::AttentionPrefillMatrix(act) => vec![
+                include_str!("../kernels/attention_prefill_matrix.wgsl"),
+                ATTENTION_ROWS,
+                STEP,
+                act.output(),
+            ],
             Self::Copy => vec![include_str!("../kernels/copy.wgsl")],
             Self::Combine(act) => {
                 vec![include_str!("../kernels/combine.wgsl"), STEP, act.output()]
@@ -339,6 +378,11 @@ impl Kernel {
                 ]
             }
         }
+    }
+
+    /// Tells whether the kernel needs cooperative matrices and 16-bit floats: it runs on Vulkan alone.
+    pub fn uses_cooperative_matrix(self) -> bool {
+        matches!(self, Self::AttentionPrefillMatrix(_) | Self::GemmCoop(_))
     }
 
     /// What the kernel binds in group 0, by binding number.
@@ -357,7 +401,11 @@ impl Kernel {
                 ]);
             }
             Self::Norm(..) => list.extend([(4, Read), (5, Write), (6, Read), (7, Read)]),
-            Self::Gemv(matrix, ..) | Self::GemvRows(matrix, _) | Self::Gemm(matrix, _) => {
+            Self::Gemv(matrix, ..)
+            | Self::GemvRows(matrix, _)
+            | Self::GemmRows(matrix, _)
+            | Self::Gemm(matrix, _)
+            | Self::GemmCoop(matrix) => {
                 list.extend([(1, Read), (2, Read), (3, Read), (4, Read)]);
                 match matrix.epilogue {
                     Epilogue::Store | Epilogue::Residual => list.push((6, Write)),
@@ -380,6 +428,16 @@ impl Kernel {
                 ]);
             }
             Self::Peaks => list.extend([(4, Read), (5, Write), (6, Read), (7, Read), (8, Write)]),
+            Self::AttentionPrefill(out) => {
+                list.extend([(1, Read), (2, Read), (3, Read), (4, Read)]);
+                match out {
+                    RowsOut::Activations(_) => list.push((5, Write)),
+                    RowsOut::Partial => list.extend([(6, Write), (7, Write)]),
+                }
+            }
+            Self::AttentionPrefillMatrix(_) => {
+                list.extend([(1, Read), (2, Read), (3, Read), (4, Read), (5, Write)]);
+            }
             Self::Copy => list.extend([(1, Read), (6, Write)]),
             Self::Combine(_) => list.extend([(4, Read), (5, Write), (6, Read), (7, Read)]),
             Self::Sample(_) => {
@@ -402,6 +460,7 @@ impl Kernel {
         let act = |a: ActivationFormat| match a {
             ActivationFormat::Float => "float",
             ActivationFormat::Int8 => "int8",
+            ActivationFormat::Half => "half",
         };
         let matrix = |m: MatrixKernel| {
             let epilogue = match m.epilogue {
@@ -419,9 +478,16 @@ impl Kernel {
             Self::Gemv(m, _, GemvInput::Stored { columns: 1 }) => format!("gemv.{}", matrix(m)),
             Self::Gemv(m, _, input) => format!("gemv{}.{}", input.columns(), matrix(m)),
             Self::GemvRows(m, _) => format!("gemv_rows.{}", matrix(m)),
+            Self::GemmRows(m, _) => format!("gemm_rows.{}", matrix(m)),
             Self::Gemm(m, _) => format!("gemm.{}", matrix(m)),
+            Self::GemmCoop(m) => format!("gemm_coop.{}", matrix(m)),
             Self::Attention(k, _) => format!("attention.{}", act(k.activations)),
             Self::Peaks => "peaks".to_owned(),
+            Self::AttentionPrefill(RowsOut::Activations(a)) => {
+                format!("attention_prefill.{}", act(a))
+            }
+            Self::AttentionPrefill(RowsOut::Partial) => "attention_prefill.partial".to_owned(),
+            Self::AttentionPrefillMatrix(a) => format!("attention_prefill_matrix.{}", act(a)),
             Self::Combine(a) => format!("combine.{}", act(a)),
             Self::Sample(_) => "sample".to_owned(),
             Self::Copy => "copy".to_owned(),
@@ -430,7 +496,11 @@ impl Kernel {
 
     /// Every kernel there is, and of attention, whose sizes are the model's, a few.
     pub fn all() -> Vec<Self> {
-        let acts = [ActivationFormat::Float, ActivationFormat::Int8];
+        let acts = [
+            ActivationFormat::Float,
+            ActivationFormat::Int8,
+            ActivationFormat::Half,
+        ];
         let reductions = [Reduction::Shared, Reduction::Subgroup];
         let mut list: Vec<Self> = WeightFormat::ALL.into_iter().map(Self::Embed).collect();
         list.push(Self::Copy);
@@ -442,6 +512,8 @@ impl Kernel {
             list.extend(reductions.map(|r| Self::Attention(kernel, r)));
         }
         list.push(Self::Peaks);
+        list.extend(RowsOut::ALL.map(Self::AttentionPrefill));
+        list.extend(acts.map(Self::AttentionPrefillMatrix));
         list.extend(reductions.map(Self::Sample));
         for matrix in MatrixKernel::all() {
             for input in GemvInput::ALL {
@@ -452,50 +524,19 @@ impl Kernel {
                 list.extend(reductions.map(|r| Self::Gemv(matrix, r, input)));
             }
             list.extend(reductions.map(|r| Self::GemvRows(matrix, r)));
-            list.extend(reductions.map(|r| Self::Gemm(matrix, r)));
+            list.extend(reductions.map(|r| Self::GemmRows(matrix, r)));
+            let tiles = Tile::choices(matrix.activations);
+            list.extend(tiles.iter().map(|&tile| Self::Gemm(matrix, tile)));
         }
-        list
-    }
-}
-
-impl MatrixKernel {
-    fn files(self) -> Vec<&'static str> {
-        let mut files = vec![MATRIX, STEP, self.activations.block()];
-        files.extend(self.weights.files());
-        match self.epilogue {
-            Epilogue::Store => files.push(include_str!("../common/epilogue_store.wgsl")),
-            Epilogue::Residual => files.push(include_str!("../common/epilogue_residual.wgsl")),
-            Epilogue::Qkv => files.push(include_str!("../common/epilogue_qkv.wgsl")),
-            Epilogue::Glu(out) => {
-                files.extend([include_str!("../common/epilogue_glu.wgsl"), out.output()]);
-            }
-        }
-        files
-    }
-
-    /// Every matrix product there is.
-    pub fn all() -> Vec<Self> {
-        let mut list = Vec::new();
-        for weights in WeightFormat::ALL {
-            for activations in [ActivationFormat::Float, ActivationFormat::Int8] {
-                if activations == ActivationFormat::Int8 && !weights.is_integer() {
-                    continue;
-                }
-                for epilogue in [
-                    Epilogue::Store,
-                    Epilogue::Residual,
-                    Epilogue::Qkv,
-                    Epilogue::Glu(ActivationFormat::Float),
-                    Epilogue::Glu(ActivationFormat::Int8),
-                ] {
-                    list.push(Self {
-                        weights,
-                        activations,
-                        epilogue,
-                    });
-                }
-            }
-        }
+        list.extend(MatrixKernel::all_cooperative().map(Self::GemmCoop));
+        // Floats that no cooperative matrix takes, before a product that one does.
+        let mixed = MatrixKernel {
+            weights: WeightFormat::F32,
+            activations: ActivationFormat::Float,
+            epilogue: Epilogue::Glu(ActivationFormat::Half),
+        };
+        let tiles = Tile::choices(mixed.activations);
+        list.extend(tiles.iter().map(|&tile| Self::Gemm(mixed, tile)));
         list
     }
 }

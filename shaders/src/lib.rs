@@ -3,11 +3,19 @@
 
 mod kernel;
 pub mod params;
+mod product;
 pub mod reference;
+mod rows_out;
+mod tile;
 mod weight_format;
 
 pub use kernel::{
-    ActivationFormat, AttentionKernel, BindingKind, Epilogue, GemvInput, Kernel, MatrixKernel,
-    Reduction, TILE_COLUMNS,
+    ActivationFormat, AttentionKernel, BindingKind, GemvInput, Kernel, Reduction, TILE_COLUMNS,
+};
+pub use product::{Epilogue, MatrixKernel};
+pub use rows_out::RowsOut;
+pub use tile::{
+    COOPERATIVE_BYTES, COOPERATIVE_COLUMNS, COOPERATIVE_PAIRS, COOPERATIVE_SUBGROUP,
+    COOPERATIVE_THREADS, Tile,
 };
 pub use weight_format::WeightFormat;

@@ -181,7 +181,7 @@ pub const TOKEN_FROM_SLOT: u32 = u32::MAX;
 /// Parts of the vocabulary in which the largest logits are found.
 pub const PEAK_PARTS: u32 = 64;
 /// Most splits of a history that [`attention_split_len`] leads to.
-pub const ATTENTION_SPLITS_MAX: u32 = 32;
+pub const ATTENTION_SPLITS_MAX: u32 = 64;
 
 /// Positions of a split of a history of `history` positions (`column_split_len` of common/step.wgsl).
 pub fn attention_split_len(history: u32) -> u32 {

@@ -123,10 +123,12 @@ fn refused_kernels_are_replaced() {
         ("a norm apart", each("gemv.normed", "")),
         ("a thread a row pair", one("gemv.")),
         ("tiles for few columns", one("gemv")),
+        ("eight columns instead of a tile", one("gemm.")),
         ("rows for many columns", one("gemm")),
+        ("decode's attention in prefill", one("attention_prefill")),
         (
             "shorter attention loads",
-            one("attention.float subgroup HEADS=2 AHEAD=2"),
+            one("attention.float subgroup HEADS=2 AHEAD=4"),
         ),
         ("fewer heads", one("attention.float subgroup HEADS=2")),
         (

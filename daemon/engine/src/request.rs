@@ -93,6 +93,8 @@ pub struct EngineConfig {
     pub binding_bytes_max: Option<u64>,
     /// Never use subgroup operations, even where the adapter has them.
     pub no_subgroups: bool,
+    /// Multiply prompts by cooperative matrices where the adapter has them and they pass their check.
+    pub cooperative_matrix: bool,
     /// Whether kernels are timed and chosen.
     pub tuning: Tuning,
     /// What choosing kernels may take at a load, about.
@@ -125,6 +127,7 @@ impl Default for EngineConfig {
             queue_max: 256,
             binding_bytes_max: None,
             no_subgroups: false,
+            cooperative_matrix: true,
             tuning: Tuning::Auto,
             tuning_budget: Duration::from_secs(4),
             cache_dir: None,

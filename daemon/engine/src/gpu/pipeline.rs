@@ -153,7 +153,7 @@ fn gist(message: &str) -> String {
 fn description(kernel: Kernel, overrides: &[(&'static str, u32)]) -> String {
     let mut text = kernel.name();
     let reduction = match kernel {
-        Kernel::GemvRows(_, r) | Kernel::Gemm(_, r) => Some(r),
+        Kernel::GemvRows(_, r) | Kernel::GemmRows(_, r) => Some(r),
         _ => kernel.reduction(),
     };
     match reduction {
@@ -161,8 +161,10 @@ fn description(kernel: Kernel, overrides: &[(&'static str, u32)]) -> String {
         Some(Reduction::Subgroup) => text += " subgroup",
         None => {}
     }
-    if let Kernel::Attention(k, _) = kernel {
-        text += &format!(" HEADS={} AHEAD={}", k.heads, k.ahead);
+    match kernel {
+        Kernel::Attention(k, _) => text += &format!(" HEADS={} AHEAD={}", k.heads, k.ahead),
+        Kernel::Gemm(_, tile) => text += &format!(" {}x{}", 2 * tile.pairs(), tile.columns()),
+        _ => {}
     }
     for (name, value) in overrides {
         text += &format!(" {name}={value}");

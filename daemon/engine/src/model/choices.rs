@@ -6,14 +6,16 @@
 use std::collections::{HashMap, HashSet};
 
 use hearth_shaders::{
-    ActivationFormat, AttentionKernel, Epilogue, GemvInput, Kernel, MatrixKernel, Reduction,
+    ActivationFormat, AttentionKernel, Epilogue, GemvInput, Kernel, MatrixKernel, Reduction, Tile,
 };
 
 use super::plan::{self, GemvPlan};
-use super::recorder::Product;
+use super::recorder::{Over, Product};
 use crate::engine::AdapterKind;
 use crate::gpu::{Gpu, Overrides};
 
+/// Columns from which a plan is another: see [`GemvPlan::of_columns`].
+const WIDE_COLUMNS: u32 = 4;
 /// Threads of the norm where more are refused.
 const NORM_THREADS_MIN: u32 = 64;
 /// Threads of sampling where more are refused.
@@ -34,8 +36,12 @@ pub(crate) enum Mapping {
     Runs,
     /// `gemv_rows`: a thread a row pair.
     Rows,
-    /// `gemm`: a thread a row pair, several columns.
-    Tiles,
+    /// `gemm_rows`: a thread a row pair, eight columns.
+    TileRows,
+    /// `gemm`: a tile of columns.
+    Tile(Tile),
+    /// Cooperative matrices.
+    Cooperative,
 }
 
 /// How a product of few columns runs.
@@ -77,10 +83,13 @@ impl Product<'_> {
 pub(crate) struct Choices {
     /// The tuner's, by the product's name.
     tuned: HashMap<String, Cut>,
-    /// What the driver refused: kernels, `gemv` of one column for those of several, and their threads.
+    /// What the driver refused: kernels and their threads; `gemv` of one column for few, of
+    /// `WIDE_COLUMNS` for more.
     refused: HashSet<(Kernel, GemvPlan)>,
     /// No product takes int8 any more.
     pub(crate) float: bool,
+    /// Nor cooperative matrices.
+    pub(crate) no_cooperative: bool,
 }
 
 impl Choices {
@@ -112,8 +121,8 @@ impl Choices {
 
     /// How `product` runs over few columns.
     pub(crate) fn short(&self, gpu: &Gpu, product: &Product<'_>) -> Way {
-        let rows = [Mapping::Rows, Mapping::Tiles];
-        let runs = [Mapping::Runs, Mapping::Rows, Mapping::Tiles];
+        let rows = [Mapping::Rows, Mapping::TileRows];
+        let runs = [Mapping::Runs, Mapping::Rows, Mapping::TileRows];
         // A software adapter's loads cost the same wherever they go.
         let software = gpu.info.kind == AdapterKind::Software;
         self.way(gpu, product, if software { &rows } else { &runs })
@@ -121,7 +130,18 @@ impl Choices {
 
     /// How `product` runs over many columns.
     pub(crate) fn long(&self, gpu: &Gpu, product: &Product<'_>) -> Way {
-        self.way(gpu, product, &[Mapping::Tiles, Mapping::Rows])
+        if product.input_format == ActivationFormat::Half {
+            return self.way(gpu, product, &[Mapping::Cooperative]);
+        }
+        let mut mappings = Vec::new();
+        // Output columns are few: a large tile of them would be mostly empty. And a software adapter's
+        // workgroup memory is slow.
+        if product.over == Over::Columns && gpu.info.kind != AdapterKind::Software {
+            let tiles = plan::gemm_tiles(gpu, product.input_format);
+            mappings.extend(tiles.map(Mapping::Tile));
+        }
+        mappings.extend([Mapping::TileRows, Mapping::Rows]);
+        self.way(gpu, product, &mappings)
     }
 
     /// The first way that was not refused; the first of all if all were.
@@ -159,17 +179,26 @@ impl Choices {
     }
 
     fn runs(&self, matrix: MatrixKernel, way: Way) -> bool {
-        let stored = GemvInput::Stored { columns: 1 };
-        let gemv = |input| {
-            let kernel = Kernel::Gemv(matrix, way.reduction, input);
-            !self.refused.contains(&(kernel, way.cut.plan))
+        let kernel = match way.mapping {
+            Mapping::Runs => {
+                let normed = Kernel::Gemv(matrix, way.reduction, GemvInput::Normed);
+                return self.cut_runs(matrix, way.reduction, way.cut.plan)
+                    && !(way.cut.own_norm && self.refused.contains(&(normed, way.cut.plan)));
+            }
+            Mapping::Rows => Kernel::GemvRows(matrix, way.reduction),
+            Mapping::TileRows => Kernel::GemmRows(matrix, way.reduction),
+            Mapping::Tile(tile) => Kernel::Gemm(matrix, tile),
+            Mapping::Cooperative => Kernel::GemmCoop(matrix),
         };
-        match way.mapping {
-            // Steps of several columns take the kernels of stored activations.
-            Mapping::Runs => gemv(stored) && (!way.cut.own_norm || gemv(GemvInput::Normed)),
-            Mapping::Rows => !self.is_refused(Kernel::GemvRows(matrix, way.reduction)),
-            Mapping::Tiles => !self.is_refused(Kernel::Gemm(matrix, way.reduction)),
-        }
+        !self.is_refused(kernel)
+    }
+
+    /// Tells whether no `gemv` of stored activations was refused that a step of some width takes.
+    fn cut_runs(&self, matrix: MatrixKernel, reduction: Reduction, plan: GemvPlan) -> bool {
+        [1, WIDE_COLUMNS].into_iter().all(|columns| {
+            let kernel = Kernel::Gemv(matrix, reduction, GemvInput::Stored { columns });
+            !self.refused.contains(&(kernel, plan.of_columns(columns)))
+        })
     }
 
     /// The norm's reduction and threads, at most `threads`.
@@ -212,9 +241,10 @@ impl Choices {
         gpu: &Gpu,
         head_dim: u32,
         group: u32,
+        block_len: u32,
         format: ActivationFormat,
     ) -> (AttentionKernel, u32, Reduction) {
-        let (guess, threads) = plan::attention_plan(gpu, head_dim, group, format);
+        let (guess, threads) = plan::attention_plan(gpu, head_dim, group, block_len, format);
         let smaller = |kernel: &AttentionKernel| {
             let mut kernel = *kernel;
             if kernel.ahead > 1 {
@@ -235,7 +265,7 @@ impl Choices {
     }
 
     /// Tells whether `kernel` was refused with whatever threads.
-    fn is_refused(&self, kernel: Kernel) -> bool {
+    pub(crate) fn is_refused(&self, kernel: Kernel) -> bool {
         self.refused.iter().any(|(k, _)| *k == kernel)
     }
 
@@ -252,12 +282,15 @@ impl Choices {
             passes: value("PASSES"),
         };
         let (kernel, plan) = match kernel {
-            Kernel::Gemv(matrix, reduction, GemvInput::Stored { .. }) => {
-                let input = GemvInput::Stored { columns: 1 };
+            Kernel::Gemv(matrix, reduction, GemvInput::Stored { columns }) => {
+                let wide = columns >= WIDE_COLUMNS;
+                let columns = if wide { WIDE_COLUMNS } else { 1 };
+                let input = GemvInput::Stored { columns };
                 (Kernel::Gemv(matrix, reduction, input), plan)
             }
             other => (other, plan),
         };
+        self.no_cooperative |= kernel.uses_cooperative_matrix();
         let new = self.refused.insert((kernel, plan));
         let float = !self.float && takes_int8(kernel) && self.is_last(gpu, kernel, value("BLOCKS"));
         self.float |= float;
@@ -274,14 +307,14 @@ impl Choices {
         match kernel {
             Kernel::Gemv(matrix, ..) => {
                 let plans = plan::gemv_plans(gpu, matrix.epilogue, blocks);
-                let stored = GemvInput::Stored { columns: 1 };
                 reductions(gpu).iter().all(|&reduction| {
-                    let kernel = Kernel::Gemv(matrix, reduction, stored);
-                    plans.iter().all(|p| self.refused.contains(&(kernel, *p)))
+                    let runs = |plan: &GemvPlan| self.cut_runs(matrix, reduction, *plan);
+                    !plans.iter().any(runs)
                 })
             }
             Kernel::GemvRows(matrix, _) => all(&|r| Kernel::GemvRows(matrix, r)),
-            Kernel::Gemm(matrix, _) => all(&|r| Kernel::Gemm(matrix, r)),
+            Kernel::GemmRows(matrix, _) => all(&|r| Kernel::GemmRows(matrix, r)),
+            Kernel::Gemm(..) => false,
             Kernel::Norm(format, _) => {
                 let kernel = Kernel::Norm(format, Reduction::Shared);
                 let least = |p: &GemvPlan| p.threads <= NORM_THREADS_MIN;
@@ -311,7 +344,10 @@ fn reductions(gpu: &Gpu) -> &'static [Reduction] {
 /// Tells whether a kernel reads or writes int8 activations.
 fn takes_int8(kernel: Kernel) -> bool {
     let format = match kernel {
-        Kernel::Gemv(m, ..) | Kernel::GemvRows(m, _) | Kernel::Gemm(m, _) => match m.epilogue {
+        Kernel::Gemv(m, ..)
+        | Kernel::GemvRows(m, _)
+        | Kernel::GemmRows(m, _)
+        | Kernel::Gemm(m, _) => match m.epilogue {
             Epilogue::Glu(ActivationFormat::Int8) => ActivationFormat::Int8,
             _ => m.activations,
         },

@@ -361,6 +361,7 @@ impl Tuner<'_> {
             block_len: self.limits.block_len,
             splits_max: self.limits.splits_max,
             width: Width::Short(1),
+            cooperative_matrix: false,
             recording: Recording::default(),
         };
         for product in products {
@@ -381,6 +382,7 @@ impl Tuner<'_> {
             Epilogue::Residual => vec![result(0, c.hidden_dim, Stored::Floats)],
             Epilogue::Glu(ActivationFormat::Float) => vec![result(0, c.ffn_dim, Stored::Floats)],
             Epilogue::Glu(ActivationFormat::Int8) => vec![result(0, c.ffn_dim, Stored::Int8)],
+            Epilogue::Glu(ActivationFormat::Half) => vec![result(0, c.ffn_dim, Stored::Halves)],
             Epilogue::Qkv => {
                 // The block that `run_step` names.
                 let block = c.n_kv_heads * self.limits.block_len * c.head_dim;

@@ -12,6 +12,7 @@ use super::choosing::{ChosenKernel, Passes, Weights};
 use super::plan::DECODE_COLUMNS_MAX;
 use super::recorder::{Over, Product, Recorder, Width};
 use super::scratch::{Scratch, splits_max};
+use super::self_check::cooperative_matrix_works;
 use super::step::StepInput;
 use super::weights::{Matrix, WeightLoader, WeightSource};
 use crate::engine::AdapterKind;
@@ -131,15 +132,21 @@ impl Forward {
         let layer_bytes: u64 = layers.iter().map(Layer::weights_bytes).sum();
         let scratch = Scratch::new(gpu, config, &limits);
         scratch.check_bindings(gpu)?;
+        let mut pipelines = Pipelines::refusing(&engine.refused_kernels);
+        // Float activations are the reference: f16 ones are not taken in their place.
+        let cooperative_matrix = gpu.cooperative_matrix
+            && engine.activations != Activations::Float
+            && cooperative_matrix_works(gpu, &mut pipelines);
         let mut builder = Builder {
             gpu,
             config,
             activations: engine.activations,
-            pipelines: Pipelines::refusing(&engine.refused_kernels),
+            pipelines,
             choices: Choices::default(),
             scratch,
             limits,
             any_int8: false,
+            cooperative_matrix,
         };
         let weights = Weights {
             embedding: &embedding,
@@ -360,10 +367,24 @@ pub(super) struct Builder<'a> {
     pub(super) scratch: Scratch,
     pub(super) limits: ForwardLimits,
     pub(super) any_int8: bool,
+    /// Products of many columns go through cooperative matrices.
+    cooperative_matrix: bool,
 }
 
 impl Builder<'_> {
-    /// The activations that `matrix` takes.
+    /// The activations that `matrix` takes in a layer of a pass of that width.
+    fn layer_format(&mut self, width: Width, matrix: &Matrix) -> ActivationFormat {
+        if width == Width::Long && self.cooperative_matrix() && matrix.fits_half() {
+            return ActivationFormat::Half;
+        }
+        self.format(matrix)
+    }
+
+    fn cooperative_matrix(&self) -> bool {
+        self.cooperative_matrix && !self.choices.no_cooperative
+    }
+
+    /// The activations that `matrix` takes, cooperative matrices apart.
     pub(super) fn format(&mut self, matrix: &Matrix) -> ActivationFormat {
         let float = match self.activations {
             Activations::Float => true,
@@ -387,6 +408,7 @@ impl Builder<'_> {
         width: Width,
         steps: impl FnOnce(&mut Recorder<'_>) -> Result<(), EngineError>,
     ) -> Result<Recording, EngineError> {
+        let cooperative_matrix = self.cooperative_matrix();
         let mut recorder = Recorder {
             gpu: self.gpu,
             pipelines: &mut self.pipelines,
@@ -396,6 +418,7 @@ impl Builder<'_> {
             block_len: self.limits.block_len,
             splits_max: self.limits.splits_max,
             width,
+            cooperative_matrix,
             recording: Recording::default(),
         };
         steps(&mut recorder)?;
@@ -411,10 +434,10 @@ impl Builder<'_> {
         let formats: Vec<LayerFormats> = layers
             .iter()
             .map(|l| LayerFormats {
-                qkv: self.format(&l.qkv),
-                output: self.format(&l.output),
-                gate_up: self.format(&l.gate_up),
-                down: self.format(&l.down),
+                qkv: self.layer_format(width, &l.qkv),
+                output: self.layer_format(width, &l.output),
+                gate_up: self.layer_format(width, &l.gate_up),
+                down: self.layer_format(width, &l.down),
             })
             .collect();
         self.record(width, |r| {

@@ -1,7 +1,7 @@
 //! How kernels map threads to work on this adapter: the choices a recorder starts from and the tuner
 //! tries. Pure arithmetic over what the adapter offers.
 
-use hearth_shaders::{ActivationFormat, AttentionKernel, Epilogue};
+use hearth_shaders::{ActivationFormat, AttentionKernel, Epilogue, Tile};
 
 use crate::engine::AdapterKind;
 use crate::gpu::Gpu;
@@ -27,6 +27,24 @@ pub(crate) struct GemvPlan {
 }
 
 impl GemvPlan {
+    /// The plan for `columns` columns together: from four on, registers are short and smaller
+    /// workgroups better. Sums keep their order, which is that of `lanes`.
+    pub(crate) fn of_columns(self, columns: u32) -> Self {
+        let threads = self.lanes.max(128);
+        if columns < 4 || self.threads <= threads {
+            return self;
+        }
+        Self {
+            threads,
+            passes: if self.passes * self.threads / self.lanes == GLU_PAIRS {
+                GLU_PAIRS * self.lanes / threads
+            } else {
+                self.passes
+            },
+            ..self
+        }
+    }
+
     /// Row pairs of a workgroup.
     pub(crate) fn pairs(self) -> u32 {
         self.threads / self.lanes * self.passes
@@ -94,6 +112,7 @@ pub(crate) fn attention_plan(
     gpu: &Gpu,
     head_dim: u32,
     group: u32,
+    block_len: u32,
     activations: ActivationFormat,
 ) -> (AttentionKernel, u32) {
     let software = gpu.info.kind == AdapterKind::Software;
@@ -107,15 +126,33 @@ pub(crate) fn attention_plan(
     let (ahead, threads) = match (software, heads * per_lane) {
         (true, _) => (1, 64),
         (_, 1) => (4, 256),
-        (_, 2..=4) => (2, 128),
+        (_, 2..=3) => (4, 128),
+        (_, 4) => (2, 256),
         _ => (1, 128),
     };
     let kernel = AttentionKernel {
+        group,
         heads,
+        block_len,
         head_dim,
         lanes,
         ahead,
         activations,
     };
     (kernel, threads)
+}
+
+/// The tiles that fit this adapter, the fastest first.
+pub(crate) fn gemm_tiles(
+    gpu: &Gpu,
+    activations: ActivationFormat,
+) -> impl Iterator<Item = Tile> + use<> {
+    let limits = gpu.device.limits();
+    Tile::choices(activations)
+        .iter()
+        .copied()
+        .filter(move |tile| {
+            tile.threads() <= limits.max_compute_invocations_per_workgroup
+                && tile.workgroup_bytes(activations) <= limits.max_compute_workgroup_storage_size
+        })
 }

@@ -7,7 +7,8 @@ use hearth_shaders::params::{
     AttentionParams, CombineParams, EmbedParams, MatrixParams, NormParams, SampleParams,
 };
 use hearth_shaders::{
-    ActivationFormat, Epilogue, GemvInput, Kernel, MatrixKernel, Reduction, TILE_COLUMNS,
+    ActivationFormat, COOPERATIVE_COLUMNS, COOPERATIVE_PAIRS, Epilogue, GemvInput, Kernel,
+    MatrixKernel, Reduction, TILE_COLUMNS,
 };
 
 use super::ModelConfig;
@@ -63,11 +64,13 @@ pub(crate) struct Recorder<'a> {
     pub(crate) block_len: u32,
     pub(crate) splits_max: u32,
     pub(crate) width: Width,
+    /// Cooperative matrices are there and work.
+    pub(crate) cooperative_matrix: bool,
     pub(crate) recording: Recording,
 }
 
 impl Recorder<'_> {
-    fn push(
+    pub(super) fn push(
         &mut self,
         kernel: Kernel,
         overrides: &[(&'static str, u32)],
@@ -91,7 +94,7 @@ impl Recorder<'_> {
     }
 
     /// Notes what the last dispatch reads.
-    fn reads(&mut self, reads: Reads) {
+    pub(super) fn reads(&mut self, reads: Reads) {
         if let Some(op) = self.recording.ops.last_mut() {
             op.reads = reads;
         }
@@ -217,7 +220,7 @@ impl Recorder<'_> {
                     self.gemv(matrix, input, way, part, &buffers, product)?;
                 }
                 (Mapping::Rows, _) => self.gemv_rows(matrix, way, part, &buffers, product.over)?,
-                (Mapping::Tiles | Mapping::Runs, _) => {
+                _ => {
                     self.gemm(matrix, way, part, &buffers, product.over)?;
                 }
             }
@@ -291,7 +294,7 @@ impl Recorder<'_> {
         } else {
             Axis::ColumnTiles(input.columns())
         };
-        let plan = way.cut.plan;
+        let plan = way.cut.plan.of_columns(input.columns());
         let mut overrides = plan.overrides(part.pairs(), product.matrix.blocks);
         if input == GemvInput::Normed {
             overrides.push(("OUTPUTS", u32::from(product.over == Over::Outputs)));
@@ -316,17 +319,33 @@ impl Recorder<'_> {
         buffers: &[&Buffer],
         over: Over,
     ) -> Result<(), EngineError> {
-        let columns = if over == Over::Outputs {
-            Axis::OutputTiles(TILE_COLUMNS)
-        } else {
-            Axis::ColumnTiles(TILE_COLUMNS)
+        let (kernel, tile_pairs, tile_columns) = match way.mapping {
+            Mapping::Cooperative => (
+                Kernel::GemmCoop(matrix),
+                COOPERATIVE_PAIRS,
+                COOPERATIVE_COLUMNS,
+            ),
+            Mapping::Tile(tile) => (Kernel::Gemm(matrix, tile), tile.pairs(), tile.columns()),
+            _ => (
+                Kernel::GemmRows(matrix, way.reduction),
+                GLU_PAIRS,
+                TILE_COLUMNS,
+            ),
+        };
+        let overrides: &[(&'static str, u32)] = match kernel {
+            Kernel::GemmRows(..) => &[("WG", GLU_PAIRS)],
+            _ => &[],
+        };
+        let columns = match over {
+            Over::Outputs => Axis::OutputTiles(tile_columns),
+            Over::Columns => Axis::ColumnTiles(tile_columns),
         };
         self.push(
-            Kernel::Gemm(matrix, way.reduction),
-            &[("WG", GLU_PAIRS)],
+            kernel,
+            overrides,
             buffers,
             [
-                Axis::Fixed(part.pairs().div_ceil(GLU_PAIRS)),
+                Axis::Fixed(part.pairs().div_ceil(tile_pairs)),
                 columns,
                 Axis::Fixed(1),
             ],
@@ -341,27 +360,22 @@ impl Recorder<'_> {
         format: ActivationFormat,
     ) -> Result<(), EngineError> {
         let c = self.config;
-        let splits_max = if self.width == Width::Long {
-            1
-        } else {
-            self.splits_max
-        };
         let group = c.n_heads / c.n_kv_heads;
+        let splits_max = match self.width {
+            Width::Short(_) => self.splits_max,
+            Width::Long => {
+                let plan =
+                    gpu::prefill_attention(c.head_dim, group, format, self.cooperative_matrix);
+                if !self.choices.is_refused(plan.kernel) {
+                    return self.attention_long(k, v, format);
+                }
+                1
+            }
+        };
         let (kernel, threads, reduction) =
-            self.choices.attention(self.gpu, c.head_dim, group, format);
-        let params = gpu::uniform(
-            self.gpu,
-            &AttentionParams {
-                head_dim: c.head_dim,
-                kv_heads: c.n_kv_heads,
-                block_len: self.block_len,
-                splits_max,
-                window: 0,
-                scale: 1.0 / f32::from(u16::try_from(c.head_dim).unwrap_or(u16::MAX)).sqrt(),
-                group,
-                pad: 0,
-            },
-        );
+            self.choices
+                .attention(self.gpu, c.head_dim, group, self.block_len, format);
+        let params = gpu::uniform(self.gpu, &self.attention_params(splits_max));
         let s = self.scratch;
         self.push(
             Kernel::Attention(kernel, reduction),
@@ -383,9 +397,31 @@ impl Recorder<'_> {
             ],
         )?;
         self.reads(Reads::Kv(4 * u64::from(c.n_kv_heads * c.head_dim)));
-        if self.width == Width::Long && kernel.direct() {
-            return Ok(());
+        self.combine(splits_max, kernel.direct(), format)
+    }
+
+    pub(super) fn attention_params(&self, splits_max: u32) -> AttentionParams {
+        let c = self.config;
+        AttentionParams {
+            head_dim: c.head_dim,
+            kv_heads: c.n_kv_heads,
+            block_len: self.block_len,
+            splits_max,
+            window: 0,
+            scale: 1.0 / f32::from(u16::try_from(c.head_dim).unwrap_or(u16::MAX)).sqrt(),
+            group: c.n_heads / c.n_kv_heads,
+            pad: 0,
         }
+    }
+
+    /// attended = the splits in `partial`, joined.
+    pub(super) fn combine(
+        &mut self,
+        splits_max: u32,
+        direct: bool,
+        format: ActivationFormat,
+    ) -> Result<(), EngineError> {
+        let c = self.config;
         let blocks = c.n_heads * c.head_dim / 32;
         let params = gpu::uniform(
             self.gpu,
@@ -394,10 +430,11 @@ impl Recorder<'_> {
                 heads: c.n_heads,
                 head_dim: c.head_dim,
                 splits_max,
-                direct: u32::from(kernel.direct()),
+                direct: u32::from(direct),
                 pad: [0; 3],
             },
         );
+        let s = self.scratch;
         let threads = if self.gpu.info.kind == AdapterKind::Software {
             8
         } else {
@@ -410,7 +447,7 @@ impl Recorder<'_> {
             [Axis::Fixed(blocks), Axis::Columns, Axis::Fixed(1)],
         )?;
         if let Some(op) = self.recording.ops.last_mut() {
-            op.only_split = kernel.direct();
+            op.only_split = direct;
         }
         Ok(())
     }

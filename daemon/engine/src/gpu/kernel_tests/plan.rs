@@ -2,12 +2,12 @@
 //! which of them the everyday run tests.
 
 use hearth_shaders::{
-    ActivationFormat, Epilogue, GemvInput, Kernel, MatrixKernel, Reduction, TILE_COLUMNS,
-    WeightFormat,
+    ActivationFormat, COOPERATIVE_COLUMNS, COOPERATIVE_PAIRS, Epilogue, GemvInput, Kernel,
+    MatrixKernel, Reduction, TILE_COLUMNS, Tile, WeightFormat,
 };
 
 use super::super::Gpu;
-use crate::model::plan::{gemv_plans, norms_own_input};
+use crate::model::plan::{gemm_tiles, gemv_plans, norms_own_input};
 
 /// One way to run a matrix kernel.
 pub(super) struct Plan {
@@ -21,10 +21,13 @@ pub(super) struct Plan {
 /// The matrix product and the reduction that a kernel is, or `None` if it is no matrix product.
 pub(super) fn matrix(kernel: Kernel) -> Option<(MatrixKernel, Reduction)> {
     match kernel {
-        Kernel::Gemv(m, r, _) | Kernel::GemvRows(m, r) | Kernel::Gemm(m, r) => Some((m, r)),
+        Kernel::Gemv(m, r, _) | Kernel::GemvRows(m, r) | Kernel::GemmRows(m, r) => Some((m, r)),
+        Kernel::Gemm(m, _) | Kernel::GemmCoop(m) => Some((m, Reduction::Shared)),
         Kernel::Embed(_)
         | Kernel::Norm(..)
         | Kernel::Attention(..)
+        | Kernel::AttentionPrefill(_)
+        | Kernel::AttentionPrefillMatrix(_)
         | Kernel::Combine(_)
         | Kernel::Peaks
         | Kernel::Sample(_)
@@ -53,7 +56,17 @@ pub(super) fn plans(kernel: Kernel, gpu: &Gpu, pairs: u32, blocks: u32) -> Vec<P
             pairs: 32,
             columns: 1,
         }],
-        Kernel::Gemm(..) => {
+        Kernel::Gemm(m, tile) if gemm_tiles(gpu, m.activations).any(|t| t == tile) => vec![Plan {
+            overrides: Vec::new(),
+            pairs: tile.pairs(),
+            columns: tile.columns(),
+        }],
+        Kernel::GemmCoop(_) if gpu.cooperative_matrix => vec![Plan {
+            overrides: Vec::new(),
+            pairs: COOPERATIVE_PAIRS,
+            columns: COOPERATIVE_COLUMNS,
+        }],
+        Kernel::GemmRows(..) => {
             vec![Plan {
                 overrides: vec![("WG", 32)],
                 pairs: 32,
@@ -89,7 +102,18 @@ pub(super) fn everyday(kernel: Kernel, m: MatrixKernel, reduction: Reduction, gp
         let mixed = matches!(m.epilogue, Epilogue::Glu(out) if out != m.activations);
         return thorough && reduction == gpu.reduction && chosen && !mixed;
     }
-    if reduction != gpu.reduction {
+    // Nothing is exchanged in these but by barriers. Of the tiles of a format the smallest stands for all.
+    let tiled = match kernel {
+        Kernel::Gemm(_, tile) => {
+            if Some(&tile) != Tile::choices(m.activations).last() {
+                return thorough && m.epilogue == Epilogue::Residual;
+            }
+            true
+        }
+        Kernel::GemmCoop(_) => true,
+        _ => false,
+    };
+    if reduction != gpu.reduction && !tiled {
         return thorough
             && m.activations == ActivationFormat::Int8
             && m.epilogue == Epilogue::Residual;
