@@ -13,7 +13,7 @@ pub(crate) const DECODE_COLUMNS_MAX: u32 = 16;
 /// Storage buffers of the product that norms its own input and writes q, k and v.
 const NORMED_STORAGE_BUFFERS: u32 = 9;
 /// Workgroup memory that a `gemv` takes beside the normed input, at most: sums and a tile of results.
-const GEMV_SHARED_BYTES: u32 = 3 << 10;
+const GEMV_SHARED_BYTES: u32 = 10 << 10;
 
 /// How a `gemv` is cut.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -127,7 +127,7 @@ pub(crate) fn attention_plan(
         (true, _) => (1, 64),
         (_, 1) => (4, 256),
         (_, 2..=3) => (4, 128),
-        (_, 4) => (2, 256),
+        (_, 4) => (2, 128),
         _ => (1, 128),
     };
     let kernel = AttentionKernel {

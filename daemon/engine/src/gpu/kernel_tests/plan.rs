@@ -81,7 +81,7 @@ pub(super) fn plans(kernel: Kernel, gpu: &Gpu, pairs: u32, blocks: u32) -> Vec<P
 fn normed_fits(gpu: &Gpu, m: MatrixKernel, blocks: u32) -> bool {
     let memory = gpu.device.limits().max_compute_workgroup_storage_size;
     norms_own_input(gpu, m.activations, blocks)
-        || m.activations.normed_bytes(blocks) + (3 << 10) <= memory
+        || m.activations.normed_bytes(blocks) + (10 << 10) <= memory
 }
 
 /// Tells whether the everyday run tests this product.
