@@ -17,7 +17,7 @@ fn load_act(column: u32, block: u32, blocks: u32) -> ActBlock {
     return ActBlock(act[index], act[index + 1u], pack.x, pack.y);
 }
 
-// The block that lane `lane` of the subgroup loaded. Call with a constant.
+// The block that lane `lane` of the subgroup loaded.
 fn shared_act(x: ActBlock, lane: u32) -> ActBlock {
     let pack = from_lane(vec4<f32>(x.scale, x.sum, 0.0, 0.0), lane);
     return ActBlock(

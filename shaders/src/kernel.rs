@@ -56,15 +56,53 @@ impl WeightFormat {
 
     fn source(self) -> [&'static str; 2] {
         let values_int = include_str!("../common/values_int.wgsl");
+        let values_float = include_str!("../common/values_float.wgsl");
         match self {
             Self::Q4_0 => [include_str!("../common/weights_q4_0.wgsl"), values_int],
             Self::Q4_1 => [include_str!("../common/weights_q4_1.wgsl"), values_int],
             Self::Q8_0 => [include_str!("../common/weights_q8_0.wgsl"), values_int],
-            Self::F16 => [include_str!("../common/weights_f16.wgsl"), ""],
-            Self::F32 => [include_str!("../common/weights_f32.wgsl"), ""],
+            Self::F16 => [include_str!("../common/weights_f16.wgsl"), values_float],
+            Self::F32 => [include_str!("../common/weights_f32.wgsl"), values_float],
         }
     }
 }
+
+/// Where the planes of weight matrices lie.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Planes {
+    /// In storage buffers.
+    Buffers,
+    /// In images: software adapters read those faster.
+    Images,
+}
+
+impl Planes {
+    /// Both places.
+    pub const ALL: [Self; 2] = [Self::Buffers, Self::Images];
+
+    fn source(self) -> &'static str {
+        match self {
+            Self::Buffers => include_str!("../common/planes_buffer.wgsl"),
+            Self::Images => include_str!("../common/planes_image.wgsl"),
+        }
+    }
+
+    fn bindings(self) -> [(u32, BindingKind); 2] {
+        match self {
+            Self::Buffers => [(1, BindingKind::Read), (2, BindingKind::Read)],
+            Self::Images => [
+                (1, BindingKind::Image { words: 4 }),
+                (2, BindingKind::Image { words: 1 }),
+            ],
+        }
+    }
+}
+
+/// Texels of a line of an image that holds a plane.
+pub const IMAGE_LINE: u32 = 4096;
+/// Rows of a tile of an image that holds a plane: the tile has all rows' first units, then all
+/// rows' second, and so on.
+pub const IMAGE_TILE_ROWS: u32 = 32;
 
 /// How activations are stored between kernels.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -155,15 +193,17 @@ pub struct MatrixKernel {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Kernel {
     /// Token embeddings.
-    Embed(WeightFormat),
+    Embed(WeightFormat, Planes),
     /// RMSNorm into activations.
     Norm(ActivationFormat, Reduction),
     /// Matrix product, one column.
     Gemv(MatrixKernel, Reduction),
-    /// Matrix product, one column, a thread a row pair.
+    /// Matrix product, one column, a thread two row pairs; planes in images.
     GemvRows(MatrixKernel, Reduction),
     /// Matrix product, eight columns together.
     Gemm(MatrixKernel, Reduction),
+    /// Matrix product, eight columns together, a thread two row pairs; planes in images.
+    GemmRows(MatrixKernel, Reduction),
     /// Attention over one split.
     Attention(Reduction),
     /// Joins attention's splits into activations.
@@ -183,6 +223,11 @@ pub enum BindingKind {
     Read,
     /// A storage buffer that is read and written.
     Write,
+    /// A two-dimensional image that is only read, of so many 32-bit words a texel: 1 or 4.
+    Image {
+        /// Words of a texel.
+        words: u32,
+    },
 }
 
 const STEP: &str = include_str!("../common/step.wgsl");
@@ -196,9 +241,10 @@ impl Kernel {
 
     fn files(self) -> Vec<&'static str> {
         match self {
-            Self::Embed(weights) => {
+            Self::Embed(weights, planes) => {
                 let [w, values] = weights.source();
-                vec![include_str!("../kernels/embed.wgsl"), STEP, w, values]
+                let embed = include_str!("../kernels/embed.wgsl");
+                vec![embed, STEP, planes.source(), w, values]
             }
             Self::Norm(act, reduction) => vec![
                 include_str!("../kernels/norm.wgsl"),
@@ -213,17 +259,22 @@ impl Kernel {
                     // `gemv` shares nothing; `from_lane` still has to be there.
                     Reduction::Shared.share(),
                 ];
-                files.extend(matrix.files());
+                files.extend(matrix.files(Planes::Buffers));
                 files
             }
             Self::GemvRows(matrix, reduction) => {
                 let mut files = vec![include_str!("../kernels/gemv_rows.wgsl"), reduction.share()];
-                files.extend(matrix.files());
+                files.extend(matrix.files(Planes::Images));
                 files
             }
             Self::Gemm(matrix, reduction) => {
                 let mut files = vec![include_str!("../kernels/gemm.wgsl"), reduction.share()];
-                files.extend(matrix.files());
+                files.extend(matrix.files(Planes::Buffers));
+                files
+            }
+            Self::GemmRows(matrix, reduction) => {
+                let mut files = vec![include_str!("../kernels/gemm_rows.wgsl"), reduction.share()];
+                files.extend(matrix.files(Planes::Images));
                 files
             }
             Self::Attention(reduction) => {
@@ -252,19 +303,17 @@ impl Kernel {
         use BindingKind::{Read, Uniform, Write};
         let mut list = vec![(0, Uniform)];
         match self {
-            Self::Embed(_) => {
-                list.extend([
-                    (1, Read),
-                    (2, Read),
-                    (4, Read),
-                    (5, Read),
-                    (6, Write),
-                    (7, Write),
-                ]);
+            Self::Embed(_, planes) => {
+                list.extend(planes.bindings());
+                list.extend([(4, Read), (5, Read), (6, Write), (7, Write)]);
             }
             Self::Norm(..) => list.extend([(4, Read), (5, Write), (6, Read), (7, Read)]),
-            Self::Gemv(matrix, _) | Self::GemvRows(matrix, _) | Self::Gemm(matrix, _) => {
-                list.extend([(1, Read), (2, Read), (3, Read), (4, Read)]);
+            Self::Gemv(matrix, _)
+            | Self::Gemm(matrix, _)
+            | Self::GemvRows(matrix, _)
+            | Self::GemmRows(matrix, _) => {
+                list.extend(self.planes().bindings());
+                list.extend([(3, Read), (4, Read)]);
                 match matrix.epilogue {
                     Epilogue::Store | Epilogue::Residual => list.push((6, Write)),
                     Epilogue::Glu(_) => list.push((5, Write)),
@@ -297,6 +346,15 @@ impl Kernel {
         list
     }
 
+    /// Where the planes of the kernel's weights lie.
+    pub fn planes(self) -> Planes {
+        match self {
+            Self::Embed(_, planes) => planes,
+            Self::GemvRows(..) | Self::GemmRows(..) => Planes::Images,
+            _ => Planes::Buffers,
+        }
+    }
+
     /// A short name for labels and reports, such as `gemv.q4_1.int8.glu`.
     pub fn name(self) -> String {
         let act = |a: ActivationFormat| match a {
@@ -313,11 +371,12 @@ impl Kernel {
             format!("{}.{}.{epilogue}", m.weights.name(), act(m.activations))
         };
         match self {
-            Self::Embed(w) => format!("embed.{}", w.name()),
+            Self::Embed(w, _) => format!("embed.{}", w.name()),
             Self::Norm(a, _) => format!("norm.{}", act(a)),
             Self::Gemv(m, _) => format!("gemv.{}", matrix(m)),
             Self::GemvRows(m, _) => format!("gemv_rows.{}", matrix(m)),
             Self::Gemm(m, _) => format!("gemm.{}", matrix(m)),
+            Self::GemmRows(m, _) => format!("gemm_rows.{}", matrix(m)),
             Self::Attention(_) => "attention".to_owned(),
             Self::Combine(a) => format!("combine.{}", act(a)),
             Self::Sample(_) => "sample".to_owned(),
@@ -329,7 +388,10 @@ impl Kernel {
     pub fn all() -> Vec<Self> {
         let acts = [ActivationFormat::Float, ActivationFormat::Int8];
         let reductions = [Reduction::Shared, Reduction::Subgroup];
-        let mut list: Vec<Self> = WeightFormat::ALL.into_iter().map(Self::Embed).collect();
+        let mut list = Vec::new();
+        for planes in Planes::ALL {
+            list.extend(WeightFormat::ALL.map(|w| Self::Embed(w, planes)));
+        }
         list.push(Self::Copy);
         for act in acts {
             list.push(Self::Combine(act));
@@ -341,15 +403,17 @@ impl Kernel {
             list.extend(reductions.map(|r| Self::Gemv(matrix, r)));
             list.extend(reductions.map(|r| Self::GemvRows(matrix, r)));
             list.extend(reductions.map(|r| Self::Gemm(matrix, r)));
+            list.extend(reductions.map(|r| Self::GemmRows(matrix, r)));
         }
         list
     }
 }
 
 impl MatrixKernel {
-    fn files(self) -> Vec<&'static str> {
+    fn files(self, planes: Planes) -> Vec<&'static str> {
         let [weights, values] = self.weights.source();
-        let mut files = vec![MATRIX, STEP, weights, values, self.activations.input()];
+        let mut files = vec![MATRIX, STEP, planes.source(), weights, values];
+        files.push(self.activations.input());
         match self.epilogue {
             Epilogue::Store => files.push(include_str!("../common/epilogue_store.wgsl")),
             Epilogue::Residual => files.push(include_str!("../common/epilogue_residual.wgsl")),

@@ -6,6 +6,6 @@ pub mod params;
 pub mod reference;
 
 pub use kernel::{
-    ActivationFormat, BindingKind, Epilogue, Kernel, MatrixKernel, Reduction, TILE_COLUMNS,
-    WeightFormat,
+    ActivationFormat, BindingKind, Epilogue, IMAGE_LINE, IMAGE_TILE_ROWS, Kernel, MatrixKernel,
+    Planes, Reduction, TILE_COLUMNS, WeightFormat,
 };

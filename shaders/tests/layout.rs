@@ -190,6 +190,21 @@ fn parameter_blocks_have_one_layout() {
     assert_eq!(seen.len(), all.len(), "seen {seen:?} of {all:?}");
 }
 
+fn image(module: &Module, ty: Handle<naga::Type>) -> BindingKind {
+    let TypeInner::Image { class, .. } = module.types[ty].inner else {
+        panic!("a binding that is no image")
+    };
+    let naga::ImageClass::Storage { format, access } = class else {
+        panic!("{class:?}: only storage images are bound")
+    };
+    assert_eq!(access, StorageAccess::LOAD);
+    match format {
+        naga::StorageFormat::Rgba32Uint => BindingKind::Image { words: 4 },
+        naga::StorageFormat::R32Uint => BindingKind::Image { words: 1 },
+        other => panic!("{other:?}: no such image is bound"),
+    }
+}
+
 #[test]
 fn bindings_are_the_modules_own() {
     for kernel in Kernel::all() {
@@ -206,6 +221,7 @@ fn bindings_are_the_modules_own() {
                         BindingKind::Write
                     }
                     AddressSpace::Storage { .. } => BindingKind::Read,
+                    AddressSpace::Handle => image(&module, global.ty),
                     space => panic!("{}: a binding in {space:?}", kernel.name()),
                 };
                 Some((binding.binding, kind))
@@ -216,7 +232,7 @@ fn bindings_are_the_modules_own() {
         assert_eq!(listed, found, "{}", kernel.name());
         let storage = listed
             .iter()
-            .filter(|(_, kind)| *kind != BindingKind::Uniform)
+            .filter(|(_, kind)| matches!(kind, BindingKind::Read | BindingKind::Write))
             .count();
         assert!(
             storage <= 8,
@@ -251,7 +267,7 @@ fn constants_agree() {
         };
         check("STEP_HEADER", u32::try_from(STEP_HEADER_WORDS).unwrap());
         check("TOKEN_FROM_SLOT", TOKEN_FROM_SLOT);
-        if matches!(kernel, Kernel::Gemm(..)) {
+        if matches!(kernel, Kernel::Gemm(..) | Kernel::GemmRows(..)) {
             check("TILE_COLUMNS", TILE_COLUMNS);
         }
     }

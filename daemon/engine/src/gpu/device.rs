@@ -3,7 +3,7 @@
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use hearth_shaders::Reduction;
+use hearth_shaders::{Planes, Reduction};
 
 use crate::engine::{AdapterInfo, AdapterKind};
 use crate::error::EngineError;
@@ -131,6 +131,14 @@ impl Gpu {
             latch(&self.fault, error.to_string());
         }
         Ok(value)
+    }
+
+    /// Where weight matrices lie on this adapter.
+    pub(crate) fn planes(&self) -> Planes {
+        match self.info.kind {
+            AdapterKind::Software => Planes::Images,
+            _ => Planes::Buffers,
+        }
     }
 
     /// Largest buffer that can also be bound whole.

@@ -5,7 +5,8 @@ use std::rc::Rc;
 
 use hearth_shaders::{BindingKind, Kernel};
 
-use super::Gpu;
+use super::plane::texel_format;
+use super::{Bound, Gpu};
 use crate::error::EngineError;
 
 /// A compiled kernel.
@@ -17,21 +18,25 @@ pub(crate) struct Pipeline {
 }
 
 impl Pipeline {
-    /// Binds `buffers`, in the order of the kernel's bindings.
-    pub(crate) fn bind(&self, gpu: &Gpu, buffers: &[&wgpu::Buffer]) -> wgpu::BindGroup {
+    /// Binds `bound`, in the order of the kernel's bindings.
+    pub(crate) fn bind<'a, B: Copy + Into<Bound<'a>>>(
+        &self,
+        gpu: &Gpu,
+        bound: &[B],
+    ) -> wgpu::BindGroup {
         assert_eq!(
-            buffers.len(),
+            bound.len(),
             self.bindings.len(),
-            "{} binds as many buffers",
+            "{} binds as many",
             self.name
         );
         let entries: Vec<wgpu::BindGroupEntry<'_>> = self
             .bindings
             .iter()
-            .zip(buffers)
-            .map(|(&binding, buffer)| wgpu::BindGroupEntry {
+            .zip(bound)
+            .map(|(&binding, &bound)| wgpu::BindGroupEntry {
                 binding,
-                resource: buffer.as_entire_binding(),
+                resource: bound.into().resource(),
             })
             .collect();
         gpu.device.create_bind_group(&wgpu::BindGroupDescriptor {
@@ -124,19 +129,25 @@ fn compile(
 }
 
 fn layout_entry(binding: u32, kind: BindingKind) -> wgpu::BindGroupLayoutEntry {
+    let buffer = |ty| wgpu::BindingType::Buffer {
+        ty,
+        has_dynamic_offset: false,
+        min_binding_size: None,
+    };
     let ty = match kind {
-        BindingKind::Uniform => wgpu::BufferBindingType::Uniform,
-        BindingKind::Read => wgpu::BufferBindingType::Storage { read_only: true },
-        BindingKind::Write => wgpu::BufferBindingType::Storage { read_only: false },
+        BindingKind::Uniform => buffer(wgpu::BufferBindingType::Uniform),
+        BindingKind::Read => buffer(wgpu::BufferBindingType::Storage { read_only: true }),
+        BindingKind::Write => buffer(wgpu::BufferBindingType::Storage { read_only: false }),
+        BindingKind::Image { words } => wgpu::BindingType::StorageTexture {
+            access: wgpu::StorageTextureAccess::ReadOnly,
+            format: texel_format(words),
+            view_dimension: wgpu::TextureViewDimension::D2,
+        },
     };
     wgpu::BindGroupLayoutEntry {
         binding,
         visibility: wgpu::ShaderStages::COMPUTE,
-        ty: wgpu::BindingType::Buffer {
-            ty,
-            has_dynamic_offset: false,
-            min_binding_size: None,
-        },
+        ty,
         count: None,
     }
 }

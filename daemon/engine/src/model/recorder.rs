@@ -5,14 +5,13 @@
 use hearth_shaders::params::{
     AttentionParams, CombineParams, EmbedParams, MatrixParams, NormParams, SampleParams,
 };
-use hearth_shaders::{ActivationFormat, Epilogue, Kernel, MatrixKernel};
+use hearth_shaders::{ActivationFormat, Epilogue, Kernel, MatrixKernel, Planes};
 
 use super::ModelConfig;
 use super::scratch::{RING_LEN, Scratch};
 use super::weights::{Matrix, Part};
-use crate::engine::AdapterKind;
 use crate::error::EngineError;
-use crate::gpu::{self, Axis, Buffer, Gpu, Op, Pipelines, Recording};
+use crate::gpu::{self, Axis, Bound, Buffer, Gpu, Op, Pipelines, Recording};
 
 /// Row pairs of a workgroup that must hold whole blocks of 32 gate and up pairs.
 const GLU_PAIRS: u32 = 32;
@@ -62,15 +61,15 @@ pub(crate) struct Recorder<'a> {
 }
 
 impl Recorder<'_> {
-    fn push(
+    fn push<'b, B: Copy + Into<Bound<'b>>>(
         &mut self,
         kernel: Kernel,
         overrides: &[(&'static str, u32)],
-        buffers: &[&Buffer],
+        bound: &[B],
         grid: [Axis; 3],
     ) -> Result<(), EngineError> {
         let pipeline = self.pipelines.get(self.gpu, kernel, overrides)?;
-        let bind_group = pipeline.bind(self.gpu, buffers);
+        let bind_group = pipeline.bind(self.gpu, bound);
         self.recording.ops.push(Op {
             pipeline,
             bind_group,
@@ -92,21 +91,22 @@ impl Recorder<'_> {
                 },
             );
             let s = self.scratch;
-            let buffers = [
-                &params,
-                &part.quants,
-                &part.metas,
-                &s.step,
-                &s.last_tokens,
-                &s.x,
-                &s.history,
+            let bound = [
+                (&params).into(),
+                part.quants.bound(),
+                part.metas.bound(),
+                (&s.step).into(),
+                (&s.last_tokens).into(),
+                (&s.x).into(),
+                (&s.history).into(),
             ];
             let grid = [
                 Axis::Fixed(table.blocks.div_ceil(32)),
                 Axis::Columns,
                 Axis::Fixed(1),
             ];
-            self.push(Kernel::Embed(part.format), &[("WG", 32)], &buffers, grid)?;
+            let kernel = Kernel::Embed(part.format, self.gpu.planes());
+            self.push(kernel, &[("WG", 32)], &bound, grid)?;
         }
         Ok(())
     }
@@ -146,22 +146,22 @@ impl Recorder<'_> {
     pub(crate) fn product(&mut self, product: &Product<'_>) -> Result<(), EngineError> {
         for part in &product.matrix.parts {
             let params = gpu::uniform(self.gpu, &self.matrix_params(product, part));
-            let mut buffers = vec![
-                &params,
-                &part.quants,
-                &part.metas,
-                product.input,
-                &self.scratch.step,
+            let mut bound = vec![
+                (&params).into(),
+                part.quants.bound(),
+                part.metas.bound(),
+                product.input.into(),
+                (&self.scratch.step).into(),
             ];
-            buffers.extend(&product.targets);
+            bound.extend(product.targets.iter().map(|&b| Bound::from(b)));
             let matrix = MatrixKernel {
                 weights: part.format,
                 activations: product.input_format,
                 epilogue: product.epilogue,
             };
             match self.width {
-                Width::Short => self.gemv(matrix, part.pairs(), &buffers, product.over)?,
-                Width::Long => self.gemm(matrix, part.pairs(), &buffers, product.over)?,
+                Width::Short => self.gemv(matrix, part.pairs(), &bound, product.over)?,
+                Width::Long => self.gemm(matrix, part.pairs(), &bound, product.over)?,
             }
         }
         Ok(())
@@ -195,7 +195,7 @@ impl Recorder<'_> {
         &mut self,
         matrix: MatrixKernel,
         pairs: u32,
-        buffers: &[&Buffer],
+        bound: &[Bound<'_>],
         over: Over,
     ) -> Result<(), EngineError> {
         let columns = if over == Over::Outputs {
@@ -203,17 +203,9 @@ impl Recorder<'_> {
         } else {
             Axis::Columns
         };
-        if self.gpu.info.kind == AdapterKind::Software {
-            return self.push(
-                Kernel::GemvRows(matrix, self.gpu.reduction),
-                &[("WG", GLU_PAIRS)],
-                buffers,
-                [
-                    Axis::Fixed(pairs.div_ceil(GLU_PAIRS)),
-                    columns,
-                    Axis::Fixed(1),
-                ],
-            );
+        if self.gpu.planes() == Planes::Images {
+            let kernel = Kernel::GemvRows(matrix, self.gpu.reduction);
+            return self.rows(kernel, matrix.epilogue, pairs, bound, columns);
         }
         let lanes = self.gpu.threads_per_row;
         let threads = if lanes >= 32 { 128 } else { 64 };
@@ -225,7 +217,7 @@ impl Recorder<'_> {
         self.push(
             Kernel::Gemv(matrix, self.gpu.reduction),
             &[("WG", threads), ("TPR", lanes), ("PASSES", passes)],
-            buffers,
+            bound,
             [
                 Axis::Fixed(pairs.div_ceil(runs * passes)),
                 columns,
@@ -238,7 +230,7 @@ impl Recorder<'_> {
         &mut self,
         matrix: MatrixKernel,
         pairs: u32,
-        buffers: &[&Buffer],
+        bound: &[Bound<'_>],
         over: Over,
     ) -> Result<(), EngineError> {
         let columns = if over == Over::Outputs {
@@ -246,12 +238,41 @@ impl Recorder<'_> {
         } else {
             Axis::ColumnTiles
         };
+        if self.gpu.planes() == Planes::Images {
+            let kernel = Kernel::GemmRows(matrix, self.gpu.reduction);
+            return self.rows(kernel, matrix.epilogue, pairs, bound, columns);
+        }
         self.push(
             Kernel::Gemm(matrix, self.gpu.reduction),
             &[("WG", GLU_PAIRS)],
-            buffers,
+            bound,
             [
                 Axis::Fixed(pairs.div_ceil(GLU_PAIRS)),
+                columns,
+                Axis::Fixed(1),
+            ],
+        )
+    }
+
+    /// The mapping of software adapters: a thread walks two row pairs.
+    fn rows(
+        &mut self,
+        kernel: Kernel,
+        epilogue: Epilogue,
+        pairs: u32,
+        bound: &[Bound<'_>],
+        columns: Axis,
+    ) -> Result<(), EngineError> {
+        let threads = match epilogue {
+            Epilogue::Glu(_) => GLU_PAIRS / 2,
+            _ => 8,
+        };
+        self.push(
+            kernel,
+            &[("WG", threads)],
+            bound,
+            [
+                Axis::Fixed(pairs.div_ceil(2 * threads)),
                 columns,
                 Axis::Fixed(1),
             ],

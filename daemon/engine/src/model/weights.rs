@@ -6,7 +6,7 @@ use hearth_shaders::WeightFormat;
 use super::repack::{self, BLOCK, PlaneRow};
 use crate::error::{EngineError, LoadError};
 use crate::format::{Gguf, TensorInfo};
-use crate::gpu::{self, Buffer, Gpu};
+use crate::gpu::{self, Buffer, Gpu, Plane, PlaneShape, plane_bytes_max};
 
 /// Rows of a shard are a multiple of this, so that no rotation pair and no block of 32 gate and up
 /// pairs is cut.
@@ -20,8 +20,8 @@ pub(crate) struct Part {
     pub(crate) first_row: u32,
     /// Rows without padding.
     pub(crate) rows: u32,
-    pub(crate) quants: Buffer,
-    pub(crate) metas: Buffer,
+    pub(crate) quants: Plane,
+    pub(crate) metas: Plane,
 }
 
 impl Part {
@@ -146,7 +146,7 @@ impl<'a> WeightLoader<'a> {
                     first + start,
                     rows,
                 )?;
-                matrix.bytes += part.quants.size() + part.metas.size();
+                matrix.bytes += part.quants.bytes() + part.metas.bytes();
                 matrix.parts.push(part);
             }
             first += count;
@@ -169,13 +169,13 @@ impl<'a> WeightLoader<'a> {
         first: u64,
         rows: u64,
     ) -> Result<Part, LoadError> {
-        let padded = rows.next_multiple_of(2);
         let quant_row = format.quant_block_bytes() * blocks;
         let meta_row = format.meta_row_bytes(blocks);
-        let quants = gpu::storage(self.gpu, label, padded * quant_row);
-        let metas = gpu::storage(self.gpu, label, padded * meta_row);
+        let [quants, metas] = self.planes(label, format, blocks, rows);
         let source_row = tensors[0].bytes / tensors[0].rows();
-        let batch = (PIECE_BYTES / source_row).max(2).next_multiple_of(2);
+        let batch = (PIECE_BYTES / source_row)
+            .max(1)
+            .next_multiple_of(SHARD_ROWS);
         let mut at = 0;
         while at < rows {
             let count = batch.min(rows - at);
@@ -194,8 +194,8 @@ impl<'a> WeightLoader<'a> {
                 }
                 self.advance(source.len() as u64)?;
             }
-            gpu::upload(self.gpu, &quants, at * quant_row, &quant_bytes)?;
-            gpu::upload(self.gpu, &metas, at * meta_row, &meta_bytes)?;
+            quants.upload(self.gpu, at, &quant_bytes)?;
+            metas.upload(self.gpu, at, &meta_bytes)?;
             at += count;
         }
         Ok(Part {
@@ -205,6 +205,23 @@ impl<'a> WeightLoader<'a> {
             quants,
             metas,
         })
+    }
+
+    /// The quant plane and the metadata plane of `rows` rows.
+    fn planes(&self, label: &str, format: WeightFormat, blocks: u64, rows: u64) -> [Plane; 2] {
+        let plane = |units, unit_bytes, texel_words| {
+            let shape = PlaneShape {
+                rows,
+                units,
+                unit_bytes,
+                texel_words,
+            };
+            Plane::new(self.gpu, label, self.gpu.planes(), shape)
+        };
+        [
+            plane(blocks, format.quant_block_bytes(), 4),
+            plane(format.meta_row_bytes(blocks) / 4, 4, 1),
+        ]
     }
 
     fn read_rows(&self, run: &RowRun<'_>) -> Result<Vec<u8>, LoadError> {
@@ -301,15 +318,15 @@ fn shards(
     rows: u64,
 ) -> Result<Vec<(u64, u64)>, EngineError> {
     let row_bytes = format.quant_block_bytes() * blocks;
-    let fit = gpu.info.binding_bytes_max / row_bytes / SHARD_ROWS * SHARD_ROWS;
+    let most = plane_bytes_max(gpu, gpu.planes());
+    let fit = most / row_bytes / SHARD_ROWS * SHARD_ROWS;
     if fit == 0 {
         return Err(EngineError::AdapterLacks {
             adapter: gpu.info.name.clone(),
             what: format!(
                 "storage bindings of {} bytes: {SHARD_ROWS} rows of a weight matrix need them, \
-                 the limit is {}",
+                 the limit is {most}",
                 row_bytes * SHARD_ROWS,
-                gpu.info.binding_bytes_max
             ),
         });
     }

@@ -3,9 +3,11 @@
 use std::collections::HashMap;
 
 use hearth_shaders::reference::{BLOCK, INT8_BLOCK_WORDS, int8_values};
-use hearth_shaders::{ActivationFormat, BindingKind, Kernel};
+use hearth_shaders::{ActivationFormat, BindingKind, Kernel, Planes};
 
-use super::super::{Axis, Extent, Gpu, Op, Pipelines, Readback, Recording, storage};
+use super::super::{
+    Axis, Bound, Extent, Gpu, Op, Pipelines, Plane, PlaneShape, Readback, Recording, storage,
+};
 use crate::AdapterKind;
 use crate::request::EngineConfig;
 
@@ -25,6 +27,12 @@ pub(super) enum Buffer {
     Uniform(Vec<u8>),
     /// Words of a storage buffer, without the guard.
     Words(Vec<u32>),
+    /// Rows of a weight plane, one after the other, for a buffer or an image.
+    Plane {
+        words: Vec<u32>,
+        rows: usize,
+        unit_words: u64,
+    },
 }
 
 impl Buffer {
@@ -115,13 +123,13 @@ fn dispatch(
 ) -> Vec<Vec<u32>> {
     let kinds = kernel.bindings();
     assert_eq!(kinds.len(), buffers.len(), "{}", kernel.name());
-    let bound: Vec<wgpu::Buffer> = buffers
+    let bound: Vec<Memory> = buffers
         .iter()
         .zip(&kinds)
         .map(|(buffer, (_, kind))| create(gpu, buffer, *kind))
         .collect();
     let pipeline = pipelines.get(gpu, kernel, overrides).unwrap();
-    let bind_group = pipeline.bind(gpu, &bound.iter().collect::<Vec<_>>());
+    let bind_group = pipeline.bind(gpu, &bound.iter().map(Memory::bound).collect::<Vec<_>>());
     let op = Op {
         pipeline,
         bind_group,
@@ -132,8 +140,11 @@ fn dispatch(
     let written: Vec<(usize, Readback)> = (0..buffers.len())
         .filter(|&i| kinds[i].1 == BindingKind::Write)
         .map(|i| {
-            let readback = Readback::new(gpu, bound[i].size());
-            readback.copy_from(&mut encoder, &bound[i], 0, 0, bound[i].size());
+            let Memory::Buffer(buffer) = &bound[i] else {
+                panic!("an image is not written")
+            };
+            let readback = Readback::new(gpu, buffer.size());
+            readback.copy_from(&mut encoder, buffer, 0, 0, buffer.size());
             (i, readback)
         })
         .collect();
@@ -148,7 +159,7 @@ fn dispatch(
                 })
                 .unwrap();
             let Buffer::Words(before) = &buffers[i] else {
-                panic!("a uniform is not written")
+                panic!("only plain buffers are written")
             };
             let guard = words.split_off(before.len());
             let broken = guard.iter().position(|&w| w != UNTOUCHED);
@@ -164,7 +175,47 @@ fn dispatch(
         .collect()
 }
 
-fn create(gpu: &Gpu, buffer: &Buffer, kind: BindingKind) -> wgpu::Buffer {
+/// What a kernel binds.
+enum Memory {
+    Buffer(wgpu::Buffer),
+    Plane(Plane),
+}
+
+impl Memory {
+    fn bound(&self) -> Bound<'_> {
+        match self {
+            Self::Buffer(buffer) => buffer.into(),
+            Self::Plane(plane) => plane.bound(),
+        }
+    }
+}
+
+fn create(gpu: &Gpu, buffer: &Buffer, kind: BindingKind) -> Memory {
+    match (buffer, kind) {
+        (
+            Buffer::Plane {
+                words,
+                rows,
+                unit_words,
+            },
+            BindingKind::Image { words: texel_words },
+        ) => {
+            let rows = *rows as u64;
+            let shape = PlaneShape {
+                rows,
+                units: words.len() as u64 / rows / unit_words,
+                unit_bytes: 4 * unit_words,
+                texel_words,
+            };
+            let plane = Plane::new(gpu, "test", Planes::Images, shape);
+            plane.upload(gpu, 0, bytemuck::cast_slice(words)).unwrap();
+            Memory::Plane(plane)
+        }
+        _ => Memory::Buffer(create_buffer(gpu, buffer, kind)),
+    }
+}
+
+fn create_buffer(gpu: &Gpu, buffer: &Buffer, kind: BindingKind) -> wgpu::Buffer {
     match buffer {
         Buffer::Uniform(bytes) => {
             let uniform = gpu.device.create_buffer(&wgpu::BufferDescriptor {
@@ -176,11 +227,11 @@ fn create(gpu: &Gpu, buffer: &Buffer, kind: BindingKind) -> wgpu::Buffer {
             gpu.queue.write_buffer(&uniform, 0, bytes);
             uniform
         }
-        Buffer::Words(words) => {
+        Buffer::Words(words) | Buffer::Plane { words, .. } => {
             let mut guarded = words.clone();
             let guard = match kind {
                 BindingKind::Write => UNTOUCHED,
-                BindingKind::Read | BindingKind::Uniform => NAN_WORD,
+                _ => NAN_WORD,
             };
             guarded.resize((words.len() + GUARD_WORDS).next_multiple_of(4), guard);
             let buffer = storage(gpu, "test", 4 * guarded.len() as u64);

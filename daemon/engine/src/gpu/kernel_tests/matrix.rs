@@ -168,10 +168,11 @@ impl Case {
         let tiles = self.columns.next_multiple_of(plan.columns as usize);
         acts.words.resize(tiles * blocks * block_words, NAN_WORD);
         let step = self.step.words(256, 1, &self.frequencies);
+        let [quants, metas] = planes.buffers();
         let mut buffers = vec![
             Buffer::uniform(&self.params),
-            Buffer::Words(planes.quants),
-            Buffer::Words(planes.metas),
+            quants,
+            metas,
             Buffer::Words(acts.words),
             Buffer::Words(step.clone()),
         ];

@@ -27,9 +27,9 @@ fn long_tests() -> bool {
 fn every_kernel_has_a_test() {
     for kernel in Kernel::all() {
         let test: fn() = match kernel {
-            Kernel::Embed(_) => rows::embeddings,
+            Kernel::Embed(..) => rows::embeddings,
             Kernel::Norm(..) => rows::norms,
-            Kernel::Gemv(..) | Kernel::GemvRows(..) | Kernel::Gemm(..) => {
+            Kernel::Gemv(..) | Kernel::GemvRows(..) | Kernel::Gemm(..) | Kernel::GemmRows(..) => {
                 assert!(plan::matrix(kernel).is_some(), "{}", kernel.name());
                 matrix::q4_1
             }

@@ -16,13 +16,29 @@ pub(super) struct Plan {
 /// The matrix product and the reduction that a kernel is, or `None` if it is no matrix product.
 pub(super) fn matrix(kernel: Kernel) -> Option<(MatrixKernel, Reduction)> {
     match kernel {
-        Kernel::Gemv(m, r) | Kernel::GemvRows(m, r) | Kernel::Gemm(m, r) => Some((m, r)),
-        Kernel::Embed(_)
+        Kernel::Gemv(m, r)
+        | Kernel::GemvRows(m, r)
+        | Kernel::Gemm(m, r)
+        | Kernel::GemmRows(m, r) => Some((m, r)),
+        Kernel::Embed(..)
         | Kernel::Norm(..)
         | Kernel::Attention(_)
         | Kernel::Combine(_)
         | Kernel::Sample(_)
         | Kernel::Copy => None,
+    }
+}
+
+/// A thread has two pairs; gate and up need whole blocks of pairs in a workgroup.
+fn rows_plan(matrix: MatrixKernel, columns: u32) -> Plan {
+    let threads = match matrix.epilogue {
+        Epilogue::Glu(_) => 16,
+        _ => 8,
+    };
+    Plan {
+        overrides: vec![("WG", threads)],
+        pairs: 2 * threads,
+        columns,
     }
 }
 
@@ -44,11 +60,8 @@ pub(super) fn plans(kernel: Kernel, gpu: &Gpu) -> Vec<Plan> {
                 _ => vec![plan(1)],
             }
         }
-        Kernel::GemvRows(..) => vec![Plan {
-            overrides: vec![("WG", 32)],
-            pairs: 32,
-            columns: 1,
-        }],
+        Kernel::GemvRows(m, _) => vec![rows_plan(m, 1)],
+        Kernel::GemmRows(m, _) => vec![rows_plan(m, TILE_COLUMNS)],
         Kernel::Gemm(..) => {
             vec![Plan {
                 overrides: vec![("WG", 32)],

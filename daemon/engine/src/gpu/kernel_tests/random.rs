@@ -4,7 +4,7 @@ use half::f16;
 use hearth_shaders::reference::{BLOCK, Weight, int8_block, int8_values, weight_rows};
 use hearth_shaders::{ActivationFormat, WeightFormat};
 
-use super::lab::NAN_WORD;
+use super::lab::{Buffer, NAN_WORD};
 
 /// A xorshift generator.
 pub(super) struct Random(u64);
@@ -65,6 +65,9 @@ pub(super) fn wide(values: &[f32]) -> Vec<f64> {
 
 /// Planes of a matrix as on the GPU, with its odd row's padding and its metadata's padding NaN.
 pub(super) struct Planes {
+    format: WeightFormat,
+    /// With padding.
+    rows: usize,
     pub(super) quants: Vec<u32>,
     pub(super) metas: Vec<u32>,
     /// `[row, 32 * blocks]`, without padding.
@@ -102,10 +105,25 @@ impl Planes {
             metas.extend(vec![NAN_WORD; meta_row]);
         }
         Self {
+            format,
+            rows: rows.next_multiple_of(2),
             quants,
             metas,
             weights,
         }
+    }
+
+    /// The quant plane and the metadata plane.
+    pub(super) fn buffers(&self) -> [Buffer; 2] {
+        let plane = |words: &[u32], unit_words| Buffer::Plane {
+            words: words.to_vec(),
+            rows: self.rows,
+            unit_words,
+        };
+        [
+            plane(&self.quants, self.format.quant_block_bytes() / 4),
+            plane(&self.metas, 1),
+        ]
     }
 }
 
