@@ -1,7 +1,5 @@
 // Activations as 32-bit floats: the reference path.
 
-@group(0) @binding(3) var<storage, read> act: array<vec4<f32>>; // [column, block, 8]: 32 floats
-
 // One block of 32 activations.
 struct ActBlock {
     a: vec4<f32>,
@@ -17,7 +15,11 @@ struct ActBlock {
 
 fn load_act(column: u32, block: u32, blocks: u32) -> ActBlock {
     let i = 8u * (column * blocks + block);
-    var x = ActBlock(act[i], act[i + 1u], act[i + 2u], act[i + 3u], act[i + 4u], act[i + 5u], act[i + 6u], act[i + 7u], 0.0);
+    var x = ActBlock(
+        act_at(i), act_at(i + 1u), act_at(i + 2u), act_at(i + 3u),
+        act_at(i + 4u), act_at(i + 5u), act_at(i + 6u), act_at(i + 7u),
+        0.0,
+    );
     x.sum = dot(x.a + x.b + x.c + x.d + x.e + x.f + x.g + x.h, vec4<f32>(1.0));
     return x;
 }

@@ -10,11 +10,6 @@ fn plane_index(row: u32, unit: u32, units: u32) -> u32 {
     return (row / 32u * units + unit) * 32u + row % 32u;
 }
 
-// Texels run on from line to line, 4096 a line.
-fn texel(index: u32) -> vec2<u32> {
-    return vec2<u32>(index % 4096u, index / 4096u);
-}
-
 fn quant_at(index: u32) -> vec4<u32> {
     return textureLoad(weight_quants, texel(index));
 }

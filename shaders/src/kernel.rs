@@ -98,7 +98,7 @@ impl Planes {
     }
 }
 
-/// Texels of a line of an image that holds a plane.
+/// Texels of a line of an image.
 pub const IMAGE_LINE: u32 = 4096;
 /// Rows of a tile of an image that holds a plane: the tile has all rows' first units, then all
 /// rows' second, and so on.
@@ -109,30 +109,61 @@ pub const IMAGE_TILE_ROWS: u32 = 32;
 pub enum ActivationFormat {
     /// 32-bit floats.
     Float,
+    /// 32-bit floats in an image: software adapters read those faster.
+    FloatImage,
     /// int8 in blocks of 32, with scale and scaled sum.
     Int8,
 }
 
 impl ActivationFormat {
+    /// Every format.
+    pub const ALL: [Self; 3] = [Self::Float, Self::FloatImage, Self::Int8];
+
     /// Bytes of a block of 32 activations.
     pub fn block_bytes(self) -> u64 {
         match self {
-            Self::Float => 128,
+            Self::Float | Self::FloatImage => 128,
             Self::Int8 => 48,
         }
     }
 
-    fn input(self) -> &'static str {
+    /// Lower-case name, as in file names and reports.
+    pub fn name(self) -> &'static str {
         match self {
-            Self::Float => include_str!("../common/act_float.wgsl"),
-            Self::Int8 => include_str!("../common/act_int8.wgsl"),
+            Self::Float => "float",
+            Self::FloatImage => "float_image",
+            Self::Int8 => "int8",
+        }
+    }
+
+    fn input(self) -> [&'static str; 2] {
+        let act_float = include_str!("../common/act_float.wgsl");
+        match self {
+            Self::Float => [include_str!("../common/act_buffer.wgsl"), act_float],
+            Self::FloatImage => [include_str!("../common/act_image.wgsl"), act_float],
+            Self::Int8 => [include_str!("../common/act_int8.wgsl"), ""],
         }
     }
 
     fn output(self) -> &'static str {
         match self {
-            Self::Float => include_str!("../common/act_out_float.wgsl"),
+            Self::Float => include_str!("../common/act_out_buffer.wgsl"),
+            Self::FloatImage => include_str!("../common/act_out_image.wgsl"),
             Self::Int8 => include_str!("../common/act_out_int8.wgsl"),
+        }
+    }
+
+    fn input_kind(self) -> BindingKind {
+        match self {
+            Self::FloatImage => BindingKind::Image { words: 4 },
+            Self::Float | Self::Int8 => BindingKind::Read,
+        }
+    }
+
+    fn output_kind(self) -> BindingKind {
+        match self {
+            Self::FloatImage => BindingKind::WriteImage,
+            Self::Float | Self::Int8 => BindingKind::Write,
         }
     }
 }
@@ -228,9 +259,12 @@ pub enum BindingKind {
         /// Words of a texel.
         words: u32,
     },
+    /// A two-dimensional image that is only written, of four 32-bit words a texel.
+    WriteImage,
 }
 
 const STEP: &str = include_str!("../common/step.wgsl");
+const IMAGE: &str = include_str!("../common/image.wgsl");
 const MATRIX: &str = include_str!("../common/matrix.wgsl");
 
 impl Kernel {
@@ -244,11 +278,12 @@ impl Kernel {
             Self::Embed(weights, planes) => {
                 let [w, values] = weights.source();
                 let embed = include_str!("../kernels/embed.wgsl");
-                vec![embed, STEP, planes.source(), w, values]
+                vec![embed, STEP, IMAGE, planes.source(), w, values]
             }
             Self::Norm(act, reduction) => vec![
                 include_str!("../kernels/norm.wgsl"),
                 STEP,
+                IMAGE,
                 reduction.source(),
                 act.output(),
             ],
@@ -286,7 +321,8 @@ impl Kernel {
             }
             Self::Copy => vec![include_str!("../kernels/copy.wgsl")],
             Self::Combine(act) => {
-                vec![include_str!("../kernels/combine.wgsl"), STEP, act.output()]
+                let combine = include_str!("../kernels/combine.wgsl");
+                vec![combine, STEP, IMAGE, act.output()]
             }
             Self::Sample(reduction) => {
                 vec![
@@ -307,16 +343,18 @@ impl Kernel {
                 list.extend(planes.bindings());
                 list.extend([(4, Read), (5, Read), (6, Write), (7, Write)]);
             }
-            Self::Norm(..) => list.extend([(4, Read), (5, Write), (6, Read), (7, Read)]),
+            Self::Norm(act, _) | Self::Combine(act) => {
+                list.extend([(4, Read), (5, act.output_kind()), (6, Read), (7, Read)]);
+            }
             Self::Gemv(matrix, _)
             | Self::Gemm(matrix, _)
             | Self::GemvRows(matrix, _)
             | Self::GemmRows(matrix, _) => {
                 list.extend(self.planes().bindings());
-                list.extend([(3, Read), (4, Read)]);
+                list.extend([(3, matrix.activations.input_kind()), (4, Read)]);
                 match matrix.epilogue {
                     Epilogue::Store | Epilogue::Residual => list.push((6, Write)),
-                    Epilogue::Glu(_) => list.push((5, Write)),
+                    Epilogue::Glu(act) => list.push((5, act.output_kind())),
                     Epilogue::Qkv => list.extend([(5, Write), (6, Write), (7, Write), (8, Read)]),
                 }
             }
@@ -331,7 +369,6 @@ impl Kernel {
                 ]);
             }
             Self::Copy => list.extend([(1, Read), (6, Write)]),
-            Self::Combine(_) => list.extend([(4, Read), (5, Write), (6, Read), (7, Read)]),
             Self::Sample(_) => {
                 list.extend([
                     (4, Read),
@@ -357,10 +394,6 @@ impl Kernel {
 
     /// A short name for labels and reports, such as `gemv.q4_1.int8.glu`.
     pub fn name(self) -> String {
-        let act = |a: ActivationFormat| match a {
-            ActivationFormat::Float => "float",
-            ActivationFormat::Int8 => "int8",
-        };
         let matrix = |m: MatrixKernel| {
             let epilogue = match m.epilogue {
                 Epilogue::Store => "store",
@@ -368,17 +401,17 @@ impl Kernel {
                 Epilogue::Qkv => "qkv",
                 Epilogue::Glu(_) => "glu",
             };
-            format!("{}.{}.{epilogue}", m.weights.name(), act(m.activations))
+            format!("{}.{}.{epilogue}", m.weights.name(), m.activations.name())
         };
         match self {
             Self::Embed(w, _) => format!("embed.{}", w.name()),
-            Self::Norm(a, _) => format!("norm.{}", act(a)),
+            Self::Norm(a, _) => format!("norm.{}", a.name()),
             Self::Gemv(m, _) => format!("gemv.{}", matrix(m)),
             Self::GemvRows(m, _) => format!("gemv_rows.{}", matrix(m)),
             Self::Gemm(m, _) => format!("gemm.{}", matrix(m)),
             Self::GemmRows(m, _) => format!("gemm_rows.{}", matrix(m)),
             Self::Attention(_) => "attention".to_owned(),
-            Self::Combine(a) => format!("combine.{}", act(a)),
+            Self::Combine(a) => format!("combine.{}", a.name()),
             Self::Sample(_) => "sample".to_owned(),
             Self::Copy => "copy".to_owned(),
         }
@@ -386,24 +419,25 @@ impl Kernel {
 
     /// Every kernel there is.
     pub fn all() -> Vec<Self> {
-        let acts = [ActivationFormat::Float, ActivationFormat::Int8];
         let reductions = [Reduction::Shared, Reduction::Subgroup];
         let mut list = Vec::new();
         for planes in Planes::ALL {
             list.extend(WeightFormat::ALL.map(|w| Self::Embed(w, planes)));
         }
         list.push(Self::Copy);
-        for act in acts {
+        for act in ActivationFormat::ALL {
             list.push(Self::Combine(act));
             list.extend(reductions.map(|r| Self::Norm(act, r)));
         }
         list.extend(reductions.map(Self::Attention));
         list.extend(reductions.map(Self::Sample));
         for matrix in MatrixKernel::all() {
-            list.extend(reductions.map(|r| Self::Gemv(matrix, r)));
             list.extend(reductions.map(|r| Self::GemvRows(matrix, r)));
-            list.extend(reductions.map(|r| Self::Gemm(matrix, r)));
             list.extend(reductions.map(|r| Self::GemmRows(matrix, r)));
+            if !matrix.has_images() {
+                list.extend(reductions.map(|r| Self::Gemv(matrix, r)));
+                list.extend(reductions.map(|r| Self::Gemm(matrix, r)));
+            }
         }
         list
     }
@@ -412,8 +446,8 @@ impl Kernel {
 impl MatrixKernel {
     fn files(self, planes: Planes) -> Vec<&'static str> {
         let [weights, values] = self.weights.source();
-        let mut files = vec![MATRIX, STEP, planes.source(), weights, values];
-        files.push(self.activations.input());
+        let mut files = vec![MATRIX, STEP, IMAGE, planes.source(), weights, values];
+        files.extend(self.activations.input());
         match self.epilogue {
             Epilogue::Store => files.push(include_str!("../common/epilogue_store.wgsl")),
             Epilogue::Residual => files.push(include_str!("../common/epilogue_residual.wgsl")),
@@ -425,11 +459,17 @@ impl MatrixKernel {
         files
     }
 
+    /// Tells whether activations lie in images, which only software adapters take.
+    fn has_images(self) -> bool {
+        let image = ActivationFormat::FloatImage;
+        self.activations == image || self.epilogue == Epilogue::Glu(image)
+    }
+
     /// Every matrix product there is.
     pub fn all() -> Vec<Self> {
         let mut list = Vec::new();
         for weights in WeightFormat::ALL {
-            for activations in [ActivationFormat::Float, ActivationFormat::Int8] {
+            for activations in ActivationFormat::ALL {
                 if activations == ActivationFormat::Int8 && !weights.is_integer() {
                     continue;
                 }
@@ -438,6 +478,7 @@ impl MatrixKernel {
                     Epilogue::Residual,
                     Epilogue::Qkv,
                     Epilogue::Glu(ActivationFormat::Float),
+                    Epilogue::Glu(ActivationFormat::FloatImage),
                     Epilogue::Glu(ActivationFormat::Int8),
                 ] {
                     list.push(Self {

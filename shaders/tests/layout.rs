@@ -197,11 +197,14 @@ fn image(module: &Module, ty: Handle<naga::Type>) -> BindingKind {
     let naga::ImageClass::Storage { format, access } = class else {
         panic!("{class:?}: only storage images are bound")
     };
-    assert_eq!(access, StorageAccess::LOAD);
+    let read = access == StorageAccess::LOAD;
     match format {
-        naga::StorageFormat::Rgba32Uint => BindingKind::Image { words: 4 },
-        naga::StorageFormat::R32Uint => BindingKind::Image { words: 1 },
-        other => panic!("{other:?}: no such image is bound"),
+        naga::StorageFormat::Rgba32Uint if access == StorageAccess::STORE => {
+            BindingKind::WriteImage
+        }
+        naga::StorageFormat::Rgba32Uint if read => BindingKind::Image { words: 4 },
+        naga::StorageFormat::R32Uint if read => BindingKind::Image { words: 1 },
+        other => panic!("{other:?}, {access:?}: no such image is bound"),
     }
 }
 

@@ -3,7 +3,7 @@
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use hearth_shaders::{Planes, Reduction};
+use hearth_shaders::{ActivationFormat, Planes, Reduction};
 
 use crate::engine::{AdapterInfo, AdapterKind};
 use crate::error::EngineError;
@@ -138,6 +138,14 @@ impl Gpu {
         match self.info.kind {
             AdapterKind::Software => Planes::Images,
             _ => Planes::Buffers,
+        }
+    }
+
+    /// How float activations are stored on this adapter.
+    pub(crate) fn float_format(&self) -> ActivationFormat {
+        match self.planes() {
+            Planes::Images => ActivationFormat::FloatImage,
+            Planes::Buffers => ActivationFormat::Float,
         }
     }
 

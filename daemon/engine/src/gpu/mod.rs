@@ -2,6 +2,7 @@
 
 mod buffer;
 mod device;
+mod image;
 #[cfg(test)]
 mod kernel_tests;
 mod pipeline;
@@ -10,7 +11,8 @@ mod recording;
 
 pub(crate) use buffer::{Readback, storage, uniform, upload};
 pub(crate) use device::{Gpu, OutOfMemory};
-pub(crate) use pipeline::{Pipeline, Pipelines};
-pub(crate) use plane::{Bound, Plane, PlaneShape, plane_bytes_max};
+pub(crate) use image::Image;
+pub(crate) use pipeline::{Bound, Pipeline, Pipelines};
+pub(crate) use plane::{Plane, PlaneShape};
 pub(crate) use recording::{Axis, Extent, Op, Recording};
 pub(crate) use wgpu::{Buffer, CommandEncoder, SubmissionIndex};

@@ -5,9 +5,39 @@ use std::rc::Rc;
 
 use hearth_shaders::{BindingKind, Kernel};
 
-use super::plane::texel_format;
-use super::{Bound, Gpu};
+use super::image::texel_format;
+use super::{Gpu, Image};
 use crate::error::EngineError;
+
+/// What a kernel binds.
+#[derive(Clone, Copy)]
+pub(crate) enum Bound<'a> {
+    /// A whole buffer.
+    Buffer(&'a wgpu::Buffer),
+    /// An image.
+    Image(&'a Image),
+}
+
+impl<'a> From<&'a wgpu::Buffer> for Bound<'a> {
+    fn from(buffer: &'a wgpu::Buffer) -> Self {
+        Self::Buffer(buffer)
+    }
+}
+
+impl<'a> From<&'a Image> for Bound<'a> {
+    fn from(image: &'a Image) -> Self {
+        Self::Image(image)
+    }
+}
+
+impl<'a> Bound<'a> {
+    fn resource(self) -> wgpu::BindingResource<'a> {
+        match self {
+            Self::Buffer(buffer) => buffer.as_entire_binding(),
+            Self::Image(image) => wgpu::BindingResource::TextureView(&image.view),
+        }
+    }
+}
 
 /// A compiled kernel.
 pub(crate) struct Pipeline {
@@ -134,15 +164,17 @@ fn layout_entry(binding: u32, kind: BindingKind) -> wgpu::BindGroupLayoutEntry {
         has_dynamic_offset: false,
         min_binding_size: None,
     };
+    let image = |access, words| wgpu::BindingType::StorageTexture {
+        access,
+        format: texel_format(words),
+        view_dimension: wgpu::TextureViewDimension::D2,
+    };
     let ty = match kind {
         BindingKind::Uniform => buffer(wgpu::BufferBindingType::Uniform),
         BindingKind::Read => buffer(wgpu::BufferBindingType::Storage { read_only: true }),
         BindingKind::Write => buffer(wgpu::BufferBindingType::Storage { read_only: false }),
-        BindingKind::Image { words } => wgpu::BindingType::StorageTexture {
-            access: wgpu::StorageTextureAccess::ReadOnly,
-            format: texel_format(words),
-            view_dimension: wgpu::TextureViewDimension::D2,
-        },
+        BindingKind::Image { words } => image(wgpu::StorageTextureAccess::ReadOnly, words),
+        BindingKind::WriteImage => image(wgpu::StorageTextureAccess::WriteOnly, 4),
     };
     wgpu::BindGroupLayoutEntry {
         binding,

@@ -356,7 +356,7 @@ impl Builder<'_> {
             }
         };
         if float || !matrix.is_integer() {
-            return ActivationFormat::Float;
+            return self.gpu.float_format();
         }
         self.any_int8 = true;
         ActivationFormat::Int8
@@ -417,10 +417,10 @@ impl Builder<'_> {
             r.norm(norm, &s.outputs, format, Over::Outputs)?;
             r.product(&Product {
                 matrix: output,
-                input: &s.outputs,
+                input: s.outputs.bound(format),
                 input_format: format,
                 epilogue: Epilogue::Store,
-                targets: vec![&s.logits],
+                targets: vec![(&s.logits).into()],
                 out_stride: r.config.vocab_size,
                 over: Over::Outputs,
                 has_bias: false,
@@ -452,15 +452,15 @@ fn record_layer(
     r.norm(&layer.attention_norm, &s.hidden, format.qkv, Over::Columns)?;
     r.product(&Product {
         matrix: &layer.qkv,
-        input: &s.hidden,
+        input: s.hidden.bound(format.qkv),
         input_format: format.qkv,
         epilogue: Epilogue::Qkv,
         // Without a bias the binding still needs a buffer; the kernel does not read it.
         targets: vec![
-            &s.q,
-            &layer.k,
-            &layer.v,
-            layer.bias.as_ref().unwrap_or(&layer.ffn_norm),
+            (&s.q).into(),
+            (&layer.k).into(),
+            (&layer.v).into(),
+            layer.bias.as_ref().unwrap_or(&layer.ffn_norm).into(),
         ],
         out_stride: 0,
         over: Over::Columns,
@@ -470,10 +470,10 @@ fn record_layer(
     r.attention(&layer.k, &layer.v, format.output)?;
     r.product(&Product {
         matrix: &layer.output,
-        input: &s.attended,
+        input: s.attended.bound(format.output),
         input_format: format.output,
         epilogue: Epilogue::Residual,
-        targets: vec![&s.x],
+        targets: vec![(&s.x).into()],
         out_stride: hidden_dim,
         over: Over::Columns,
         has_bias: false,
@@ -482,20 +482,20 @@ fn record_layer(
     r.norm(&layer.ffn_norm, &s.hidden, format.gate_up, Over::Columns)?;
     r.product(&Product {
         matrix: &layer.gate_up,
-        input: &s.hidden,
+        input: s.hidden.bound(format.gate_up),
         input_format: format.gate_up,
         epilogue: Epilogue::Glu(format.down),
-        targets: vec![&s.ffn],
+        targets: vec![s.ffn.bound(format.down)],
         out_stride: r.config.ffn_dim,
         over: Over::Columns,
         has_bias: false,
     })?;
     r.product(&Product {
         matrix: &layer.down,
-        input: &s.ffn,
+        input: s.ffn.bound(format.down),
         input_format: format.down,
         epilogue: Epilogue::Residual,
-        targets: vec![&s.x],
+        targets: vec![(&s.x).into()],
         out_stride: hidden_dim,
         over: Over::Columns,
         has_bias: false,

@@ -8,7 +8,7 @@ use hearth_shaders::params::{
 use hearth_shaders::{ActivationFormat, Epilogue, Kernel, MatrixKernel, Planes};
 
 use super::ModelConfig;
-use super::scratch::{RING_LEN, Scratch};
+use super::scratch::{Acts, RING_LEN, Scratch};
 use super::weights::{Matrix, Part};
 use crate::error::EngineError;
 use crate::gpu::{self, Axis, Bound, Buffer, Gpu, Op, Pipelines, Recording};
@@ -37,11 +37,11 @@ pub(crate) enum Over {
 /// What a matrix product reads, writes, and does with its results.
 pub(crate) struct Product<'a> {
     pub(crate) matrix: &'a Matrix,
-    pub(crate) input: &'a Buffer,
+    pub(crate) input: Bound<'a>,
     pub(crate) input_format: ActivationFormat,
     pub(crate) epilogue: Epilogue,
-    /// Buffers of the epilogue's bindings, in their order.
-    pub(crate) targets: Vec<&'a Buffer>,
+    /// What the epilogue binds, in order.
+    pub(crate) targets: Vec<Bound<'a>>,
     pub(crate) out_stride: u32,
     pub(crate) over: Over,
     /// The qkv epilogue's `has_bias`.
@@ -115,7 +115,7 @@ impl Recorder<'_> {
     pub(crate) fn norm(
         &mut self,
         weight: &Buffer,
-        out: &Buffer,
+        out: &Acts,
         format: ActivationFormat,
         over: Over,
     ) -> Result<(), EngineError> {
@@ -137,7 +137,13 @@ impl Recorder<'_> {
         self.push(
             Kernel::Norm(format, self.gpu.reduction),
             &[("WG", 64), ("TPR", self.gpu.threads_per_row)],
-            &[&params, &s.step, out, &s.x, weight],
+            &[
+                (&params).into(),
+                (&s.step).into(),
+                out.bound(format),
+                (&s.x).into(),
+                weight.into(),
+            ],
             [columns, Axis::Fixed(1), Axis::Fixed(1)],
         )
     }
@@ -150,10 +156,10 @@ impl Recorder<'_> {
                 (&params).into(),
                 part.quants.bound(),
                 part.metas.bound(),
-                product.input.into(),
+                product.input,
                 (&self.scratch.step).into(),
             ];
-            bound.extend(product.targets.iter().map(|&b| Bound::from(b)));
+            bound.extend(&product.targets);
             let matrix = MatrixKernel {
                 weights: part.format,
                 activations: product.input_format,
@@ -336,7 +342,13 @@ impl Recorder<'_> {
         self.push(
             Kernel::Combine(format),
             &[("WG", 32)],
-            &[&params, &s.step, &s.attended, &s.partial, &s.sums],
+            &[
+                (&params).into(),
+                (&s.step).into(),
+                s.attended.bound(format),
+                (&s.partial).into(),
+                (&s.sums).into(),
+            ],
             [
                 Axis::Fixed(blocks.div_ceil(32)),
                 Axis::Columns,

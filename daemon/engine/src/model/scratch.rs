@@ -2,24 +2,51 @@
 //! step to step.
 
 use hearth_shaders::params::{ATTENTION_TILE, STEP_HEADER_WORDS, Sampling};
-use hearth_shaders::{ActivationFormat, TILE_COLUMNS};
+use hearth_shaders::{ActivationFormat, Planes, TILE_COLUMNS};
 
 use super::ModelConfig;
 use super::forward::ForwardLimits;
 use crate::error::EngineError;
-use crate::gpu::{self, Buffer, Gpu};
+use crate::gpu::{self, Bound, Buffer, Gpu, Image};
 
 /// Output columns whose logits fit at once.
 pub(crate) const OUTPUTS_MAX: u32 = 16;
 /// Entries of the ring of sampled tokens: more than steps can be under way.
 pub(crate) const RING_LEN: u32 = 64;
 
+/// Activations between kernels, in any format.
+pub(crate) struct Acts {
+    buffer: Buffer,
+    /// Where float activations lie on a software adapter.
+    image: Option<Image>,
+}
+
+impl Acts {
+    fn new(gpu: &Gpu, label: &str, blocks: u64) -> Self {
+        let bytes = blocks * ActivationFormat::Float.block_bytes();
+        let fits = bytes <= Image::bytes_max(gpu, 4);
+        let image = fits && gpu.planes() == Planes::Images;
+        Self {
+            buffer: gpu::storage(gpu, label, bytes),
+            image: image.then(|| Image::new(gpu, label, 4, bytes)),
+        }
+    }
+
+    /// For a kernel that reads or writes `format`.
+    pub(crate) fn bound(&self, format: ActivationFormat) -> Bound<'_> {
+        match (&self.image, format) {
+            (Some(image), ActivationFormat::FloatImage) => image.into(),
+            _ => (&self.buffer).into(),
+        }
+    }
+}
+
 /// See the module.
 pub(crate) struct Scratch {
     /// Residual stream: f32 `[column, hidden_dim]`.
     pub(crate) x: Buffer,
     /// Normalised hidden state: activations `[column, hidden_dim]`.
-    pub(crate) hidden: Buffer,
+    pub(crate) hidden: Acts,
     /// Queries: f32 `[column, n_heads, head_dim]`.
     pub(crate) q: Buffer,
     /// Unnormalised attention: f32 `[column, split, n_heads, head_dim]`.
@@ -27,11 +54,11 @@ pub(crate) struct Scratch {
     /// Its maxima and sums: 2 f32 `[column, split, n_heads]`.
     pub(crate) sums: Buffer,
     /// Attention's result: activations `[column, n_heads * head_dim]`.
-    pub(crate) attended: Buffer,
+    pub(crate) attended: Acts,
     /// Feed-forward hidden state: activations `[column, ffn_dim]`.
-    pub(crate) ffn: Buffer,
+    pub(crate) ffn: Acts,
     /// Normalised hidden state of output columns: activations `[output, hidden_dim]`.
-    pub(crate) outputs: Buffer,
+    pub(crate) outputs: Acts,
     /// f32 `[output, vocab_size]`.
     pub(crate) logits: Buffer,
     /// The step's input (common/step.wgsl).
@@ -53,10 +80,7 @@ impl Scratch {
         let attention_dim = u64::from(config.n_heads * config.head_dim);
         // One column over all splits, or all columns over one.
         let split_rows = columns.max(u64::from(limits.short_columns * limits.splits_max));
-        let block = ActivationFormat::Float.block_bytes();
-        let acts = |label: &str, columns: u64, dim: u64| {
-            gpu::storage(gpu, label, columns * dim / 32 * block)
-        };
+        let acts = |label: &str, columns: u64, dim: u64| Acts::new(gpu, label, columns * dim / 32);
         let hidden = u64::from(config.hidden_dim);
         let vocab = u64::from(config.vocab_size);
         let slots = u64::from(limits.slots);
@@ -85,13 +109,13 @@ impl Scratch {
     fn all(&self) -> [&Buffer; 14] {
         [
             &self.x,
-            &self.hidden,
+            &self.hidden.buffer,
             &self.q,
             &self.partial,
             &self.sums,
-            &self.attended,
-            &self.ffn,
-            &self.outputs,
+            &self.attended.buffer,
+            &self.ffn.buffer,
+            &self.outputs.buffer,
             &self.logits,
             &self.step,
             &self.ring,
@@ -103,7 +127,9 @@ impl Scratch {
 
     /// Bytes of all of them.
     pub(crate) fn bytes(&self) -> u64 {
-        self.all().iter().map(|b| b.size()).sum()
+        let acts = [&self.hidden, &self.attended, &self.ffn, &self.outputs];
+        let images: u64 = acts.iter().flat_map(|a| &a.image).map(Image::bytes).sum();
+        images + self.all().iter().map(|b| b.size()).sum::<u64>()
     }
 
     /// Refuses a binding limit that one of them exceeds: they are not cut in shards.

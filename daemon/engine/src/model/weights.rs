@@ -6,7 +6,7 @@ use hearth_shaders::WeightFormat;
 use super::repack::{self, BLOCK, PlaneRow};
 use crate::error::{EngineError, LoadError};
 use crate::format::{Gguf, TensorInfo};
-use crate::gpu::{self, Buffer, Gpu, Plane, PlaneShape, plane_bytes_max};
+use crate::gpu::{self, Buffer, Gpu, Plane, PlaneShape};
 
 /// Rows of a shard are a multiple of this, so that no rotation pair and no block of 32 gate and up
 /// pairs is cut.
@@ -318,7 +318,7 @@ fn shards(
     rows: u64,
 ) -> Result<Vec<(u64, u64)>, EngineError> {
     let row_bytes = format.quant_block_bytes() * blocks;
-    let most = plane_bytes_max(gpu, gpu.planes());
+    let most = Plane::bytes_max(gpu, gpu.planes());
     let fit = most / row_bytes / SHARD_ROWS * SHARD_ROWS;
     if fit == 0 {
         return Err(EngineError::AdapterLacks {

@@ -177,7 +177,7 @@ impl Case {
         let sums = after.pop().unwrap();
         let partial = after.pop().unwrap();
         self.check_splits(&partial, &sums);
-        for format in [ActivationFormat::Float, ActivationFormat::Int8] {
+        for format in ActivationFormat::ALL {
             self.join(lab, &step, &q, &partial, &sums, format);
         }
     }

@@ -6,7 +6,7 @@ use hearth_shaders::reference::{BLOCK, INT8_BLOCK_WORDS, int8_values};
 use hearth_shaders::{ActivationFormat, BindingKind, Kernel, Planes};
 
 use super::super::{
-    Axis, Bound, Extent, Gpu, Op, Pipelines, Plane, PlaneShape, Readback, Recording, storage,
+    Axis, Bound, Extent, Gpu, Image, Op, Pipelines, Plane, PlaneShape, Readback, Recording, storage,
 };
 use crate::AdapterKind;
 use crate::request::EngineConfig;
@@ -138,15 +138,8 @@ fn dispatch(
     let mut encoder = gpu.device.create_command_encoder(&Default::default());
     Recording { ops: vec![op] }.encode(&mut encoder, Extent::default());
     let written: Vec<(usize, Readback)> = (0..buffers.len())
-        .filter(|&i| kinds[i].1 == BindingKind::Write)
-        .map(|i| {
-            let Memory::Buffer(buffer) = &bound[i] else {
-                panic!("an image is not written")
-            };
-            let readback = Readback::new(gpu, buffer.size());
-            readback.copy_from(&mut encoder, buffer, 0, 0, buffer.size());
-            (i, readback)
-        })
+        .filter(|&i| matches!(kinds[i].1, BindingKind::Write | BindingKind::WriteImage))
+        .map(|i| (i, bound[i].readback(gpu, &mut encoder)))
         .collect();
     let submission = gpu.queue.submit([encoder.finish()]);
     written
@@ -178,13 +171,32 @@ fn dispatch(
 /// What a kernel binds.
 enum Memory {
     Buffer(wgpu::Buffer),
+    Image(Image),
     Plane(Plane),
 }
 
 impl Memory {
+    /// Its contents after what `encoder` holds.
+    fn readback(&self, gpu: &Gpu, encoder: &mut wgpu::CommandEncoder) -> Readback {
+        match self {
+            Self::Buffer(buffer) => {
+                let readback = Readback::new(gpu, buffer.size());
+                readback.copy_from(encoder, buffer, 0, 0, buffer.size());
+                readback
+            }
+            Self::Image(image) => {
+                let readback = Readback::new(gpu, image.bytes());
+                readback.copy_from_image(encoder, image);
+                readback
+            }
+            Self::Plane(_) => panic!("a plane is not written"),
+        }
+    }
+
     fn bound(&self) -> Bound<'_> {
         match self {
             Self::Buffer(buffer) => buffer.into(),
+            Self::Image(image) => image.into(),
             Self::Plane(plane) => plane.bound(),
         }
     }
@@ -210,6 +222,17 @@ fn create(gpu: &Gpu, buffer: &Buffer, kind: BindingKind) -> Memory {
             let plane = Plane::new(gpu, "test", Planes::Images, shape);
             plane.upload(gpu, 0, bytemuck::cast_slice(words)).unwrap();
             Memory::Plane(plane)
+        }
+        (Buffer::Words(words), BindingKind::Image { .. } | BindingKind::WriteImage) => {
+            let image = Image::new(gpu, "test", 4, 4 * (words.len() + GUARD_WORDS) as u64);
+            let guard = match kind {
+                BindingKind::WriteImage => UNTOUCHED,
+                _ => NAN_WORD,
+            };
+            let mut guarded = words.clone();
+            guarded.resize(usize::try_from(image.bytes() / 4).unwrap(), guard);
+            image.write(gpu, 0, bytemuck::cast_slice(&guarded));
+            Memory::Image(image)
         }
         _ => Memory::Buffer(create_buffer(gpu, buffer, kind)),
     }
@@ -293,7 +316,7 @@ impl Expected {
         before: &[u32],
         after: &[u32],
     ) {
-        if format == ActivationFormat::Float {
+        if format != ActivationFormat::Int8 {
             return self.check_floats(what, before, after);
         }
         let blocks = before

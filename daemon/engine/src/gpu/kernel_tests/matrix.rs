@@ -210,7 +210,9 @@ impl Case {
         match self.m.epilogue {
             Epilogue::Store => vec![vec![UNTOUCHED; self.columns * stride]],
             Epilogue::Residual => vec![bits(&random.floats(self.columns * stride))],
-            Epilogue::Glu(ActivationFormat::Float) => vec![vec![UNTOUCHED; self.columns * stride]],
+            Epilogue::Glu(ActivationFormat::Float | ActivationFormat::FloatImage) => {
+                vec![vec![UNTOUCHED; self.columns * stride]]
+            }
             Epilogue::Glu(ActivationFormat::Int8) => {
                 vec![vec![
                     UNTOUCHED;

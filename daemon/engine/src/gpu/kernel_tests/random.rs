@@ -137,7 +137,7 @@ impl Acts {
     pub(super) fn new(random: &mut Random, format: ActivationFormat, blocks: usize) -> Self {
         let floats = random.floats(blocks * BLOCK);
         match format {
-            ActivationFormat::Float => Self {
+            ActivationFormat::Float | ActivationFormat::FloatImage => Self {
                 words: bits(&floats),
                 values: wide(&floats),
             },

@@ -1,4 +1,4 @@
-// Writes activations as 32-bit floats, for common/act_float.wgsl to read.
+// Writes activations as 32-bit floats to a storage buffer, for common/act_buffer.wgsl to read.
 
 @group(0) @binding(5) var<storage, read_write> act_out: array<vec4<f32>>; // [column, block, 8]: 32 floats
 
