@@ -285,6 +285,8 @@ fn counters_value(counters: &v1::Counters) -> Value {
         "prompt_tokens": counters.prompt_tokens,
         "cached_tokens": counters.cached_tokens,
         "generated_tokens": counters.generated_tokens,
+        "drafted_tokens": counters.drafted_tokens,
+        "accepted_tokens": counters.accepted_tokens,
         "steps": counters.steps,
         "prefill_ms": ms(counters.prefill_time),
         "decode_ms": ms(counters.decode_time),

@@ -3,10 +3,13 @@
 //! It knows neither socket nor lock: a daemon may run beside it, and then shares the GPU with it.
 
 use std::io::{self, Write};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
-use hearth_engine::LoadError;
-use hearth_engine::bench::{BenchOptions, BenchReport, Rate};
+use clap::builder::{PossibleValuesParser, TypedValueParser};
+use hearth_engine::bench::{
+    BenchError as MeasureError, BenchModel, BenchOptions, BenchReport, DecodeReport, Format,
+    PrefillReport, Profile, Shape,
+};
 
 use crate::config::Config;
 use crate::store::{Store, StoreError};
@@ -14,38 +17,73 @@ use crate::store::{Store, StoreError};
 /// What to measure.
 #[derive(Debug, Clone, clap::Args)]
 pub struct BenchArgs {
-    /// Prompt tokens of a prefill run.
-    #[arg(long, value_name = "TOKENS", default_value_t = 128)]
-    prompt: u32,
-    /// Tokens of a decode run.
-    #[arg(long, value_name = "TOKENS", default_value_t = 32)]
+    /// Takes a known model's sizes with random weights; no file is needed.
+    #[arg(long, value_name = "NAME", conflicts_with = "model", value_parser = shapes())]
+    shape: Option<Shape>,
+    /// What the random weights are stored in.
+    #[arg(long, value_name = "NAME", requires = "shape", default_value = "q4_0", value_parser = formats())]
+    format: Format,
+    /// Prompts to prefill, in tokens; 0 for none.
+    #[arg(
+        long,
+        value_name = "TOKENS,...",
+        value_delimiter = ',',
+        default_value = "128"
+    )]
+    prompt: Vec<u32>,
+    /// Positions of a sequence before the first decoded token.
+    #[arg(
+        long,
+        value_name = "TOKENS,...",
+        value_delimiter = ',',
+        default_value = "128"
+    )]
+    depth: Vec<u32>,
+    /// Sequences decoded together.
+    #[arg(long, value_name = "N,...", value_delimiter = ',', default_value = "1")]
+    batch: Vec<u32>,
+    /// Steps of a decode run; 0 for none.
+    #[arg(long, value_name = "N", default_value_t = 32)]
     generate: u32,
-    /// Positions before the first decoded token.
-    #[arg(long, value_name = "TOKENS", default_value_t = 128)]
-    depth: u32,
-    /// Counted runs, after one that does not count.
+    /// Counted runs of each, after one that does not count.
     #[arg(long, value_name = "N", default_value_t = 5)]
     runs: u32,
-    /// Also times each kernel of a decode step by itself.
+    /// Also times the kernels of each step, by the GPU's clock.
     #[arg(long)]
     kernels: bool,
+    /// Chooses the kernels for this adapter anew first.
+    #[arg(long)]
+    retune: bool,
     /// Prints one JSON object.
     #[arg(long)]
     json: bool,
+}
+
+fn shapes() -> impl TypedValueParser<Value = Shape> {
+    PossibleValuesParser::new(Shape::ALL.map(|shape| shape.name))
+        .try_map(|name| Shape::named(&name).ok_or("no such shape"))
+}
+
+fn formats() -> impl TypedValueParser<Value = Format> {
+    PossibleValuesParser::new(Format::ALL.map(|format| format.name))
+        .try_map(|name| Format::named(&name).ok_or("no such format"))
 }
 
 /// The measurement could not be made.
 #[derive(Debug, thiserror::Error)]
 pub enum BenchError {
     /// No model was named, and the store has none or several.
-    #[error("name the model to measure with --model: a file, or a name that `hearth ls` shows")]
+    #[error(
+        "name the model to measure with --model (a file, or a name that `hearth ls` shows), or \
+         measure one of random weights with --shape"
+    )]
     NoModel,
     /// The store cannot say which file the model is.
     #[error(transparent)]
     Store(#[from] StoreError),
-    /// The model cannot be loaded, or the GPU failed.
+    /// The model cannot be loaded, the GPU failed, or an option is out of range.
     #[error(transparent)]
-    Load(#[from] LoadError),
+    Measure(#[from] MeasureError),
     /// The figures cannot be written.
     #[error("cannot write the figures")]
     Output(#[from] io::Error),
@@ -56,15 +94,20 @@ pub enum BenchError {
 /// # Errors
 /// See [`BenchError`].
 pub fn run(config: &Config, args: &BenchArgs, out: &mut dyn Write) -> Result<(), BenchError> {
-    let path = model_file(config)?;
+    let model = match args.shape {
+        Some(shape) => BenchModel::Shape(shape, args.format),
+        None => BenchModel::File(model_file(config)?),
+    };
     let options = BenchOptions {
-        prefill_tokens: args.prompt,
-        decode_tokens: args.generate,
-        depth: args.depth,
+        prompts: args.prompt.clone(),
+        depths: args.depth.clone(),
+        batches: args.batch.clone(),
+        generate: args.generate,
         runs: args.runs,
         kernels: args.kernels,
+        retune: args.retune,
     };
-    let report = hearth_engine::bench::run(&config.engine, &path, &options)?;
+    let report = hearth_engine::bench::run(&config.engine, &model, &options)?;
     if args.json {
         serde_json::to_writer(&mut *out, &report).map_err(io::Error::from)?;
         writeln!(out)?;
@@ -75,9 +118,13 @@ pub fn run(config: &Config, args: &BenchArgs, out: &mut dyn Write) -> Result<(),
 }
 
 fn model_file(config: &Config) -> Result<PathBuf, BenchError> {
+    if let Some(model) = &config.model
+        && Path::new(model).is_absolute()
+    {
+        return Ok(model.into());
+    }
     let store = Store::open(&config.models_dir)?;
     let name = match &config.model {
-        Some(model) if std::path::Path::new(model).is_absolute() => return Ok(model.into()),
         Some(name) => name.clone(),
         None => match store.list()?.as_slice() {
             [only] => only.name.clone(),
@@ -89,66 +136,201 @@ fn model_file(config: &Config) -> Result<PathBuf, BenchError> {
 
 fn print(r: &BenchReport, out: &mut dyn Write) -> io::Result<()> {
     let software = if r.software_adapter {
-        ", software adapter: correct but slow"
+        "; software adapter: correct but slow"
     } else {
         ""
     };
+    let kind = if r.synthetic { "random weights, " } else { "" };
     writeln!(
         out,
-        "adapter            {} ({}){software}",
-        r.adapter, r.driver
+        "adapter  {} ({}), {}{software}",
+        r.adapter, r.driver, r.backend
     )?;
     writeln!(
         out,
-        "model              {} {}, {} activations",
-        r.model, r.quantization, r.activations
-    )?;
-    let rate = |rate: &Rate| {
-        format!(
-            "{:>9.1} tokens/s   (min {:.1}, max {:.1})",
-            rate.median, rate.min, rate.max
-        )
-    };
-    writeln!(
-        out,
-        "prefill {:>6}     {}",
-        r.prefill_tokens,
-        rate(&r.prefill)
+        "model    {} {}, {kind}{:.2} GB, {} activations",
+        r.model,
+        r.quantization,
+        giga(r.weights_bytes),
+        r.activations
     )?;
     writeln!(
         out,
-        "decode {:>7}     {}   at depth {}",
-        r.decode_tokens,
-        rate(&r.decode),
-        r.depth
+        "copy     {:.1} GB/s read + written (kernel {:.1} with {} workgroups, command {:.1})",
+        r.copy.bytes_per_second / 1e9,
+        r.copy.kernel_bytes_per_second / 1e9,
+        r.copy.kernel_workgroups,
+        r.copy.command_bytes_per_second / 1e9
     )?;
-    writeln!(out, "dispatches a step  {:>9}", r.dispatches_per_step)?;
-    writeln!(
-        out,
-        "bytes a step       {:>9}   (weights and KV read)",
-        r.bytes_per_step
-    )?;
-    writeln!(
-        out,
-        "copy bandwidth     {:>9.1} GB/s   (read + written, this run)",
-        r.copy_bytes_per_second / 1e9
-    )?;
-    writeln!(
-        out,
-        "decode             {:>9.1} % of the copy bandwidth",
-        r.decode_percent_of_copy
-    )?;
-    writeln!(
-        out,
-        "submitting a step  {:>9.0} us of the CPU's time",
-        r.submit_us
-    )?;
-    for k in &r.kernels {
+    prefill_table(&r.prefill, out)?;
+    decode_table(&r.decode, out)?;
+    for row in &r.prefill {
+        if let Some(profile) = &row.profile {
+            writeln!(out, "\nprefill of {} tokens", row.tokens)?;
+            kernel_table(profile, out)?;
+        }
+    }
+    for row in &r.decode {
+        if let Some(profile) = &row.profile {
+            writeln!(out, "\ndecode at depth {}, batch {}", row.depth, row.batch)?;
+            kernel_table(profile, out)?;
+        }
+    }
+    if r.options.kernels && r.timestamps == "none" {
         writeln!(
             out,
-            "  {:<34} {:>4} x {:>9.1} us a step",
-            k.kernel, k.dispatches, k.step_us
+            "\nno kernel times: this adapter's clock cannot be read"
         )?;
     }
     Ok(())
+}
+
+fn prefill_table(rows: &[PrefillReport], out: &mut dyn Write) -> io::Result<()> {
+    if rows.is_empty() {
+        return Ok(());
+    }
+    writeln!(
+        out,
+        "\nprefill  tokens  chunk    tokens/s         min         max  dispatches"
+    )?;
+    for row in rows {
+        let rate = &row.tokens_per_second;
+        writeln!(
+            out,
+            "{:>15} {:>6} {:>11.1} {:>11.1} {:>11.1} {:>11}",
+            row.tokens, row.chunk, rate.median, rate.min, rate.max, row.dispatches
+        )?;
+    }
+    Ok(())
+}
+
+fn decode_table(rows: &[DecodeReport], out: &mut dyn Write) -> io::Result<()> {
+    if rows.is_empty() {
+        return Ok(());
+    }
+    writeln!(
+        out,
+        "\ndecode  depth  batch  tokens/s       min       max   us/step    GPU us    GB/s  % copy  \
+         dispatches (layer, rest)  submit us  CPU us  idle %"
+    )?;
+    let maybe = |value: Option<f64>, digits: usize| {
+        value.map_or_else(|| "-".to_owned(), |value| format!("{value:.digits$}"))
+    };
+    for row in rows {
+        let rate = &row.tokens_per_second;
+        writeln!(
+            out,
+            "{:>13} {:>6} {:>9.1} {:>9.1} {:>9.1} {:>9.1} {:>9} {:>7.1} {:>7.1} {:>11} {:>13} {:>10.1} \
+             {:>7} {:>7}",
+            row.depth,
+            row.batch,
+            rate.median,
+            rate.min,
+            rate.max,
+            row.step_us,
+            maybe(row.gpu_us, 1),
+            row.bytes_per_second / 1e9,
+            row.percent_of_copy,
+            row.dispatches,
+            format!("({}, {})", row.dispatches_per_layer, row.dispatches_beside),
+            row.submit_us,
+            maybe(row.step_cpu_us, 1),
+            maybe(row.idle_percent, 2)
+        )?;
+    }
+    Ok(())
+}
+
+fn kernel_table(profile: &Profile, out: &mut dyn Write) -> io::Result<()> {
+    writeln!(
+        out,
+        "  {:<44} {:>5} {:>10} {:>7} {:>9} {:>8} {:>7}",
+        "kernel", "times", "us", "share %", "MB", "GB/s", "% copy"
+    )?;
+    for kernel in &profile.kernels {
+        write!(
+            out,
+            "  {:<44} {:>5} {:>10.1} {:>7.1}",
+            kernel.kernel,
+            kernel.dispatches,
+            kernel.us,
+            100.0 * kernel.us / profile.us.max(f64::MIN_POSITIVE)
+        )?;
+        if kernel.bytes > 0 {
+            write!(
+                out,
+                " {:>9.2} {:>8.1} {:>7.1}",
+                1e3 * giga(kernel.bytes),
+                kernel.bytes_per_second / 1e9,
+                kernel.percent_of_copy
+            )?;
+        }
+        writeln!(out)?;
+    }
+    writeln!(
+        out,
+        "  all {:.1} us, {:.1} us without reading the clock; those that read weights {:.1} us, \
+         {:.1} % of the copy bandwidth ({:.1} % without reading the clock)",
+        profile.us,
+        profile.plain_us,
+        profile.matrix_us,
+        profile.matrix_percent_of_copy,
+        profile.matrix_percent_of_copy_unmarked
+    )
+}
+
+#[expect(clippy::cast_precision_loss, reason = "a figure for people")]
+fn giga(bytes: u64) -> f64 {
+    bytes as f64 / 1e9
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::Parser;
+
+    use super::*;
+
+    #[derive(Debug, Parser)]
+    struct Cli {
+        #[arg(long)]
+        model: Option<String>,
+        #[command(flatten)]
+        what: BenchArgs,
+    }
+
+    fn parse(args: &[&str]) -> Result<BenchArgs, String> {
+        let args = ["bench"].iter().chain(args);
+        match Cli::try_parse_from(args) {
+            Ok(cli) => Ok(cli.what),
+            Err(error) => Err(error.to_string()),
+        }
+    }
+
+    #[test]
+    fn lists_shapes_and_formats_are_read() {
+        let args = parse(&[
+            "--prompt", "128,512", "--depth", "512,8192", "--batch", "1,8,16",
+        ]);
+        let args = args.unwrap();
+        assert_eq!(args.prompt, [128, 512]);
+        assert_eq!(args.depth, [512, 8192]);
+        assert_eq!(args.batch, [1, 8, 16]);
+        assert!(args.shape.is_none());
+        let args = parse(&["--shape", "llama3-8b", "--format", "q8_0", "--retune"]).unwrap();
+        assert_eq!(args.shape.map(|shape| shape.name), Some("llama3-8b"));
+        assert_eq!(args.format.name, "q8_0");
+        assert!(args.retune && !args.kernels);
+    }
+
+    #[test]
+    fn what_does_not_fit_is_refused_with_what_would() {
+        let unknown = parse(&["--shape", "llama-8b"]).unwrap_err();
+        assert!(unknown.contains("llama3-8b"), "{unknown}");
+        let unknown = parse(&["--shape", "llama-7b", "--format", "q5_0"]).unwrap_err();
+        assert!(unknown.contains("q4_0"), "{unknown}");
+        let both = parse(&["--shape", "llama-7b", "--model", "mine"]).unwrap_err();
+        assert!(both.contains("cannot be used with"), "{both}");
+        let alone = parse(&["--format", "q8_0"]).unwrap_err();
+        assert!(alone.contains("--shape"), "{alone}");
+    }
 }

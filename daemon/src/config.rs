@@ -7,7 +7,7 @@
 use std::fmt;
 use std::path::{Path, PathBuf};
 
-use hearth_engine::{Activations, AdapterChoice, EngineConfig};
+use hearth_engine::{Activations, AdapterChoice, EngineConfig, Speculation};
 use hearth_proto::endpoint::{self, EndpointError};
 
 /// Everything that can be set.
@@ -112,7 +112,7 @@ pub(crate) struct Key {
 }
 
 /// All settings, in the order of `hearthd --help`.
-pub(crate) const KEYS: [Key; 14] = [
+pub(crate) const KEYS: [Key; 15] = [
     Key {
         name: "socket",
         variable: Some("HEARTH_SOCKET"),
@@ -137,6 +137,11 @@ pub(crate) const KEYS: [Key; 14] = [
         name: "activations",
         variable: Some("HEARTH_ACTIVATIONS"),
         apply: set_activations,
+    },
+    Key {
+        name: "speculation",
+        variable: Some("HEARTH_SPECULATION"),
+        apply: set_speculation,
     },
     Key {
         name: "context_len",
@@ -333,6 +338,15 @@ fn set_activations(config: &mut Config, value: &str) -> Result<(), &'static str>
     Ok(())
 }
 
+fn set_speculation(config: &mut Config, value: &str) -> Result<(), &'static str> {
+    config.engine.speculation = match value {
+        "auto" => Speculation::Auto,
+        "off" => Speculation::Off,
+        _ => return Err("auto or off"),
+    };
+    Ok(())
+}
+
 fn set_context_len(config: &mut Config, value: &str) -> Result<(), &'static str> {
     config.engine.context_len_max = number(value, 16, 1 << 20, "from 16 to 1048576 tokens")?;
     Ok(())
@@ -459,6 +473,10 @@ mod tests {
                 ":1: socket must be an absolute path",
             ),
             ("[engine]\nslots = 1\n", ":1: there is no setting `engine`"),
+            (
+                "speculation = 'always'\n",
+                ":1: speculation must be auto or off",
+            ),
             ("log = '%%%='\n", ":1: log must be"),
         ];
         for (text, wanted) in cases {

@@ -65,6 +65,9 @@ struct Settings {
     /// Activations in matrix products: auto, float or int8 [HEARTH_ACTIVATIONS].
     #[arg(long, value_name = "KIND")]
     activations: Option<String>,
+    /// Drafts of tokens from earlier text, verified in one step: auto or off [HEARTH_SPECULATION].
+    #[arg(long, value_name = "WHEN")]
+    speculation: Option<String>,
     /// Longest context of a sequence, in tokens [HEARTH_CONTEXT_LEN].
     #[arg(long, value_name = "TOKENS")]
     context_len: Option<String>,
@@ -103,6 +106,7 @@ impl Settings {
             ("model", self.model),
             ("adapter", self.adapter),
             ("activations", self.activations),
+            ("speculation", self.speculation),
             ("context_len", self.context_len),
             ("kv_bytes_max", self.kv_bytes_max),
             ("prefill_chunk", self.prefill_chunk),

@@ -170,6 +170,8 @@ pub(crate) fn counters(stats: &EngineStats, refused: u64) -> v1::Counters {
         prompt_tokens: stats.prompt_tokens,
         cached_tokens: 0,
         generated_tokens: stats.generated_tokens,
+        drafted_tokens: stats.drafted_tokens,
+        accepted_tokens: stats.accepted_tokens,
         steps: stats.steps,
         prefill_time: Some(duration(Duration::from_micros(stats.prefill_us))),
         decode_time: Some(duration(Duration::from_micros(stats.decode_us))),

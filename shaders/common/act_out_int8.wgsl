@@ -3,8 +3,9 @@
 
 @group(0) @binding(5) var<storage, read_write> act_out: array<vec4<u32>>; // [column, block, 3]: q 0..15, q 16..31, (d, s, 0, 0)
 
-// Stores one block of 32 activations; `index` = column * blocks + block.
-fn store_act(index: u32, v: ptr<function, array<vec4<f32>, 8>>) {
+// Stores block `block` of the `blocks` blocks of a column.
+fn store_act(column: u32, block: u32, blocks: u32, v: ptr<function, array<vec4<f32>, 8>>) {
+    let index = column * blocks + block;
     var peak = vec4<f32>(0.0);
     for (var i = 0u; i < 8u; i++) {
         peak = max(peak, abs((*v)[i]));

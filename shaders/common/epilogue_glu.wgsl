@@ -17,6 +17,6 @@ fn finish(first_column: u32, columns: u32, first_pair: u32, lid: u32) {
             h[i] = vec4<f32>(tile[at], tile[at + 1u], tile[at + 2u], tile[at + 3u]);
         }
         let block = (params.first_row / 2u + first_pair) / 32u;
-        store_act((first_column + lid) * (params.out_stride / 32u) + block, &h);
+        store_act(first_column + lid, block, params.out_stride / 32u, &h);
     }
 }

@@ -17,3 +17,9 @@ fn quant_at(index: u32) -> vec4<u32> {
 fn meta_at(index: u32) -> u32 {
     return textureLoad(weight_meta, texel(index)).x;
 }
+
+// A unit of four words.
+fn wide_meta_at(index: u32) -> vec4<u32> {
+    let i = 4u * index;
+    return vec4<u32>(meta_at(i), meta_at(i + 1u), meta_at(i + 2u), meta_at(i + 3u));
+}

@@ -18,6 +18,35 @@ fn cluster_sum(v: vec2<f32>, lid: u32) -> vec2<f32> {
     return sum;
 }
 
+// The same.
+fn run_sum(v: vec2<f32>, lid: u32) -> vec2<f32> {
+    return cluster_sum(v, lid);
+}
+
+// Sum over eight consecutive threads, known to all of them.
+fn eight_sum(v: f32, lid: u32) -> f32 {
+    var sum = v;
+    for (var step = 1u; step < 8u; step *= 2u) {
+        reduce_scratch[lid] = vec2<f32>(sum, 0.0);
+        workgroupBarrier();
+        sum += reduce_scratch[lid ^ step].x;
+        workgroupBarrier();
+    }
+    return sum;
+}
+
+// Largest value of eight consecutive threads, known to all of them.
+fn eight_max(v: f32, lid: u32) -> f32 {
+    var largest = v;
+    for (var step = 1u; step < 8u; step *= 2u) {
+        reduce_scratch[lid] = vec2<f32>(largest, 0.0);
+        workgroupBarrier();
+        largest = max(largest, reduce_scratch[lid ^ step].x);
+        workgroupBarrier();
+    }
+    return largest;
+}
+
 // Sum over the workgroup, known to all threads. WG is a power of two.
 fn workgroup_sum(v: f32, lid: u32) -> f32 {
     reduce_scratch[lid] = vec2<f32>(v, 0.0);

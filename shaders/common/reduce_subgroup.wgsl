@@ -1,9 +1,11 @@
-// Reductions by subgroup operations. TPR is at most the smallest subgroup size, so a run of TPR
-// threads never spans two subgroups. Every function must be called by all threads together.
+// Reductions by subgroup operations. SG is at most the smallest subgroup size, so SG consecutive
+// threads never span two subgroups. Every function must be called by all threads together.
 
-var<workgroup> reduce_scratch: array<f32, WG / TPR>; // one entry a run
+override SG: u32 = 8u; // threads that shuffles may reach: a power of two, at least 8
 
-// Sum over each run of `TPR` consecutive threads (a power of two), known to all of the run.
+var<workgroup> reduce_scratch: array<vec2<f32>, WG / SG>; // one entry each SG threads
+
+// Sum over each run of `TPR` consecutive threads (a power of two, at most SG), known to all of the run.
 fn cluster_sum(v: vec2<f32>, lid: u32) -> vec2<f32> {
     var sum = v;
     for (var step = TPR / 2u; step > 0u; step /= 2u) {
@@ -12,19 +14,55 @@ fn cluster_sum(v: vec2<f32>, lid: u32) -> vec2<f32> {
     return sum;
 }
 
+// The same for runs of any power of two up to WG.
+fn run_sum(v: vec2<f32>, lid: u32) -> vec2<f32> {
+    var sum = v;
+    for (var step = min(TPR, SG) / 2u; step > 0u; step /= 2u) {
+        sum += subgroupShuffleXor(sum, step);
+    }
+    if (TPR <= SG) {
+        return sum;
+    }
+    if (lid % SG == 0u) {
+        reduce_scratch[lid / SG] = sum;
+    }
+    workgroupBarrier();
+    let first = lid / TPR * (TPR / SG);
+    sum = reduce_scratch[first];
+    for (var i = 1u; i < TPR / SG; i++) {
+        sum += reduce_scratch[first + i];
+    }
+    workgroupBarrier();
+    return sum;
+}
+
+// Sum over eight consecutive threads, known to all of them.
+fn eight_sum(v: f32, lid: u32) -> f32 {
+    let pairs = v + subgroupShuffleXor(v, 1u);
+    let fours = pairs + subgroupShuffleXor(pairs, 2u);
+    return fours + subgroupShuffleXor(fours, 4u);
+}
+
+// Largest value of eight consecutive threads, known to all of them.
+fn eight_max(v: f32, lid: u32) -> f32 {
+    let pairs = max(v, subgroupShuffleXor(v, 1u));
+    let fours = max(pairs, subgroupShuffleXor(pairs, 2u));
+    return max(fours, subgroupShuffleXor(fours, 4u));
+}
+
 // Sum over the workgroup, known to all threads.
 fn workgroup_sum(v: f32, lid: u32) -> f32 {
     var part = v;
-    for (var step = TPR / 2u; step > 0u; step /= 2u) {
+    for (var step = SG / 2u; step > 0u; step /= 2u) {
         part += subgroupShuffleXor(part, step);
     }
-    if (lid % TPR == 0u) {
-        reduce_scratch[lid / TPR] = part;
+    if (lid % SG == 0u) {
+        reduce_scratch[lid / SG] = vec2<f32>(part, 0.0);
     }
     workgroupBarrier();
     var sum = 0.0;
-    for (var i = 0u; i < WG / TPR; i++) {
-        sum += reduce_scratch[i];
+    for (var i = 0u; i < WG / SG; i++) {
+        sum += reduce_scratch[i].x;
     }
     workgroupBarrier();
     return sum;
@@ -33,16 +71,16 @@ fn workgroup_sum(v: f32, lid: u32) -> f32 {
 // Largest value over the workgroup, known to all threads.
 fn workgroup_max(v: f32, lid: u32) -> f32 {
     var part = v;
-    for (var step = TPR / 2u; step > 0u; step /= 2u) {
+    for (var step = SG / 2u; step > 0u; step /= 2u) {
         part = max(part, subgroupShuffleXor(part, step));
     }
-    if (lid % TPR == 0u) {
-        reduce_scratch[lid / TPR] = part;
+    if (lid % SG == 0u) {
+        reduce_scratch[lid / SG] = vec2<f32>(part, 0.0);
     }
     workgroupBarrier();
-    var largest = reduce_scratch[0];
-    for (var i = 1u; i < WG / TPR; i++) {
-        largest = max(largest, reduce_scratch[i]);
+    var largest = reduce_scratch[0].x;
+    for (var i = 1u; i < WG / SG; i++) {
+        largest = max(largest, reduce_scratch[i].x);
     }
     workgroupBarrier();
     return largest;

@@ -8,10 +8,8 @@ const STEP_HEADER: u32 = 8u;
 // A column whose token is this takes the token its slot sampled last.
 const TOKEN_FROM_SLOT: u32 = 0xffffffffu;
 
-// Positions an attention split covers.
+// Positions an attention split covers, or 0 for the rule of `column_split_len`.
 fn step_split_len() -> u32 { return step_words[0]; }
-// Splits of the column with the longest history.
-fn step_splits() -> u32 { return step_words[1]; }
 // First column whose logits are wanted.
 fn step_output_first() -> u32 { return step_words[2]; }
 // Where in the token ring this step's sampled tokens go.
@@ -28,6 +26,30 @@ fn column_slot(column: u32) -> u32 { return step_words[STEP_HEADER + 4u * column
 // Word at which the block table of the column's sequence starts.
 fn kv_table(column: u32) -> u32 {
     return step_tables() + step_words[STEP_HEADER + 4u * column + 2u];
+}
+
+// Positions of a split of the column's history: one split up to 256 positions, then splits of 64, and
+// longer ones where there would be more than 32. It depends on the column alone, so that a result
+// does not depend on who else is in the step.
+fn column_split_len(column: u32) -> u32 {
+    let forced = step_split_len();
+    if (forced != 0u) {
+        return forced;
+    }
+    let history = column_position(column) + 1u;
+    if (history <= 256u) {
+        return 256u;
+    }
+    var len = 64u;
+    while (len * 32u < history) {
+        len *= 2u;
+    }
+    return len;
+}
+
+// Splits of the column's history.
+fn column_splits(column: u32) -> u32 {
+    return column_position(column) / column_split_len(column) + 1u;
 }
 
 // (cos, sin) of the column's position for rotation pair `pair` of `pairs`.

@@ -1,6 +1,7 @@
 // Weights of flavour f16: 32 half-precision floats a block, no metadata.
 // Blocks of 32 columns; an even number of rows is stored (the last may be padding).
-// Quant units [row, block]: 32 f16.
+
+// Quant plane: [row, block, 4]: 32 f16.
 
 struct WeightBlock {
     index: u32, // of the block's first vec4

@@ -1,6 +1,7 @@
 // Weights of flavour f32: 32 floats a block, no metadata.
 // Blocks of 32 columns; an even number of rows is stored (the last may be padding).
-// Quant units [row, block]: 32 f32.
+
+// Quant plane: [row, block, 8]: 32 f32.
 
 struct WeightBlock {
     index: u32, // of the block's first vec4

@@ -1,6 +1,8 @@
 // Weights of flavour q4_1: w = d * n + m, n in 0..15, one f16 pair (d, m) per 32 columns.
 // Blocks of 32 columns; an even number of rows is stored (the last may be padding).
-// Quant units [row, block]: 32 nibbles. Metadata units [row, block]: f16 d, f16 m.
+
+// Quant plane: [row, block]: 32 nibbles.
+// Metadata plane: [row, block]: f16 d, f16 m.
 
 // 32 weights as bytes in column order: value i = scale * byte i + bias.
 struct WeightBlock {

@@ -1,6 +1,8 @@
 // Weights of flavour q8_0: w = d * n, n a signed byte, one f16 scale d per 32 columns.
 // Blocks of 32 columns; an even number of rows is stored (the last may be padding).
-// Quant units [row, block]: 32 bytes. Metadata units [row, ceil(blocks / 2)]: two f16 scales.
+
+// Quant plane: [row, block, 2]: 32 bytes.
+// Metadata plane: [row, ceil(blocks / 2)]: two f16 scales.
 
 // 32 weights as bytes in column order: value i = scale * byte i + bias.
 struct WeightBlock {

@@ -1,10 +1,12 @@
-// o = softmax(q K^T / sqrt(head_dim)) V over the column's own history, cut in splits.
+// o = softmax(q K^T / sqrt(head_dim)) V over the column's own history, cut in splits: decode.
 //
-// Workgroup (kv_head, column, split) does all G query heads of one KV head, so each K and V block is
-// read once for them. LANES threads share a position: each has CHUNKS chunks of eight values of q, k,
-// v and o. A run of LANES threads takes every (WG / LANES)th position and keeps its own running
-// maximum, sum and output; the runs are joined at the end. The result of a split stays unnormalised:
-// kernels/combine.wgsl joins the splits. Reference: reference::attention.
+// Workgroup (heads, column, split) does up to HEADS query heads of one KV head, so each K and V block
+// is read once for them. LANES threads share a position, with CHUNKS chunks of eight values each. A
+// run of LANES threads takes every (WG / LANES)th position, AHEAD of them at a time so that their
+// loads overlap, and keeps its own maximum, sum and output; the runs are joined at the end. A column
+// of one split is stored as activations if DIRECT; otherwise the split's result stays unnormalised
+// for kernels/combine.wgsl. HEADS, LANES, CHUNKS, HEAD_DIM, AHEAD and DIRECT are constants put before
+// this file. Reference: reference::attention.
 
 struct AttentionParams {
     head_dim: u32,
@@ -13,8 +15,8 @@ struct AttentionParams {
     splits_max: u32, // splits that `partial` and `sums` have room for
     window: u32, // sliding window in positions, 0 for none
     scale: f32, // 1 / sqrt(head_dim)
-    pad0: u32,
-    pad1: u32,
+    group: u32, // query heads of a KV head
+    pad: u32,
 }
 
 @group(0) @binding(0) var<uniform> params: AttentionParams;
@@ -26,15 +28,14 @@ struct AttentionParams {
 
 override WG: u32 = 64u;
 override TPR: u32 = 8u; // = LANES: the threads that `cluster_sum` adds over
-override G: u32 = 1u; // query heads of a KV head, at most 8
-override CHUNKS: u32 = 1u; // ceil(head_dim / 8 / TPR), at most 4
-override HEAD_DIM: u32 = 64u;
+const ITEMS: u32 = HEADS * AHEAD;
 // Least score: a finite number, so that differences with it are numbers.
 const LEAST: f32 = -3.0e38;
 
-var<workgroup> run_top: array<f32, WG / TPR>;
-var<workgroup> run_total: array<f32, WG / TPR>;
-var<workgroup> run_out: array<vec4<f32>, 2u * WG>; // [run, lane, 2]
+var<workgroup> run_top: array<f32, HEADS * WG / LANES>; // [head, run]
+var<workgroup> run_total: array<f32, HEADS * WG / LANES>;
+var<workgroup> run_out: array<vec4<f32>, 2u * WG>; // [half of a chunk, run, lane]
+var<workgroup> joined: array<vec4<f32>, HEADS * HEAD_DIM / 4u>;
 
 fn half_lo(w: vec4<u32>) -> vec4<f32> {
     return vec4<f32>(unpack2x16float(w.x), unpack2x16float(w.y));
@@ -46,134 +47,158 @@ fn half_hi(w: vec4<u32>) -> vec4<f32> {
 
 @compute @workgroup_size(WG)
 fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index) lid: u32) {
-    let kv_head = group.x;
+    let parts = (params.group + HEADS - 1u) / HEADS;
+    let kv_head = group.x / parts;
+    let part = group.x % parts;
+    let heads = params.kv_heads * params.group;
+    let first_head = kv_head * params.group + part * HEADS;
+    let heads_here = min(HEADS, params.group - part * HEADS);
     let column = group.y;
     let split = group.z;
-    let heads = params.kv_heads * G;
     let position = column_position(column);
-    var first = split * step_split_len();
-    if (first > position) {
+    let splits = column_splits(column);
+    var first = split * column_split_len(column);
+    if (split >= splits) {
         return;
     }
-    let end = min(position + 1u, first + step_split_len());
+    let end = min(position + 1u, first + column_split_len(column));
     if (params.window > 0u && position >= params.window) {
         first = max(first, position + 1u - params.window);
     }
     let table = kv_table(column);
-    let lane = lid % TPR;
-    let run = lid / TPR;
+    let lane = lid % LANES;
+    let run = lid / LANES;
+    let runs = WG / LANES;
     let chunks = HEAD_DIM / 8u;
-    var q_lo: array<vec4<f32>, 32>; // [head, chunk]
-    var q_hi: array<vec4<f32>, 32>;
-    var o_lo: array<vec4<f32>, 32>;
-    var o_hi: array<vec4<f32>, 32>;
-    var top: array<f32, 8>;
-    var total: array<f32, 8>;
-    for (var h = 0u; h < G; h++) {
+    var q_lo: array<vec4<f32>, HEADS * CHUNKS>;
+    var q_hi: array<vec4<f32>, HEADS * CHUNKS>;
+    var o_lo: array<vec4<f32>, HEADS * CHUNKS>;
+    var o_hi: array<vec4<f32>, HEADS * CHUNKS>;
+    var top: array<f32, HEADS>;
+    var total: array<f32, HEADS>;
+    for (var h = 0u; h < HEADS; h++) {
         top[h] = LEAST;
         total[h] = 0.0;
         for (var c = 0u; c < CHUNKS; c++) {
-            let chunk = c * TPR + lane;
+            let chunk = c * LANES + lane;
             let i = h * CHUNKS + c;
             o_lo[i] = vec4<f32>(0.0);
             o_hi[i] = vec4<f32>(0.0);
             q_lo[i] = vec4<f32>(0.0);
             q_hi[i] = vec4<f32>(0.0);
             if (chunk < chunks) {
-                let at = 2u * ((column * heads + kv_head * G + h) * chunks + chunk);
+                let head = first_head + min(h, heads_here - 1u);
+                let at = 2u * ((column * heads + head) * chunks + chunk);
                 q_lo[i] = q[at] * params.scale;
                 q_hi[i] = q[at + 1u] * params.scale;
             }
         }
     }
-    let runs = WG / TPR;
     // Every thread goes round as often as the others: the sums below need all of them.
-    let rounds = select(0u, (end - first + runs - 1u) / runs, end > first);
-    for (var round = 0u; round < rounds; round++) {
-        let t = first + round * runs + run;
-        let here = t < end;
-        let p = min(t, end - 1u);
-        let block = step_words[table + p / params.block_len];
-        let line = ((block * params.kv_heads + kv_head) * params.block_len + p % params.block_len) * chunks;
-        var dots: array<f32, 8>;
-        for (var h = 0u; h < 8u; h++) {
-            dots[h] = 0.0;
-        }
-        for (var c = 0u; c < CHUNKS; c++) {
-            let chunk = min(c * TPR + lane, chunks - 1u);
-            let k = k_cache[line + chunk];
-            let lo = half_lo(k);
-            let hi = half_hi(k);
-            for (var h = 0u; h < G; h++) {
-                dots[h] += dot(q_lo[h * CHUNKS + c], lo) + dot(q_hi[h * CHUNKS + c], hi);
+    for (var start = first; start < end; start += runs * AHEAD) {
+        var k: array<vec4<u32>, AHEAD * CHUNKS>;
+        var v: array<vec4<u32>, AHEAD * CHUNKS>;
+        for (var a = 0u; a < AHEAD; a++) {
+            let p = min(start + a * runs + run, end - 1u);
+            let block = step_words[table + p / params.block_len];
+            let line = ((block * params.kv_heads + kv_head) * params.block_len + p % params.block_len) * chunks;
+            for (var c = 0u; c < CHUNKS; c++) {
+                let at = line + min(c * LANES + lane, chunks - 1u);
+                k[a * CHUNKS + c] = k_cache[at];
+                v[a * CHUNKS + c] = v_cache[at];
             }
         }
-        var weights: array<f32, 8>;
-        for (var h = 0u; h < G; h += 2u) {
-            let pair = cluster_sum(vec2<f32>(dots[h], dots[h + 1u]), lid);
-            dots[h] = pair.x;
-            dots[h + 1u] = pair.y;
+        var scores: array<f32, ITEMS>; // [head, position]
+        for (var a = 0u; a < AHEAD; a++) {
+            for (var h = 0u; h < HEADS; h++) {
+                var sum = 0.0;
+                for (var c = 0u; c < CHUNKS; c++) {
+                    let w = k[a * CHUNKS + c];
+                    sum += dot(q_lo[h * CHUNKS + c], half_lo(w)) + dot(q_hi[h * CHUNKS + c], half_hi(w));
+                }
+                scores[h * AHEAD + a] = sum;
+            }
         }
-        for (var h = 0u; h < G; h++) {
-            let score = select(LEAST, dots[h], here);
-            let now = max(top[h], score);
+        for (var i = 0u; i < ITEMS; i += 2u) {
+            let other = min(i + 1u, ITEMS - 1u);
+            let pair = cluster_sum(vec2<f32>(scores[i], scores[other]), lid);
+            scores[i] = pair.x;
+            scores[other] = pair.y;
+        }
+        for (var h = 0u; h < HEADS; h++) {
+            var now = top[h];
+            for (var a = 0u; a < AHEAD; a++) {
+                let here = start + a * runs + run < end;
+                now = max(now, select(LEAST, scores[h * AHEAD + a], here));
+            }
             let shrink = exp(top[h] - now);
-            weights[h] = select(0.0, exp(score - now), here);
-            total[h] = total[h] * shrink + weights[h];
             top[h] = now;
+            total[h] *= shrink;
             for (var c = 0u; c < CHUNKS; c++) {
                 o_lo[h * CHUNKS + c] *= shrink;
                 o_hi[h * CHUNKS + c] *= shrink;
             }
-        }
-        for (var c = 0u; c < CHUNKS; c++) {
-            let chunk = min(c * TPR + lane, chunks - 1u);
-            let v = v_cache[line + chunk];
-            let lo = half_lo(v);
-            let hi = half_hi(v);
-            for (var h = 0u; h < G; h++) {
-                o_lo[h * CHUNKS + c] += weights[h] * lo;
-                o_hi[h * CHUNKS + c] += weights[h] * hi;
+            for (var a = 0u; a < AHEAD; a++) {
+                let here = start + a * runs + run < end;
+                let weight = select(0.0, exp(scores[h * AHEAD + a] - now), here);
+                total[h] += weight;
+                for (var c = 0u; c < CHUNKS; c++) {
+                    let w = v[a * CHUNKS + c];
+                    o_lo[h * CHUNKS + c] += weight * half_lo(w);
+                    o_hi[h * CHUNKS + c] += weight * half_hi(w);
+                }
             }
         }
     }
-    let out = (column * params.splits_max + split) * heads + kv_head * G;
-    for (var h = 0u; h < G; h++) {
-        workgroupBarrier();
-        if (lane == 0u) {
-            run_top[run] = top[h];
-            run_total[run] = total[h];
+    if (lane == 0u) {
+        for (var h = 0u; h < HEADS; h++) {
+            run_top[h * runs + run] = top[h];
+            run_total[h * runs + run] = total[h];
         }
-        workgroupBarrier();
-        var highest = run_top[0];
+    }
+    workgroupBarrier();
+    let direct = DIRECT && splits == 1u;
+    let out = (column * params.splits_max + split) * heads + first_head;
+    for (var h = 0u; h < HEADS; h++) {
+        var highest = run_top[h * runs];
         for (var r = 1u; r < runs; r++) {
-            highest = max(highest, run_top[r]);
+            highest = max(highest, run_top[h * runs + r]);
         }
-        let shrink = exp(top[h] - highest);
+        var sum = 0.0;
+        for (var r = 0u; r < runs; r++) {
+            sum += run_total[h * runs + r] * exp(run_top[h * runs + r] - highest);
+        }
+        let share = exp(top[h] - highest);
         for (var c = 0u; c < CHUNKS; c++) {
+            run_out[lid] = o_lo[h * CHUNKS + c] * share;
+            run_out[WG + lid] = o_hi[h * CHUNKS + c] * share;
             workgroupBarrier();
-            run_out[2u * lid] = o_lo[h * CHUNKS + c] * shrink;
-            run_out[2u * lid + 1u] = o_hi[h * CHUNKS + c] * shrink;
-            workgroupBarrier();
-            let chunk = c * TPR + lid;
-            if (lid < TPR && chunk < chunks) {
-                var lo = vec4<f32>(0.0);
-                var hi = vec4<f32>(0.0);
+            let chunk = c * LANES + lid % LANES;
+            if (lid < 2u * LANES && chunk < chunks) {
+                let half = lid / LANES;
+                var value = vec4<f32>(0.0);
                 for (var r = 0u; r < runs; r++) {
-                    lo += run_out[2u * (r * TPR + lid)];
-                    hi += run_out[2u * (r * TPR + lid) + 1u];
+                    value += run_out[half * WG + r * LANES + lid % LANES];
                 }
-                let at = 2u * ((out + h) * chunks + chunk);
-                partial[at] = lo;
-                partial[at + 1u] = hi;
+                joined[(h * chunks + chunk) * 2u + half] = value / select(1.0, sum, direct);
             }
+            workgroupBarrier();
         }
-        if (lid == 0u) {
-            var sum = 0.0;
-            for (var r = 0u; r < runs; r++) {
-                sum += run_total[r] * exp(run_top[r] - highest);
-            }
+        if (lid == 0u && !direct && h < heads_here) {
             sums[out + h] = vec2<f32>(highest, sum);
         }
+    }
+    if (direct) {
+        for (var block = lid; block < heads_here * HEAD_DIM / 32u; block += WG) {
+            var y: array<vec4<f32>, 8>;
+            for (var i = 0u; i < 8u; i++) {
+                y[i] = joined[8u * block + i];
+            }
+            store_act(column, first_head * HEAD_DIM / 32u + block, heads * HEAD_DIM / 32u, &y);
+        }
+        return;
+    }
+    for (var i = lid; i < heads_here * HEAD_DIM / 4u; i += WG) {
+        partial[out * (HEAD_DIM / 4u) + i] = joined[i];
     }
 }

@@ -1,10 +1,10 @@
 // to[i] = from[i]. The yardstick of the bench: what plain reading and writing reaches here.
 //
-// A thread copies every (threads in all)th vec4, so that neighbours copy neighbours.
-// Reference: the input itself.
+// A thread has four vec4s on their way at a time, and neighbours copy neighbours. `count` is a
+// multiple of four times the threads in all, so that no index needs a check of its own. Reference: the input itself.
 
 struct CopyParams {
-    count: u32, // vec4s
+    count: u32, // vec4s: a multiple of four times the threads in all
     pad0: u32,
     pad1: u32,
     pad2: u32,
@@ -22,7 +22,15 @@ fn main(
     @builtin(num_workgroups) groups: vec3<u32>,
     @builtin(local_invocation_index) lid: u32,
 ) {
-    for (var i = group.x * WG + lid; i < params.count; i += groups.x * WG) {
-        target_words[i] = source[i];
+    let threads = groups.x * WG;
+    for (var i = group.x * WG + lid; i < params.count; i += 4u * threads) {
+        let a = source[i];
+        let b = source[i + threads];
+        let c = source[i + 2u * threads];
+        let d = source[i + 3u * threads];
+        target_words[i] = a;
+        target_words[i + threads] = b;
+        target_words[i + 2u * threads] = c;
+        target_words[i + 3u * threads] = d;
     }
 }

@@ -1,35 +1,62 @@
-// y[column, row] = sum over k of W[row, k] * x[column, k], one column of activations at a time.
+// y[column, row] = sum over k of W[row, k] * x[column, k], COLUMNS columns of activations together.
 //
 // TPR threads share a pair of rows: thread `lane` takes blocks lane, lane + TPR, ..., so that
-// neighbours read neighbouring blocks; a run then adds its sums. A workgroup does
-// PASSES * WG / TPR pairs, workgroup (i, c) the i-th such group for column c.
+// neighbours read neighbouring blocks; the run then adds its sums. Each weight block is read once for
+// all columns, and every column is summed in the same order whatever COLUMNS is. A workgroup does
+// PASSES * WG / TPR pairs; workgroup (i, j) the i-th such group for columns COLUMNS j ...
+// The activations come from common/input_*.wgsl (stored) or common/normed_*.wgsl (norm first).
 // Reference: reference::matmul (and the epilogue's own).
 
 override WG: u32 = 64u; // threads
 override TPR: u32 = 8u; // threads a row pair
 override PASSES: u32 = 1u;
-const TILE_COLUMNS: u32 = 1u;
+override BLOCKS: u32 = 8u; // blocks of 32 columns in a row: a constant, so that the loops unroll
+const TILE_COLUMNS: u32 = COLUMNS;
 
 @compute @workgroup_size(WG)
 fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index) lid: u32) {
+    let columns_all = select(params.columns_max, step_columns(), params.columns_max == 0u);
+    let first = group.y * COLUMNS;
     let runs = WG / TPR;
     let first_pair = group.x * runs * PASSES;
     let lane = lid % TPR;
+    let near = min(lane, BLOCKS - 1u);
+    // Threads past the end read the last pair again: the reductions need all of them. The first
+    // blocks are on their way while the activations are prepared.
+    var row = 2u * min(first_pair + lid / TPR, params.pairs - 1u);
+    var w0 = load_block(row, near, BLOCKS);
+    var w1 = load_block(row + 1u, near, BLOCKS);
+    prepare_input(first, lid);
     for (var turn = 0u; turn < PASSES; turn++) {
         let local_pair = turn * runs + lid / TPR;
         let pair = first_pair + local_pair;
-        // Threads past the end read the last pair again: the reductions need all of them.
-        let row = 2u * min(pair, params.pairs - 1u);
-        var sum = vec2<f32>(0.0);
-        for (var block = lane; block < params.blocks; block += TPR) {
-            let a = load_act(group.y, block, params.blocks);
-            sum.x += block_dot(load_block(row, block, params.blocks), a);
-            sum.y += block_dot(load_block(row + 1u, block, params.blocks), a);
+        if (turn > 0u) {
+            row = 2u * min(pair, params.pairs - 1u);
+            w0 = load_block(row, near, BLOCKS);
+            w1 = load_block(row + 1u, near, BLOCKS);
         }
-        sum = cluster_sum(sum, lid);
-        if (lane == 0u && pair < params.pairs) {
-            emit(group.y, 0u, params.first_row + 2u * pair, local_pair, sum);
+        var sums: array<vec2<f32>, COLUMNS>;
+        for (var c = 0u; c < COLUMNS; c++) {
+            sums[c] = vec2<f32>(0.0);
+            if (lane < BLOCKS) {
+                let a = input_block(first + c, near);
+                sums[c] = vec2<f32>(block_dot(w0, a), block_dot(w1, a));
+            }
+        }
+        for (var block = lane + TPR; block < BLOCKS; block += TPR) {
+            let v0 = load_block(row, block, BLOCKS);
+            let v1 = load_block(row + 1u, block, BLOCKS);
+            for (var c = 0u; c < COLUMNS; c++) {
+                let a = input_block(first + c, block);
+                sums[c] += vec2<f32>(block_dot(v0, a), block_dot(v1, a));
+            }
+        }
+        for (var c = 0u; c < COLUMNS; c++) {
+            let sum = run_sum(sums[c], lid);
+            if (lane == 0u && pair < params.pairs && first + c < columns_all) {
+                emit(first + c, c, params.first_row + 2u * pair, local_pair, sum);
+            }
         }
     }
-    finish(group.y, 1u, first_pair, lid);
+    finish(first, min(COLUMNS, columns_all - first), first_pair, lid);
 }

@@ -20,18 +20,13 @@ override TPR: u32 = 8u;
 @compute @workgroup_size(WG)
 fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index) lid: u32) {
     let source = group.x + select(0u, step_output_first(), params.outputs == 1u);
-    var square = 0.0;
-    for (var i = lid; i < 8u * params.blocks; i += WG) {
-        let v = x[8u * source * params.blocks + i];
-        square += dot(v, v);
-    }
-    let mean = workgroup_sum(square, lid) / f32(32u * params.blocks);
-    let scale = 1.0 / sqrt(mean + params.eps);
+    let first = 8u * source * params.blocks;
+    let scale = rms_scale(first, params.blocks, params.eps, lid);
     for (var block = lid; block < params.blocks; block += WG) {
         var y: array<vec4<f32>, 8>;
         for (var i = 0u; i < 8u; i++) {
-            y[i] = x[8u * (source * params.blocks + block) + i] * scale * weight[8u * block + i];
+            y[i] = x[first + 8u * block + i] * scale * weight[8u * block + i];
         }
-        store_act(group.x * params.blocks + block, &y);
+        store_act(group.x, block, params.blocks, &y);
     }
 }

@@ -1,5 +1,5 @@
-// Picks the next token of a sequence from its logits: penalties, temperature, top-k, top-p, min-p,
-// then one draw. The draw is a race: each allowed token has an exponential waiting time with rate
+// Picks the next token of a sequence from its penalised logits: temperature, top-k, top-p, min-p, then
+// one draw. The draw is a race: each allowed token has an exponential waiting time with rate
 // p_i, from a random number keyed by (seed, position, token), and the earliest wins. The winner has
 // probability p_i / sum(p), whatever the order of evaluation.
 //
@@ -7,40 +7,14 @@
 // sorted; tokens that tie with the last one kept are kept too. One workgroup an output column.
 // Reference: reference::sample.
 
-struct SampleParams {
-    vocab: u32,
-    ring_len: u32,
-    pad0: u32,
-    pad1: u32,
-}
-
-struct Sampling {
-    temperature: f32, // 0: the most likely token
-    top_p: f32,
-    min_p: f32,
-    repeat_penalty: f32,
-    frequency_penalty: f32,
-    presence_penalty: f32,
-    top_k: u32, // 0: all
-    penalties: u32, // 1 where any penalty is in force
-    seed_low: u32,
-    seed_high: u32,
-    pad0: u32,
-    pad1: u32,
-}
-
-@group(0) @binding(0) var<uniform> params: SampleParams;
-@group(0) @binding(5) var<storage, read_write> logits: array<f32>; // [output, vocab]; penalised in place
+@group(0) @binding(1) var<storage, read> peaks: array<vec2<u32>>; // [output, part]: f32 bits of the largest logit, its token
+@group(0) @binding(5) var<storage, read> logits: array<f32>; // [output, vocab], penalised
 @group(0) @binding(6) var<storage, read_write> history: array<u32>; // [slot, vocab]: bit 31 = in the prompt, rest = times generated
-@group(0) @binding(7) var<storage, read> samplings: array<Sampling>; // [slot]
 @group(0) @binding(8) var<storage, read_write> ring: array<u32>; // [ring_len]: tokens by step
 @group(0) @binding(9) var<storage, read_write> last_tokens: array<u32>; // [slot]
 
 override WG: u32 = 256u;
 override TPR: u32 = 8u;
-
-var<workgroup> best_value: array<f32, WG>;
-var<workgroup> best_index: array<u32, WG>;
 
 // Bits whose unsigned order is the order of the floats.
 fn order_bits(v: f32) -> u32 {
@@ -71,42 +45,6 @@ fn waiting_time(v: f32) -> f32 {
         return v * (1.0 + v * (0.5 + v * (0.33333334 + v * 0.25)));
     }
     return -log(1.0 - v);
-}
-
-fn penalise(base: u32, slot: u32, s: Sampling, lid: u32) {
-    for (var i = lid; i < params.vocab; i += WG) {
-        let seen = history[slot * params.vocab + i];
-        if (seen != 0u) {
-            var v = logits[base + i];
-            v = select(v * s.repeat_penalty, v / s.repeat_penalty, v > 0.0);
-            let times = seen & 0x7fffffffu;
-            if (times > 0u) {
-                v -= f32(times) * s.frequency_penalty + s.presence_penalty;
-            }
-            logits[base + i] = v;
-        }
-    }
-}
-
-// Index of the largest value each thread brings, the lowest index among equals; known to all.
-fn best_of(value: f32, index: u32, lid: u32) -> u32 {
-    best_value[lid] = value;
-    best_index[lid] = index;
-    workgroupBarrier();
-    for (var step = WG / 2u; step > 0u; step /= 2u) {
-        if (lid < step) {
-            let v = best_value[lid + step];
-            let i = best_index[lid + step];
-            if (v > best_value[lid] || (v == best_value[lid] && i < best_index[lid])) {
-                best_value[lid] = v;
-                best_index[lid] = i;
-            }
-        }
-        workgroupBarrier();
-    }
-    let index_best = best_index[0];
-    workgroupBarrier();
-    return index_best;
 }
 
 // Largest threshold above which at least `wanted` is left: tokens (counting = 1) or probability
@@ -176,17 +114,15 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index
     let slot = column_slot(column);
     let s = samplings[slot];
     let base = group.x * params.vocab;
-    if (s.penalties == 1u) {
-        penalise(base, slot, s, lid);
-    }
     var best = -3.0e38;
     var index = params.vocab - 1u;
-    // A thread reads back only what it wrote in `penalise`: the same stride.
-    for (var i = lid; i < params.vocab; i += WG) {
-        let v = logits[base + i];
+    for (var part = lid; part < params.parts; part += WG) {
+        let peak = peaks[group.x * params.parts + part];
+        let v = bitcast<f32>(peak.x);
+        // Parts are in order of tokens: the lowest token wins among equals.
         if (v > best) {
             best = v;
-            index = i;
+            index = peak.y;
         }
     }
     let first = best_of(best, index, lid);

@@ -1,172 +1,6 @@
 //! The kernel table: which files make up a kernel, what it binds, which overrides it takes.
 
-/// How a weight matrix is stored on the GPU.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub enum WeightFormat {
-    /// 4-bit, scale per 32.
-    Q4_0,
-    /// 4-bit, scale and bias per 32.
-    Q4_1,
-    /// 8-bit, scale per 32.
-    Q8_0,
-    /// Half precision.
-    F16,
-    /// Single precision.
-    F32,
-}
-
-impl WeightFormat {
-    /// Every format.
-    pub const ALL: [Self; 5] = [Self::Q4_0, Self::Q4_1, Self::Q8_0, Self::F16, Self::F32];
-
-    /// Bytes of the quant plane for a block of 32 weights.
-    pub fn quant_block_bytes(self) -> u64 {
-        match self {
-            Self::Q4_0 | Self::Q4_1 => 16,
-            Self::Q8_0 => 32,
-            Self::F16 => 64,
-            Self::F32 => 128,
-        }
-    }
-
-    /// Bytes of the metadata plane for a row of `blocks` blocks; 0 where there is none.
-    pub fn meta_row_bytes(self, blocks: u64) -> u64 {
-        match self {
-            Self::Q4_0 | Self::Q8_0 => blocks.div_ceil(2) * 4,
-            Self::Q4_1 => blocks * 4,
-            Self::F16 | Self::F32 => 0,
-        }
-    }
-
-    /// Tells whether weights are integers with a scale, so that int8 activations apply.
-    pub fn is_integer(self) -> bool {
-        matches!(self, Self::Q4_0 | Self::Q4_1 | Self::Q8_0)
-    }
-
-    /// Lower-case name, as in file names and reports.
-    pub fn name(self) -> &'static str {
-        match self {
-            Self::Q4_0 => "q4_0",
-            Self::Q4_1 => "q4_1",
-            Self::Q8_0 => "q8_0",
-            Self::F16 => "f16",
-            Self::F32 => "f32",
-        }
-    }
-
-    fn source(self) -> [&'static str; 2] {
-        let values_int = include_str!("../common/values_int.wgsl");
-        let values_float = include_str!("../common/values_float.wgsl");
-        match self {
-            Self::Q4_0 => [include_str!("../common/weights_q4_0.wgsl"), values_int],
-            Self::Q4_1 => [include_str!("../common/weights_q4_1.wgsl"), values_int],
-            Self::Q8_0 => [include_str!("../common/weights_q8_0.wgsl"), values_int],
-            Self::F16 => [include_str!("../common/weights_f16.wgsl"), values_float],
-            Self::F32 => [include_str!("../common/weights_f32.wgsl"), values_float],
-        }
-    }
-}
-
-/// Where the planes of weight matrices lie.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub enum Planes {
-    /// In storage buffers.
-    Buffers,
-    /// In images: software adapters read those faster.
-    Images,
-}
-
-impl Planes {
-    /// Both places.
-    pub const ALL: [Self; 2] = [Self::Buffers, Self::Images];
-
-    fn source(self) -> &'static str {
-        match self {
-            Self::Buffers => include_str!("../common/planes_buffer.wgsl"),
-            Self::Images => include_str!("../common/planes_image.wgsl"),
-        }
-    }
-
-    fn bindings(self) -> [(u32, BindingKind); 2] {
-        match self {
-            Self::Buffers => [(1, BindingKind::Read), (2, BindingKind::Read)],
-            Self::Images => [
-                (1, BindingKind::Image { words: 4 }),
-                (2, BindingKind::Image { words: 1 }),
-            ],
-        }
-    }
-}
-
-/// Texels of a line of an image.
-pub const IMAGE_LINE: u32 = 4096;
-/// Rows of a tile of an image that holds a plane: the tile has all rows' first units, then all
-/// rows' second, and so on.
-pub const IMAGE_TILE_ROWS: u32 = 32;
-
-/// How activations are stored between kernels.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub enum ActivationFormat {
-    /// 32-bit floats.
-    Float,
-    /// 32-bit floats in an image: software adapters read those faster.
-    FloatImage,
-    /// int8 in blocks of 32, with scale and scaled sum.
-    Int8,
-}
-
-impl ActivationFormat {
-    /// Every format.
-    pub const ALL: [Self; 3] = [Self::Float, Self::FloatImage, Self::Int8];
-
-    /// Bytes of a block of 32 activations.
-    pub fn block_bytes(self) -> u64 {
-        match self {
-            Self::Float | Self::FloatImage => 128,
-            Self::Int8 => 48,
-        }
-    }
-
-    /// Lower-case name, as in file names and reports.
-    pub fn name(self) -> &'static str {
-        match self {
-            Self::Float => "float",
-            Self::FloatImage => "float_image",
-            Self::Int8 => "int8",
-        }
-    }
-
-    fn input(self) -> [&'static str; 2] {
-        let act_float = include_str!("../common/act_float.wgsl");
-        match self {
-            Self::Float => [include_str!("../common/act_buffer.wgsl"), act_float],
-            Self::FloatImage => [include_str!("../common/act_image.wgsl"), act_float],
-            Self::Int8 => [include_str!("../common/act_int8.wgsl"), ""],
-        }
-    }
-
-    fn output(self) -> &'static str {
-        match self {
-            Self::Float => include_str!("../common/act_out_buffer.wgsl"),
-            Self::FloatImage => include_str!("../common/act_out_image.wgsl"),
-            Self::Int8 => include_str!("../common/act_out_int8.wgsl"),
-        }
-    }
-
-    fn input_kind(self) -> BindingKind {
-        match self {
-            Self::FloatImage => BindingKind::Image { words: 4 },
-            Self::Float | Self::Int8 => BindingKind::Read,
-        }
-    }
-
-    fn output_kind(self) -> BindingKind {
-        match self {
-            Self::FloatImage => BindingKind::WriteImage,
-            Self::Float | Self::Int8 => BindingKind::Write,
-        }
-    }
-}
+use crate::{ActivationFormat, Planes, WeightFormat};
 
 /// How threads exchange values.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -206,6 +40,95 @@ pub enum Epilogue {
     Glu(ActivationFormat),
 }
 
+/// Where a `gemv` takes its activations from.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum GemvInput {
+    /// RMSNorm of one column of the residual stream, by each workgroup for itself.
+    Normed,
+    /// Stored activations of this many columns together.
+    Stored {
+        /// A power of two, at most 16.
+        columns: u32,
+    },
+}
+
+impl GemvInput {
+    /// Every input there is.
+    pub const ALL: [Self; 6] = [
+        Self::Normed,
+        Self::Stored { columns: 1 },
+        Self::Stored { columns: 2 },
+        Self::Stored { columns: 4 },
+        Self::Stored { columns: 8 },
+        Self::Stored { columns: 16 },
+    ];
+
+    /// Columns that a workgroup does together.
+    pub fn columns(self) -> u32 {
+        match self {
+            Self::Normed => 1,
+            Self::Stored { columns } => columns,
+        }
+    }
+}
+
+/// What is fixed when decode attention is compiled.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub struct AttentionKernel {
+    /// Query heads of a KV head that a workgroup does.
+    pub heads: u32,
+    /// Values of a head, a multiple of 8.
+    pub head_dim: u32,
+    /// Threads that share a position: a power of two.
+    pub lanes: u32,
+    /// Positions that a run of threads loads together.
+    pub ahead: u32,
+    /// How the result of a single split is stored.
+    pub activations: ActivationFormat,
+}
+
+impl AttentionKernel {
+    /// Chunks of eight values that each of `lanes` threads holds.
+    pub fn chunks(self) -> u32 {
+        (self.head_dim / 8).div_ceil(self.lanes)
+    }
+
+    /// Tells whether columns of one split are stored as activations at once: whole blocks of 32.
+    pub fn direct(self) -> bool {
+        self.head_dim.is_multiple_of(32)
+    }
+
+    fn constants(self) -> String {
+        format!(
+            "const HEADS: u32 = {}u;\nconst HEAD_DIM: u32 = {}u;\nconst LANES: u32 = {}u;\n\
+             const CHUNKS: u32 = {}u;\nconst AHEAD: u32 = {}u;\nconst DIRECT: bool = {};\n",
+            self.heads,
+            self.head_dim,
+            self.lanes,
+            self.chunks(),
+            self.ahead,
+            self.direct()
+        )
+    }
+
+    /// A few that differ in what they exercise.
+    fn samples() -> [Self; 4] {
+        let one = |heads, head_dim, lanes, ahead, activations| Self {
+            heads,
+            head_dim,
+            lanes,
+            ahead,
+            activations,
+        };
+        [
+            one(3, 64, 8, 2, ActivationFormat::Float),
+            one(4, 128, 16, 2, ActivationFormat::Int8),
+            one(1, 80, 8, 1, ActivationFormat::FloatImage),
+            one(2, 256, 32, 1, ActivationFormat::Int8),
+        ]
+    }
+}
+
 /// Columns of activations a `gemm` workgroup does together.
 pub const TILE_COLUMNS: u32 = 8;
 
@@ -227,18 +150,20 @@ pub enum Kernel {
     Embed(WeightFormat, Planes),
     /// RMSNorm into activations.
     Norm(ActivationFormat, Reduction),
-    /// Matrix product, one column.
-    Gemv(MatrixKernel, Reduction),
+    /// Matrix product, a few columns.
+    Gemv(MatrixKernel, Reduction, GemvInput),
     /// Matrix product, one column, a thread two row pairs; planes in images.
     GemvRows(MatrixKernel, Reduction),
     /// Matrix product, eight columns together.
     Gemm(MatrixKernel, Reduction),
     /// Matrix product, eight columns together, a thread two row pairs; planes in images.
     GemmRows(MatrixKernel, Reduction),
-    /// Attention over one split.
-    Attention(Reduction),
+    /// Decode attention over one split.
+    Attention(AttentionKernel, Reduction),
     /// Joins attention's splits into activations.
     Combine(ActivationFormat),
+    /// Penalises logits and finds the largest of each part of the vocabulary.
+    Peaks,
     /// Picks the next token.
     Sample(Reduction),
     /// Copies a buffer: the bench's yardstick.
@@ -263,61 +188,94 @@ pub enum BindingKind {
     WriteImage,
 }
 
-const STEP: &str = include_str!("../common/step.wgsl");
 const IMAGE: &str = include_str!("../common/image.wgsl");
+const STEP: &str = include_str!("../common/step.wgsl");
 const MATRIX: &str = include_str!("../common/matrix.wgsl");
+const RMS_SCALE: &str = include_str!("../common/rms_scale.wgsl");
+const SAMPLING: &str = include_str!("../common/sampling.wgsl");
+const BEST: &str = include_str!("../common/best.wgsl");
 
 impl Kernel {
     /// The complete WGSL of the kernel; its entry point is `main`.
     pub fn source(self) -> String {
-        self.files().concat()
+        self.constants() + &self.files().concat()
+    }
+
+    /// What the files need as constants and WGSL cannot override: sizes of a function's arrays.
+    fn constants(self) -> String {
+        match self {
+            Self::Gemv(_, _, input) => format!("const COLUMNS: u32 = {}u;\n", input.columns()),
+            Self::Attention(kernel, _) => kernel.constants(),
+            _ => String::new(),
+        }
+    }
+
+    /// How its threads exchange values, if they do.
+    pub fn reduction(self) -> Option<Reduction> {
+        match self {
+            Self::Norm(_, r) | Self::Gemv(_, r, _) | Self::Attention(_, r) | Self::Sample(r) => {
+                Some(r)
+            }
+            _ => None,
+        }
     }
 
     fn files(self) -> Vec<&'static str> {
         match self {
-            Self::Embed(weights, planes) => {
-                let [w, values] = weights.source();
-                let embed = include_str!("../kernels/embed.wgsl");
-                vec![embed, STEP, IMAGE, planes.source(), w, values]
+            Self::Embed(weights, place) => {
+                let mut files = vec![include_str!("../kernels/embed.wgsl"), STEP, IMAGE];
+                files.extend(weights.files(place));
+                files
             }
             Self::Norm(act, reduction) => vec![
                 include_str!("../kernels/norm.wgsl"),
+                RMS_SCALE,
                 STEP,
                 IMAGE,
                 reduction.source(),
                 act.output(),
             ],
-            Self::Gemv(matrix, reduction) => {
-                let mut files = vec![
-                    include_str!("../kernels/gemv.wgsl"),
-                    reduction.source(),
-                    // `gemv` shares nothing; `from_lane` still has to be there.
-                    Reduction::Shared.share(),
-                ];
+            Self::Gemv(matrix, reduction, input) => {
+                let mut files = vec![include_str!("../kernels/gemv.wgsl"), reduction.source()];
                 files.extend(matrix.files(Planes::Buffers));
+                match input {
+                    GemvInput::Normed => files.extend([RMS_SCALE, matrix.activations.normed()]),
+                    GemvInput::Stored { .. } => files.extend([
+                        include_str!("../common/input_stored.wgsl"),
+                        matrix.activations.input(),
+                    ]),
+                }
                 files
             }
             Self::GemvRows(matrix, reduction) => {
                 let mut files = vec![include_str!("../kernels/gemv_rows.wgsl"), reduction.share()];
                 files.extend(matrix.files(Planes::Images));
+                files.extend([matrix.activations.input(), matrix.activations.shared()]);
                 files
             }
             Self::Gemm(matrix, reduction) => {
                 let mut files = vec![include_str!("../kernels/gemm.wgsl"), reduction.share()];
                 files.extend(matrix.files(Planes::Buffers));
+                files.extend([matrix.activations.input(), matrix.activations.shared()]);
                 files
             }
             Self::GemmRows(matrix, reduction) => {
                 let mut files = vec![include_str!("../kernels/gemm_rows.wgsl"), reduction.share()];
                 files.extend(matrix.files(Planes::Images));
+                files.extend([matrix.activations.input(), matrix.activations.shared()]);
                 files
             }
-            Self::Attention(reduction) => {
+            Self::Attention(kernel, reduction) => {
                 vec![
                     include_str!("../kernels/attention.wgsl"),
                     STEP,
+                    IMAGE,
                     reduction.source(),
+                    kernel.activations.output(),
                 ]
+            }
+            Self::Peaks => {
+                vec![include_str!("../kernels/peaks.wgsl"), STEP, SAMPLING, BEST]
             }
             Self::Copy => vec![include_str!("../kernels/copy.wgsl")],
             Self::Combine(act) => {
@@ -328,6 +286,8 @@ impl Kernel {
                 vec![
                     include_str!("../kernels/sample.wgsl"),
                     STEP,
+                    SAMPLING,
+                    BEST,
                     reduction.source(),
                 ]
             }
@@ -339,40 +299,46 @@ impl Kernel {
         use BindingKind::{Read, Uniform, Write};
         let mut list = vec![(0, Uniform)];
         match self {
-            Self::Embed(_, planes) => {
-                list.extend(planes.bindings());
+            Self::Embed(..) => {
+                list.extend(self.planes());
                 list.extend([(4, Read), (5, Read), (6, Write), (7, Write)]);
             }
             Self::Norm(act, _) | Self::Combine(act) => {
                 list.extend([(4, Read), (5, act.output_kind()), (6, Read), (7, Read)]);
             }
-            Self::Gemv(matrix, _)
-            | Self::Gemm(matrix, _)
+            Self::Gemv(matrix, ..)
             | Self::GemvRows(matrix, _)
+            | Self::Gemm(matrix, _)
             | Self::GemmRows(matrix, _) => {
-                list.extend(self.planes().bindings());
+                list.extend(self.planes());
                 list.extend([(3, matrix.activations.input_kind()), (4, Read)]);
                 match matrix.epilogue {
                     Epilogue::Store | Epilogue::Residual => list.push((6, Write)),
                     Epilogue::Glu(act) => list.push((5, act.output_kind())),
                     Epilogue::Qkv => list.extend([(5, Write), (6, Write), (7, Write), (8, Read)]),
                 }
+                if let Self::Gemv(_, _, GemvInput::Normed) = self {
+                    list.push((9, Read));
+                }
             }
-            Self::Attention(_) => {
+            Self::Attention(kernel, _) => {
                 list.extend([
                     (1, Read),
                     (2, Read),
                     (3, Read),
                     (4, Read),
+                    (5, kernel.activations.output_kind()),
                     (6, Write),
                     (7, Write),
                 ]);
             }
+            Self::Peaks => list.extend([(4, Read), (5, Write), (6, Read), (7, Read), (8, Write)]),
             Self::Copy => list.extend([(1, Read), (6, Write)]),
             Self::Sample(_) => {
                 list.extend([
+                    (1, Read),
                     (4, Read),
-                    (5, Write),
+                    (5, Read),
                     (6, Write),
                     (7, Read),
                     (8, Write),
@@ -383,12 +349,14 @@ impl Kernel {
         list
     }
 
-    /// Where the planes of the kernel's weights lie.
-    pub fn planes(self) -> Planes {
+    /// The bindings of the quant and the metadata plane.
+    fn planes(self) -> [(u32, BindingKind); 2] {
         match self {
-            Self::Embed(_, planes) => planes,
-            Self::GemvRows(..) | Self::GemmRows(..) => Planes::Images,
-            _ => Planes::Buffers,
+            Self::Embed(_, Planes::Images) | Self::GemvRows(..) | Self::GemmRows(..) => [
+                (1, BindingKind::Image { words: 4 }),
+                (2, BindingKind::Image { words: 1 }),
+            ],
+            _ => [(1, BindingKind::Read), (2, BindingKind::Read)],
         }
     }
 
@@ -406,48 +374,65 @@ impl Kernel {
         match self {
             Self::Embed(w, _) => format!("embed.{}", w.name()),
             Self::Norm(a, _) => format!("norm.{}", a.name()),
-            Self::Gemv(m, _) => format!("gemv.{}", matrix(m)),
+            Self::Gemv(m, _, GemvInput::Normed) => format!("gemv.normed.{}", matrix(m)),
+            Self::Gemv(m, _, GemvInput::Stored { columns: 1 }) => format!("gemv.{}", matrix(m)),
+            Self::Gemv(m, _, input) => format!("gemv{}.{}", input.columns(), matrix(m)),
             Self::GemvRows(m, _) => format!("gemv_rows.{}", matrix(m)),
             Self::Gemm(m, _) => format!("gemm.{}", matrix(m)),
             Self::GemmRows(m, _) => format!("gemm_rows.{}", matrix(m)),
-            Self::Attention(_) => "attention".to_owned(),
+            Self::Attention(k, _) => format!("attention.{}", k.activations.name()),
+            Self::Peaks => "peaks".to_owned(),
             Self::Combine(a) => format!("combine.{}", a.name()),
             Self::Sample(_) => "sample".to_owned(),
             Self::Copy => "copy".to_owned(),
         }
     }
 
-    /// Every kernel there is.
+    /// Every kernel there is, and of attention, whose sizes are the model's, a few.
     pub fn all() -> Vec<Self> {
         let reductions = [Reduction::Shared, Reduction::Subgroup];
         let mut list = Vec::new();
-        for planes in Planes::ALL {
-            list.extend(WeightFormat::ALL.map(|w| Self::Embed(w, planes)));
+        for place in Planes::ALL {
+            list.extend(WeightFormat::ALL.map(|w| Self::Embed(w, place)));
         }
         list.push(Self::Copy);
         for act in ActivationFormat::ALL {
             list.push(Self::Combine(act));
             list.extend(reductions.map(|r| Self::Norm(act, r)));
         }
-        list.extend(reductions.map(Self::Attention));
+        for kernel in AttentionKernel::samples() {
+            list.extend(reductions.map(|r| Self::Attention(kernel, r)));
+        }
+        list.push(Self::Peaks);
         list.extend(reductions.map(Self::Sample));
         for matrix in MatrixKernel::all() {
-            list.extend(reductions.map(|r| Self::GemvRows(matrix, r)));
-            list.extend(reductions.map(|r| Self::GemmRows(matrix, r)));
-            if !matrix.has_images() {
-                list.extend(reductions.map(|r| Self::Gemv(matrix, r)));
-                list.extend(reductions.map(|r| Self::Gemm(matrix, r)));
+            if matrix.on_software() {
+                list.extend(reductions.map(|r| Self::GemvRows(matrix, r)));
+                list.extend(reductions.map(|r| Self::GemmRows(matrix, r)));
             }
+            if !matrix.on_gpu() {
+                continue;
+            }
+            for input in GemvInput::ALL {
+                // Workgroups that add to the residual stream must not norm it for themselves.
+                if input == GemvInput::Normed && matrix.epilogue == Epilogue::Residual {
+                    continue;
+                }
+                list.extend(reductions.map(|r| Self::Gemv(matrix, r, input)));
+            }
+            list.extend(reductions.map(|r| Self::Gemm(matrix, r)));
         }
         list
     }
 }
 
 impl MatrixKernel {
-    fn files(self, planes: Planes) -> Vec<&'static str> {
-        let [weights, values] = self.weights.source();
-        let mut files = vec![MATRIX, STEP, IMAGE, planes.source(), weights, values];
-        files.extend(self.activations.input());
+    fn files(self, place: Planes) -> Vec<&'static str> {
+        let mut files = vec![MATRIX, STEP, IMAGE, self.activations.block()];
+        files.extend(self.weights.files(place));
+        if self.activations == ActivationFormat::FloatImage {
+            files.push(self.weights.raw());
+        }
         match self.epilogue {
             Epilogue::Store => files.push(include_str!("../common/epilogue_store.wgsl")),
             Epilogue::Residual => files.push(include_str!("../common/epilogue_residual.wgsl")),
@@ -459,10 +444,18 @@ impl MatrixKernel {
         files
     }
 
-    /// Tells whether activations lie in images, which only software adapters take.
-    fn has_images(self) -> bool {
-        let image = ActivationFormat::FloatImage;
-        self.activations == image || self.epilogue == Epilogue::Glu(image)
+    fn touches(self, activations: ActivationFormat) -> bool {
+        self.activations == activations || self.epilogue == Epilogue::Glu(activations)
+    }
+
+    /// Tells whether GPUs run it: float activations lie in buffers there.
+    fn on_gpu(self) -> bool {
+        !self.touches(ActivationFormat::FloatImage)
+    }
+
+    /// Tells whether software adapters run it: float activations lie in images there.
+    fn on_software(self) -> bool {
+        !self.touches(ActivationFormat::Float)
     }
 
     /// Every matrix product there is.

@@ -31,6 +31,12 @@ pub struct MatrixParams {
     pub has_bias: u32,
     /// 0, or the number of columns if it is not the step's.
     pub columns_max: u32,
+    /// Normed input: 1 where the columns are those whose logits are wanted.
+    pub outputs: u32,
+    /// Normed input: added to the mean square.
+    pub eps: f32,
+    /// Unused.
+    pub pad: [u32; 2],
 }
 
 /// `EmbedParams` of kernels/embed.wgsl.
@@ -77,8 +83,10 @@ pub struct AttentionParams {
     pub window: u32,
     /// 1 / sqrt(head_dim).
     pub scale: f32,
+    /// Query heads of a KV head.
+    pub group: u32,
     /// Unused.
-    pub pad: [u32; 2],
+    pub pad: u32,
 }
 
 /// `CombineParams` of kernels/combine.wgsl.
@@ -93,6 +101,10 @@ pub struct CombineParams {
     pub head_dim: u32,
     /// Splits that the partial results have room for.
     pub splits_max: u32,
+    /// 1 where attention has stored the columns of one split itself.
+    pub direct: u32,
+    /// Unused.
+    pub pad: [u32; 3],
 }
 
 /// `CopyParams` of kernels/copy.wgsl.
@@ -105,7 +117,7 @@ pub struct CopyParams {
     pub pad: [u32; 3],
 }
 
-/// `SampleParams` of kernels/sample.wgsl.
+/// `SampleParams` of common/sampling.wgsl.
 #[repr(C)]
 #[derive(Debug, Clone, Copy, Default, Pod, Zeroable)]
 pub struct SampleParams {
@@ -113,11 +125,13 @@ pub struct SampleParams {
     pub vocab: u32,
     /// Entries of the token ring.
     pub ring_len: u32,
+    /// Parts of the vocabulary that kernels/peaks.wgsl looks at.
+    pub parts: u32,
     /// Unused.
-    pub pad: [u32; 2],
+    pub pad: u32,
 }
 
-/// `Sampling` of kernels/sample.wgsl: one slot's settings.
+/// `Sampling` of common/sampling.wgsl: one slot's settings.
 #[repr(C)]
 #[derive(Debug, Clone, Copy, Default, Pod, Zeroable, PartialEq)]
 pub struct Sampling {
@@ -166,5 +180,19 @@ impl Sampling {
 pub const STEP_HEADER_WORDS: usize = 8;
 /// A column's token that means: the token its slot sampled last.
 pub const TOKEN_FROM_SLOT: u32 = u32::MAX;
-/// Positions of a tile of attention (`TILE` of kernels/attention.wgsl), and of a decode split.
-pub const ATTENTION_TILE: u32 = 256;
+/// Parts of the vocabulary in which the largest logits are found.
+pub const PEAK_PARTS: u32 = 64;
+/// Most splits of a history that [`attention_split_len`] leads to.
+pub const ATTENTION_SPLITS_MAX: u32 = 32;
+
+/// Positions of a split of a history of `history` positions (`column_split_len` of common/step.wgsl).
+pub fn attention_split_len(history: u32) -> u32 {
+    if history <= 256 {
+        return 256;
+    }
+    let mut len = 64;
+    while len * ATTENTION_SPLITS_MAX < history {
+        len *= 2;
+    }
+    len
+}

@@ -12,7 +12,7 @@ use hearth_shaders::params::{
     AttentionParams, CombineParams, CopyParams, EmbedParams, MatrixParams, NormParams,
     STEP_HEADER_WORDS, SampleParams, Sampling, TOKEN_FROM_SLOT,
 };
-use hearth_shaders::{BindingKind, Kernel, TILE_COLUMNS};
+use hearth_shaders::{BindingKind, GemvInput, Kernel, TILE_COLUMNS};
 use naga::{AddressSpace, Handle, Literal, Module, Scalar, ScalarKind, StorageAccess, TypeInner};
 
 /// A member: offset in bytes, and whether it is a float.
@@ -77,6 +77,9 @@ fn layouts() -> Vec<(&'static str, usize, Members)> {
             block_len,
             has_bias,
             columns_max,
+            outputs,
+            eps,
+            pad,
         }),
         layout!(EmbedParams {
             blocks,
@@ -97,18 +100,22 @@ fn layouts() -> Vec<(&'static str, usize, Members)> {
             splits_max,
             window,
             scale,
+            group,
             pad,
         }),
         layout!(CombineParams {
             blocks,
             heads,
             head_dim,
-            splits_max
+            splits_max,
+            direct,
+            pad,
         }),
         layout!(SampleParams {
             vocab,
             ring_len,
-            pad
+            parts,
+            pad,
         }),
         layout!(CopyParams { count, pad }),
         layout!(Sampling {
@@ -237,9 +244,15 @@ fn bindings_are_the_modules_own() {
             .iter()
             .filter(|(_, kind)| matches!(kind, BindingKind::Read | BindingKind::Write))
             .count();
+        // WebGPU promises 8. The fused norm takes one more, and is used where there is room.
+        let most = if let Kernel::Gemv(_, _, GemvInput::Normed) = kernel {
+            9
+        } else {
+            8
+        };
         assert!(
-            storage <= 8,
-            "{}: WebGPU promises 8 storage buffers",
+            storage <= most,
+            "{}: {storage} storage buffers",
             kernel.name()
         );
     }

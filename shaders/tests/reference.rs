@@ -1,8 +1,9 @@
 //! The references themselves, held against cases whose answers are known.
 
+use hearth_shaders::WeightFormat;
 use hearth_shaders::params::Sampling;
 use hearth_shaders::reference::{
-    Attention, KvShape, attention, int8_block, int8_values, rms_norm, sample, uniform,
+    Attention, KvShape, attention, int8_block, int8_values, rms_norm, sample, uniform, weight_block,
 };
 
 const PLAIN: Sampling = Sampling {
@@ -23,6 +24,73 @@ fn int8_blocks_hold_their_values() {
     let sum: f64 = stored.iter().sum();
     assert!((f64::from(f32::from_bits(words[9])) - sum).abs() < 1e-5);
     assert_eq!(int8_block(&[0.0; 32]), [0; 12], "a block of zeros is zeros");
+}
+
+/// Two f16 in a word.
+fn halves(low: f32, high: f32) -> u32 {
+    let bits = |v| u32::from(half::f16::from_f32(v).to_bits());
+    bits(low) | bits(high) << 16
+}
+
+/// Weights 0, 1, 16 and 31 of a block whose nibbles there are 1, 2, 3 and 4, the others 0.
+fn four_weights(
+    format: WeightFormat,
+    metas: &[u32],
+    blocks: usize,
+    row: usize,
+    block: usize,
+) -> [f64; 4] {
+    let mut quants = vec![u32::MAX; 4 * blocks * (row + 1)];
+    quants[4 * (row * blocks + block)..][..4].copy_from_slice(&[0x0231, 0, 0, 0x4000_0000]);
+    let weights = weight_block(format, &quants, metas, blocks, row, block);
+    assert_eq!(weights[2].value, weights[15].value, "the others are alike");
+    [0, 1, 16, 31].map(|i| weights[i].value)
+}
+
+#[test]
+fn grouped_weights_find_their_scale() {
+    // Rows of ten blocks: in groups of 128 that is three, the last one short; in groups of 64 five.
+    let nan = f32::NAN;
+    let g128 = [
+        halves(1.0, 2.0),
+        halves(3.0, nan),
+        halves(4.0, 5.0),
+        halves(0.5, nan),
+    ];
+    let of = |row, block| four_weights(WeightFormat::Q4G128, &g128, 10, row, block);
+    assert_eq!(of(0, 0), [-7.0, -6.0, -5.0, -4.0]);
+    assert_eq!(of(0, 3), of(0, 0));
+    assert_eq!(of(0, 4), [-14.0, -12.0, -10.0, -8.0]);
+    assert_eq!(of(1, 9), [-3.5, -3.0, -2.5, -2.0]);
+    let mut g64 = [halves(nan, nan); 6];
+    g64[5] = halves(2.0, nan);
+    let found = four_weights(WeightFormat::Q4G64, &g64, 10, 1, 8);
+    assert_eq!(found, [-14.0, -12.0, -10.0, -8.0]);
+}
+
+#[test]
+fn grouped_weights_find_their_zero_point() {
+    let groups = [
+        (WeightFormat::Q4Z32, 20),
+        (WeightFormat::Q4Z64, 10),
+        (WeightFormat::Q4Z128, 6),
+    ];
+    for (format, count) in groups {
+        let mut metas = vec![halves(f32::NAN, f32::NAN); count];
+        metas[count - 1] = halves(0.5, 3.0);
+        let found = four_weights(format, &metas, 10, 1, 9);
+        assert_eq!(found, [-1.0, -0.5, 0.0, 0.5], "{}", format.name());
+    }
+}
+
+#[test]
+fn q4_k_weights_have_six_bit_scales_and_minimums() {
+    // Two rows of nine blocks: two runs each. Block 5 of the third run: s = 0b10_0110, m = 0b01_1001.
+    let mut metas = [halves(f32::NAN, f32::NAN); 16];
+    metas[8..12].copy_from_slice(&[halves(0.25, 0.5), 0b0110 << 20, 0b1001 << 20, 0b0110 << 20]);
+    let found = four_weights(WeightFormat::Q4K, &metas, 9, 1, 5);
+    let (s, m) = (0.25 * 38.0, 0.5 * 25.0);
+    assert_eq!(found, [1.0, 2.0, 3.0, 4.0].map(|n| s * n - m));
 }
 
 #[test]

@@ -12,4 +12,5 @@ mod params;
 mod privacy;
 mod service;
 mod socket;
+mod speculation;
 mod tidy;

@@ -6,6 +6,8 @@ use std::process::Command;
 
 use crate::cli::{BenchArgs, Global};
 use crate::exit::Failure;
+#[cfg(not(unix))]
+use crate::exit::Kind;
 
 /// Runs `hearthd bench` in the place of this process, or as a child where that cannot be done.
 ///

@@ -96,6 +96,15 @@ pub(crate) fn text(status: &DaemonStatus) -> String {
                 speed(counters.generated_tokens, json::ms(counters.decode_time)),
             ),
         );
+        if counters.drafted_tokens > 0 {
+            lines.add(
+                "speculation",
+                &format!(
+                    "{} of {} drafted tokens accepted",
+                    counters.accepted_tokens, counters.drafted_tokens
+                ),
+            );
+        }
     }
     if let Some(plan) = &status.plan
         && !plan.reason.is_empty()

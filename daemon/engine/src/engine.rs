@@ -93,6 +93,10 @@ pub struct EngineStats {
     pub prompt_tokens: u64,
     /// Tokens generated.
     pub generated_tokens: u64,
+    /// Tokens drafted from earlier text and verified.
+    pub drafted_tokens: u64,
+    /// Those of them that held.
+    pub accepted_tokens: u64,
     /// Steps submitted to the GPU.
     pub steps: u64,
     /// Time of prefill steps, in microseconds.

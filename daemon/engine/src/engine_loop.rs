@@ -14,7 +14,7 @@ use crate::event::{EventSink, FinishReason};
 use crate::format::Gguf;
 use crate::gpu::{Gpu, OutOfMemory};
 use crate::kv_cache::BLOCK_LEN;
-use crate::model::{Forward, ForwardLimits, ModelConfig};
+use crate::model::{Forward, ForwardLimits, ModelConfig, WeightSource};
 use crate::request::{EngineConfig, GenerateRequest};
 use crate::running::Running;
 use crate::tokenizer::Tokenizer;
@@ -227,7 +227,7 @@ impl EngineLoop {
         let load = || {
             Forward::load(
                 &self.gpu,
-                &gguf,
+                WeightSource::File(&gguf),
                 &config,
                 limits.clone(),
                 self.config.activations,
@@ -263,6 +263,7 @@ impl EngineLoop {
             Arc::clone(&model),
             forward,
             self.config.prefill_chunk,
+            self.config.speculation,
         ));
         self.shared.set_model(Some(Arc::clone(&model)));
         Ok(model)
@@ -286,7 +287,6 @@ pub(crate) fn limits(gpu: &Gpu, engine: &EngineConfig, model: &ModelConfig) -> F
     let kv_blocks = u32::try_from(blocks).unwrap_or(u32::MAX);
     ForwardLimits {
         columns_max: engine.prefill_chunk.max(1),
-        short_columns: 2,
         context_len: 0,
         splits_max: 0,
         slots: engine.slots.max(1),

@@ -20,6 +20,9 @@ mod running;
 mod sampler;
 mod scheduler;
 mod sequence;
+mod speculation;
+#[cfg(test)]
+mod speculation_tests;
 pub mod tokenizer;
 
 pub use engine::{AdapterInfo, AdapterKind, Engine, EngineStats, LoadProgress, LoadedModel};
@@ -29,4 +32,5 @@ pub use event::{
 };
 pub use request::{
     Activations, AdapterChoice, EngineConfig, GenerateRequest, ParamError, SamplingParams,
+    Speculation,
 };

@@ -44,6 +44,19 @@ pub enum Activations {
     Int8,
 }
 
+/// Whether the engine drafts tokens from earlier text and verifies several in one step. Only greedy
+/// requests without penalties and log-probabilities take part; their tokens stay the same.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Speculation {
+    /// Where it is measured to pay.
+    #[default]
+    Auto,
+    /// Never.
+    Off,
+    /// Wherever there is a draft, whatever it costs (for tests).
+    Always,
+}
+
 /// Settings of an engine, fixed while it runs.
 #[derive(Debug, Clone)]
 pub struct EngineConfig {
@@ -51,6 +64,8 @@ pub struct EngineConfig {
     pub adapter: AdapterChoice,
     /// How activations enter matrix products.
     pub activations: Activations,
+    /// Whether tokens are drafted from earlier text.
+    pub speculation: Speculation,
     /// Longest context of one sequence, in tokens; capped by the model's own `context_len`.
     pub context_len_max: u32,
     /// Bytes of GPU memory for the KV cache. `None`: two sequences of full context in at most 1 GiB,
@@ -76,6 +91,7 @@ impl Default for EngineConfig {
         Self {
             adapter: AdapterChoice::Auto,
             activations: Activations::Auto,
+            speculation: Speculation::Auto,
             context_len_max: 8192,
             kv_bytes_max: None,
             prefill_chunk: 128,
@@ -141,6 +157,13 @@ pub struct ParamError {
 }
 
 impl SamplingParams {
+    /// Tells whether any penalty is in force.
+    pub(crate) fn has_penalties(&self) -> bool {
+        self.repeat_penalty.to_bits() != 1.0f32.to_bits()
+            || self.frequency_penalty != 0.0
+            || self.presence_penalty != 0.0
+    }
+
     /// Checks every field against its range; NaN is never within one.
     ///
     /// # Errors

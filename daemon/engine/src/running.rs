@@ -3,35 +3,40 @@
 //! Steps are submitted ahead of their results: a decode step takes its token from the GPU, so the GPU
 //! never waits for the CPU between tokens. At most [`STEPS_AHEAD`] steps are under way.
 
+mod results;
+
 use std::collections::{HashMap, VecDeque};
 use std::sync::Arc;
 use std::time::Instant;
 
 use hearth_shaders::params::{Sampling, TOKEN_FROM_SLOT};
 
+use self::results::{LOGITS_AT, take_readback, token_outputs};
 use crate::engine::{LoadedModel, Shared};
 use crate::error::EngineError;
-use crate::event::{EventSink, FinishReason, TokenOutput};
+use crate::event::{EventSink, FinishReason};
 use crate::gpu::{Gpu, Readback, SubmissionIndex};
 use crate::kv_cache::KvCache;
-use crate::model::{Column, Forward, RING_LEN, StepInput};
-use crate::request::{GenerateRequest, SamplingParams};
-use crate::sampler::log_probabilities;
+use crate::model::plan::DECODE_COLUMNS_MAX;
+use crate::model::{Column, Forward, OUTPUTS_MAX, RING_LEN, StepInput};
+use crate::request::{GenerateRequest, SamplingParams, Speculation};
 use crate::scheduler::{Admission, Scheduler, SequenceId};
 use crate::sequence::{NextStep, Sequence};
+use crate::speculation::StepCosts;
 
 /// Steps under way at most.
 const STEPS_AHEAD: usize = 2;
-/// Where logits start in a readback buffer, after the token.
-const LOGITS_AT: u64 = 16;
 
 /// A step whose results are not taken yet.
 struct StepUnderWay {
     id: SequenceId,
     step: NextStep,
     submission: SubmissionIndex,
-    /// Where its token (and logits) arrive; `None` if it samples none.
+    /// Tokens it samples.
+    outputs: u32,
+    /// Where its tokens (and logits) arrive; `None` if it samples none.
     readback: Option<Readback>,
+    begun_at: Instant,
     submitted_at: Instant,
 }
 
@@ -46,12 +51,19 @@ pub(crate) struct Running {
     next_id: u64,
     ring: u32,
     prefill_chunk: u32,
+    speculation: Speculation,
+    costs: StepCosts,
     last_done: Instant,
 }
 
 impl Running {
     /// Starts with no sequences.
-    pub(crate) fn new(model: Arc<LoadedModel>, forward: Forward, prefill_chunk: u32) -> Self {
+    pub(crate) fn new(
+        model: Arc<LoadedModel>,
+        forward: Forward,
+        prefill_chunk: u32,
+        speculation: Speculation,
+    ) -> Self {
         let limits = forward.limits();
         Self {
             scheduler: Scheduler::new(limits.slots, limits.kv_blocks),
@@ -63,6 +75,8 @@ impl Running {
             next_id: 0,
             ring: 0,
             prefill_chunk,
+            speculation,
+            costs: StepCosts::default(),
             last_done: Instant::now(),
         }
     }
@@ -102,6 +116,9 @@ impl Running {
         self.forward
             .reset_slot(gpu, lease.slot, &gpu_sampling(&sequence.request.sampling));
         sequence.start(lease);
+        if self.speculation != Speculation::Off {
+            sequence.speculate(self.speculation == Speculation::Always);
+        }
     }
 
     /// One turn: delivers, ends, admits, submits at most one step, and takes results when enough
@@ -173,10 +190,26 @@ impl Running {
         written
     }
 
+    /// Longest draft of a verify step. Beyond the decode kernels' columns, sums have another order,
+    /// and a tie could turn out otherwise than in plain decoding: only tests go there.
+    fn drafted_max(&self) -> u32 {
+        let limits = self.forward.limits();
+        let columns = match self.speculation {
+            Speculation::Always => limits.columns_max.max(DECODE_COLUMNS_MAX),
+            Speculation::Auto | Speculation::Off => DECODE_COLUMNS_MAX,
+        };
+        columns.clamp(1, OUTPUTS_MAX) - 1
+    }
+
     /// Submits the next step in turn. Returns false if no sequence has one.
     fn submit_step(&mut self, gpu: &Gpu, shared: &Shared) -> Result<bool, EngineError> {
-        let (sequences, chunk) = (&self.sequences, self.prefill_chunk);
-        let step_of = |id: SequenceId| sequences.get(&id).and_then(|s| s.next_step(chunk));
+        let begun_at = Instant::now();
+        let drafted_max = self.drafted_max();
+        let (sequences, chunk, costs) = (&self.sequences, self.prefill_chunk, &self.costs);
+        let step_of = |id: SequenceId| {
+            let sequence = sequences.get(&id)?;
+            sequence.next_step(chunk, drafted_max, costs)
+        };
         let Some(id) = self.scheduler.next(|id| step_of(id).is_some()) else {
             return Ok(false);
         };
@@ -207,7 +240,8 @@ impl Running {
                 readback.copy_from(&mut encoder, &scratch.logits, 0, LOGITS_AT, bytes);
             }
             self.forward.encode_sample(&mut encoder, &input);
-            readback.copy_from(&mut encoder, &scratch.ring, u64::from(input.ring) * 4, 0, 4);
+            let (at, bytes) = (u64::from(input.ring) * 4, u64::from(input.outputs) * 4);
+            readback.copy_from(&mut encoder, &scratch.ring, at, 0, bytes);
             Some(readback)
         } else {
             None
@@ -218,7 +252,9 @@ impl Running {
             id,
             step,
             submission,
+            outputs: input.outputs,
             readback,
+            begun_at,
             submitted_at: Instant::now(),
         };
         if let Some(readback) = &mut under_way.readback {
@@ -245,7 +281,7 @@ impl Running {
             table: 0,
             slot: lease.slot,
         };
-        let (columns, outputs) = match step {
+        let (columns, outputs): (Vec<Column>, u32) = match step {
             NextStep::Prefill { from, to, last } => {
                 let tokens = &sequence.request.prompt[from as usize..to as usize];
                 let columns = tokens
@@ -255,103 +291,28 @@ impl Running {
                     .collect();
                 (columns, u32::from(last && sequence.generates()))
             }
-            NextStep::Decode { position } => (vec![column(TOKEN_FROM_SLOT, position)], 1),
+            NextStep::Decode { position, token } => {
+                (vec![column(token.unwrap_or(TOKEN_FROM_SLOT), position)], 1)
+            }
+            NextStep::Verify { position, drafted } => {
+                let tokens = sequence.verify_columns(drafted);
+                let columns = tokens.iter().zip(position..);
+                (columns.map(|(&t, p)| column(t, p)).collect(), drafted + 1)
+            }
         };
-        let columns: Vec<Column> = columns;
-        self.ring = (self.ring + 1) % RING_LEN;
+        // A step's tokens lie together, and do not meet those of the steps under way.
+        if self.ring + outputs > RING_LEN {
+            self.ring = 0;
+        }
+        let ring = self.ring;
+        self.ring = (ring + outputs) % RING_LEN;
         StepInput {
-            output_first: u32::try_from(columns.len()).unwrap_or(1) - 1,
+            output_first: u32::try_from(columns.len()).unwrap_or(outputs) - outputs.max(1),
             tables: lease.blocks.clone(),
             columns,
             outputs,
-            ring: self.ring,
+            ring,
         }
-    }
-
-    /// Echoes the chunk's prompt tokens, with their log-probabilities if asked for. Those are read
-    /// at once: the chunk's residual stream is gone with the next step.
-    fn score_prompt(
-        &mut self,
-        gpu: &Gpu,
-        id: SequenceId,
-        from: u32,
-        to: u32,
-        input: &StepInput,
-    ) -> Result<(), EngineError> {
-        let Some(sequence) = self.sequences.get(&id) else {
-            return Ok(());
-        };
-        if !sequence.request.echo {
-            return Ok(());
-        }
-        let prompt = &sequence.request.prompt;
-        let plain = |id: u32| TokenOutput {
-            id,
-            logprob: None,
-            top: Vec::new(),
-        };
-        let mut tokens = Vec::new();
-        if from == 0 {
-            tokens.push(plain(prompt[0]));
-        }
-        let last = to as usize == prompt.len();
-        // Column c predicts the token after it; the last prompt token predicts none of the prompt.
-        let targets = &prompt[from as usize + 1..prompt.len().min(to as usize + 1)];
-        match sequence.request.logprobs {
-            None => tokens.extend(targets.iter().map(|&t| plain(t))),
-            Some(top) => {
-                let targets = targets.to_vec();
-                for (group, at) in targets.chunks(crate::model::OUTPUTS_MAX as usize).zip(0..) {
-                    let first = at * crate::model::OUTPUTS_MAX;
-                    let logits = self.output_logits(gpu, input, first, group.len())?;
-                    let rows = logits.chunks_exact(self.model.config.vocab_size as usize);
-                    tokens.extend(group.iter().zip(rows).map(|(&id, row)| {
-                        let (logprob, top) = log_probabilities(row, id, top);
-                        TokenOutput {
-                            id,
-                            logprob: Some(logprob),
-                            top,
-                        }
-                    }));
-                }
-            }
-        }
-        if let Some(sequence) = self.sequences.get_mut(&id) {
-            sequence.echo(tokens, last);
-        }
-        Ok(())
-    }
-
-    /// Logits of columns `first .. first + count` of the step that was submitted last.
-    fn output_logits(
-        &mut self,
-        gpu: &Gpu,
-        input: &StepInput,
-        first: u32,
-        count: usize,
-    ) -> Result<Vec<f32>, EngineError> {
-        let outputs = u32::try_from(count).unwrap_or(u32::MAX);
-        let input = StepInput {
-            output_first: first,
-            outputs,
-            ..input.clone()
-        };
-        self.forward.write_step(gpu, &input);
-        let mut encoder = gpu.device.create_command_encoder(&Default::default());
-        self.forward.encode_head(&mut encoder, &input);
-        let bytes = self.forward.logits_bytes() * u64::from(outputs);
-        let mut readback = take_readback(&mut self.spare_readbacks, gpu, bytes);
-        readback.copy_from(&mut encoder, &self.forward.scratch.logits, 0, 0, bytes);
-        let submission = gpu.queue.submit([encoder.finish()]);
-        readback.request();
-        let values = readback.read(gpu, submission, |raw| {
-            raw[..usize::try_from(bytes).unwrap_or(0)]
-                .chunks_exact(4)
-                .map(|b| f32::from_le_bytes([b[0], b[1], b[2], b[3]]))
-                .collect()
-        });
-        self.spare_readbacks.push(readback);
-        values
     }
 
     /// Waits for the oldest step under way and hands its results to its sequence.
@@ -363,21 +324,25 @@ impl Running {
             .sequences
             .get(&step.id)
             .and_then(|s| s.request.logprobs);
-        let token = match step.readback {
+        let tokens = match step.readback {
             Some(mut readback) => {
                 let vocab = self.model.config.vocab_size as usize;
-                let token =
-                    readback.read(gpu, step.submission, |raw| token_output(raw, top, vocab))?;
+                let tokens = readback.read(gpu, step.submission, |raw| {
+                    token_outputs(raw, step.outputs, top, vocab)
+                })?;
                 self.spare_readbacks.push(readback);
-                Some(token)
+                tokens
             }
             None => {
                 gpu.wait(Some(step.submission))?;
-                None
+                Vec::new()
             }
         };
         let now = Instant::now();
         let busy = now - step.submitted_at.max(self.last_done);
+        // With the CPU's part where the GPU had to wait for it.
+        let in_all = (now - step.begun_at.max(self.last_done)).as_secs_f64();
+        let without_pause = step.begun_at < self.last_done;
         self.last_done = now;
         let busy_us = u64::try_from(busy.as_micros()).unwrap_or(u64::MAX);
         shared.update(|stats| match step.step {
@@ -385,15 +350,27 @@ impl Running {
                 stats.prompt_tokens += u64::from(to - from);
                 stats.prefill_us += busy_us;
             }
-            NextStep::Decode { .. } => stats.decode_us += busy_us,
+            NextStep::Decode { .. } | NextStep::Verify { .. } => stats.decode_us += busy_us,
         });
-        if let Some(sequence) = self.sequences.get_mut(&step.id) {
-            if let NextStep::Prefill { to, .. } = step.step {
-                sequence.prefill_done(to);
-            }
-            if let Some(token) = token {
-                shared.update(|stats| stats.generated_tokens += 1);
-                sequence.accept(token);
+        let Some(sequence) = self.sequences.get_mut(&step.id) else {
+            return Ok(true);
+        };
+        if let NextStep::Prefill { to, .. } = step.step {
+            sequence.prefill_done(to);
+        }
+        let (held, taken) = sequence.accept_step(tokens);
+        shared.update(|stats| {
+            stats.generated_tokens += u64::from(taken);
+            stats.accepted_tokens += u64::from(held.min(taken));
+        });
+        match step.step {
+            NextStep::Prefill { .. } => {}
+            NextStep::Decode { .. } if without_pause => self.costs.plain(in_all),
+            NextStep::Decode { .. } => sequence.paused(self.costs.lost(in_all)),
+            NextStep::Verify { drafted, .. } => {
+                self.costs.verify(drafted + 1, in_all);
+                sequence.verified(held + 1, self.costs.ratio(drafted + 1));
+                shared.update(|stats| stats.drafted_tokens += u64::from(drafted));
             }
         }
         Ok(true)
@@ -416,41 +393,7 @@ impl Running {
     }
 }
 
-/// A readback of at least `bytes`, used before if there is one.
-fn take_readback(spare: &mut Vec<Readback>, gpu: &Gpu, bytes: u64) -> Readback {
-    match spare.iter().position(|r| r.bytes() >= bytes) {
-        Some(at) => spare.swap_remove(at),
-        None => Readback::new(gpu, bytes),
-    }
-}
-
-/// The sampled token, and its log-probability if logits came along.
-fn token_output(raw: &[u8], top: Option<u32>, vocab: usize) -> TokenOutput {
-    let word = |at: usize| [raw[at], raw[at + 1], raw[at + 2], raw[at + 3]];
-    let id = u32::from_le_bytes(word(0));
-    let Some(top) = top else {
-        return TokenOutput {
-            id,
-            logprob: None,
-            top: Vec::new(),
-        };
-    };
-    let start = usize::try_from(LOGITS_AT).unwrap_or(0);
-    let logits: Vec<f32> = (0..vocab)
-        .map(|i| f32::from_le_bytes(word(start + 4 * i)))
-        .collect();
-    let (logprob, top) = log_probabilities(&logits, id, top);
-    TokenOutput {
-        id,
-        logprob: Some(logprob),
-        top,
-    }
-}
-
 fn gpu_sampling(p: &SamplingParams) -> Sampling {
-    let penalties = p.repeat_penalty.to_bits() != 1.0f32.to_bits()
-        || p.frequency_penalty != 0.0
-        || p.presence_penalty != 0.0;
     Sampling {
         temperature: p.temperature,
         top_p: p.top_p,
@@ -459,7 +402,7 @@ fn gpu_sampling(p: &SamplingParams) -> Sampling {
         frequency_penalty: p.frequency_penalty,
         presence_penalty: p.presence_penalty,
         top_k: p.top_k,
-        penalties: u32::from(penalties),
+        penalties: u32::from(p.has_penalties()),
         seed_low: u32::try_from(p.seed & 0xffff_ffff).unwrap_or(0),
         seed_high: u32::try_from(p.seed >> 32).unwrap_or(0),
         pad: [0; 2],

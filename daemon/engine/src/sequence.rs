@@ -2,6 +2,8 @@
 //!
 //! It knows neither the GPU nor other sequences.
 
+mod drafts;
+
 use std::collections::VecDeque;
 use std::sync::Arc;
 use std::time::Instant;
@@ -11,6 +13,7 @@ use crate::event::{EndReport, Event, EventSink, FinishReason, SendOutcome, Token
 use crate::limits::READER_STALL_MAX;
 use crate::request::GenerateRequest;
 use crate::scheduler::{Lease, SequenceId};
+use crate::speculation::{Lookup, StepCosts};
 use crate::tokenizer::TextStream;
 
 /// The next step of a sequence.
@@ -25,10 +28,19 @@ pub(crate) enum NextStep {
         /// The prompt ends here.
         last: bool,
     },
-    /// One token at `position`, taken from the slot.
+    /// One token at `position`.
     Decode {
         /// Its position.
         position: u32,
+        /// The token, where it is known; else it is the one that the slot sampled last.
+        token: Option<u32>,
+    },
+    /// The last token at `position`, and a draft of the tokens after it.
+    Verify {
+        /// Position of the last token.
+        position: u32,
+        /// Tokens of the draft.
+        drafted: u32,
     },
 }
 
@@ -41,8 +53,14 @@ pub(crate) struct Sequence {
     sink: Box<dyn EventSink>,
     /// Prompt tokens submitted to the GPU.
     prefilled: u32,
-    /// Tokens whose sampling was submitted to the GPU.
+    /// Tokens whose sampling was submitted to the GPU; of a verify step, the one that is certain.
     sampling: u32,
+    /// Positions whose KV was submitted, those of drafts included.
+    written: u32,
+    /// Tokens of the draft in the verify step under way.
+    verifying: Option<u32>,
+    /// `None`: its tokens are not drafted.
+    lookup: Option<Lookup>,
     /// Tokens accepted.
     generated: u32,
     /// Most tokens it may generate.
@@ -73,6 +91,9 @@ impl Sequence {
             sink,
             prefilled: 0,
             sampling: 0,
+            written: 0,
+            verifying: None,
+            lookup: None,
             generated: 0,
             generated_max,
             text: TextStream::new(&request.stop),
@@ -99,9 +120,9 @@ impl Sequence {
         (self.prompt_tokens() + self.generated_max).min(self.model.context_len)
     }
 
-    /// Positions whose KV was submitted so far.
+    /// Positions whose KV was submitted so far, those of drafts that failed included.
     pub(crate) fn positions(&self) -> u32 {
-        self.prefilled + self.sampling.saturating_sub(1)
+        self.written
     }
 
     /// Takes its slot and blocks.
@@ -115,9 +136,16 @@ impl Sequence {
         self.generated_max > 0
     }
 
-    /// The next step to submit, or `None` if there is none now.
-    pub(crate) fn next_step(&self, chunk: u32) -> Option<NextStep> {
-        if self.ended || self.lease.is_none() || !self.unsent.is_empty() {
+    /// The next step to submit, or `None` if there is none now. A verify step's draft
+    /// has at most `drafted_max` tokens.
+    pub(crate) fn next_step(
+        &self,
+        chunk: u32,
+        drafted_max: u32,
+        costs: &StepCosts,
+    ) -> Option<NextStep> {
+        let waits = self.ended || self.lease.is_none() || self.verifying.is_some();
+        if waits || !self.unsent.is_empty() {
             return None;
         }
         let prompt = self.prompt_tokens();
@@ -129,9 +157,29 @@ impl Sequence {
                 last: to == prompt,
             });
         }
-        (self.sampling > 0 && self.sampling < self.generated_max).then(|| NextStep::Decode {
-            position: prompt + self.sampling - 1,
-        })
+        if self.sampling == 0 || self.sampling >= self.generated_max {
+            return None;
+        }
+        let position = prompt + self.sampling - 1;
+        let under_way = self.sampling - self.generated;
+        let Some(lookup) = &self.lookup else {
+            return Some(NextStep::Decode {
+                position,
+                token: None,
+            });
+        };
+        // The step makes one token more than its draft has.
+        let most = drafted_max.min(self.generated_max - self.sampling - 1);
+        match lookup.plan(under_way, most, costs) {
+            0 => Some(NextStep::Decode {
+                position,
+                // After a verify step the slot's last token may be one that a failed draft led to.
+                token: lookup.last().filter(|_| under_way == 0),
+            }),
+            drafted if under_way == 0 => Some(NextStep::Verify { position, drafted }),
+            // A draft follows a known token: the steps under way come first.
+            _ => None,
+        }
     }
 
     /// Notes that `step` was submitted.
@@ -139,11 +187,20 @@ impl Sequence {
         match step {
             NextStep::Prefill { to, last, .. } => {
                 self.prefilled = to;
+                self.written = to;
                 if last && self.generates() {
                     self.sampling = 1;
                 }
             }
-            NextStep::Decode { .. } => self.sampling += 1,
+            NextStep::Decode { position, .. } => {
+                self.sampling += 1;
+                self.written = self.written.max(position + 1);
+            }
+            NextStep::Verify { position, drafted } => {
+                self.sampling += 1;
+                self.written = self.written.max(position + 1 + drafted);
+                self.verifying = Some(drafted);
+            }
         }
     }
 
@@ -173,8 +230,8 @@ impl Sequence {
         self.send(Event::Echo { text, tokens });
     }
 
-    /// Accepts the token a step sampled.
-    pub(crate) fn accept(&mut self, token: TokenOutput) {
+    /// Accepts the next token.
+    fn accept(&mut self, token: TokenOutput) {
         if self.ended {
             return;
         }
@@ -185,6 +242,9 @@ impl Sequence {
             return;
         }
         self.generated += 1;
+        if let Some(lookup) = &mut self.lookup {
+            lookup.push(token.id);
+        }
         // A control token has no text of its own.
         let bytes = match tokenizer.token_bytes(token.id) {
             Some(bytes) if !tokenizer.is_special(token.id) => bytes,

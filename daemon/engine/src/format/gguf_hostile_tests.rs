@@ -513,7 +513,8 @@ fn type_table_is_consistent() {
         };
         assert_eq!(tensor_type.gguf_id(), id);
         assert!(tensor_type.block_len() > 0 && tensor_type.block_bytes() > 0);
-        let supported = ["F32", "F16", "Q4_0", "Q4_1", "Q8_0"].contains(&tensor_type.name());
+        let supported =
+            ["F32", "F16", "Q4_0", "Q4_1", "Q4_K", "Q8_0"].contains(&tensor_type.name());
         assert_eq!(tensor_type.is_supported(), supported);
     }
     assert_eq!(

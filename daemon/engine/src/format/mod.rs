@@ -138,6 +138,8 @@ pub enum TensorType {
     Q4_1,
     /// Blocks of 32: f16 scale, 8-bit values.
     Q8_0,
+    /// Blocks of 256: two f16, 6-bit scales and minimums per 32, 4-bit values.
+    Q4K,
     /// A type whose layout is known, by its GGUF id, but that the engine does not run yet.
     Other(u32),
 }
@@ -189,6 +191,7 @@ impl TensorType {
             2 => Self::Q4_0,
             3 => Self::Q4_1,
             8 => Self::Q8_0,
+            12 => Self::Q4K,
             other => Self::Other(other),
         })
     }
@@ -201,6 +204,7 @@ impl TensorType {
             Self::Q4_0 => 2,
             Self::Q4_1 => 3,
             Self::Q8_0 => 8,
+            Self::Q4K => 12,
             Self::Other(id) => id,
         }
     }

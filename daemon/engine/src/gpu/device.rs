@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use hearth_shaders::{ActivationFormat, Planes, Reduction};
 
+use super::Timestamps;
 use crate::engine::{AdapterInfo, AdapterKind};
 use crate::error::EngineError;
 use crate::request::{AdapterChoice, EngineConfig};
@@ -28,6 +29,8 @@ pub(crate) struct Gpu {
     /// Threads that share a row pair: the smallest subgroup, or a safe guess without subgroups.
     pub(crate) threads_per_row: u32,
     pub(crate) checked_shaders: bool,
+    /// Where the GPU's clock can be read.
+    pub(crate) timestamps: Timestamps,
     fault: Arc<Mutex<Option<String>>>,
 }
 
@@ -59,7 +62,8 @@ impl Gpu {
                 .max_storage_buffer_binding_size
                 .min(bytes.max(1 << 16));
         }
-        let mut features = adapter.features() & wgpu::Features::TIMESTAMP_QUERY;
+        let mut features = adapter.features()
+            & (wgpu::Features::TIMESTAMP_QUERY | wgpu::Features::TIMESTAMP_QUERY_INSIDE_PASSES);
         if subgroups {
             features |= wgpu::Features::SUBGROUP;
         }
@@ -95,6 +99,7 @@ impl Gpu {
                 8
             },
             checked_shaders: config.checked_shaders,
+            timestamps: Timestamps::of(features),
             fault: Arc::default(),
             info,
         };

@@ -8,11 +8,13 @@ mod kernel_tests;
 mod pipeline;
 mod plane;
 mod recording;
+mod stopwatch;
 
 pub(crate) use buffer::{Readback, storage, uniform, upload};
 pub(crate) use device::{Gpu, OutOfMemory};
 pub(crate) use image::Image;
 pub(crate) use pipeline::{Bound, Pipeline, Pipelines};
 pub(crate) use plane::{Plane, PlaneShape};
-pub(crate) use recording::{Axis, Extent, Op, Recording};
+pub(crate) use recording::{Axis, Extent, Op, Reads, Recording};
+pub(crate) use stopwatch::{Stopwatch, Timestamps};
 pub(crate) use wgpu::{Buffer, CommandEncoder, SubmissionIndex};

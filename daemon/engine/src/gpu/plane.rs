@@ -69,7 +69,7 @@ impl Plane {
         }
     }
 
-    /// For a kernel to read it.
+    /// For a kernel to read it, or to fill it as a whole.
     pub(crate) fn bound(&self) -> Bound<'_> {
         match &self.memory {
             Memory::Buffer(buffer) => buffer.into(),

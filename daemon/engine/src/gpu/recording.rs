@@ -1,10 +1,8 @@
 //! A recording: the dispatches of one step as data, apart from the device that will run them.
 
 use std::rc::Rc;
-use std::time::Instant;
 
-use super::{Gpu, Pipeline};
-use crate::error::EngineError;
+use super::{Pipeline, Stopwatch};
 
 /// How far a grid reaches along one axis, resolved when a step is submitted.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -13,12 +11,12 @@ pub(crate) enum Axis {
     Fixed(u32),
     /// One for each column of the step.
     Columns,
-    /// One for each tile of columns.
-    ColumnTiles,
+    /// One for each group of so many columns.
+    ColumnTiles(u32),
     /// One for each output column.
     Outputs,
-    /// One for each tile of output columns.
-    OutputTiles,
+    /// One for each group of so many output columns.
+    OutputTiles(u32),
     /// One for each attention split of the longest column.
     Splits,
 }
@@ -36,12 +34,24 @@ impl Axis {
         match self {
             Self::Fixed(n) => n,
             Self::Columns => extent.columns,
-            Self::ColumnTiles => extent.columns.div_ceil(hearth_shaders::TILE_COLUMNS),
+            Self::ColumnTiles(n) => extent.columns.div_ceil(n),
             Self::Outputs => extent.outputs,
-            Self::OutputTiles => extent.outputs.div_ceil(hearth_shaders::TILE_COLUMNS),
+            Self::OutputTiles(n) => extent.outputs.div_ceil(n),
             Self::Splits => extent.splits,
         }
     }
+}
+
+/// Which large array a dispatch reads, and how much of it.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub(crate) enum Reads {
+    /// None: activations only.
+    #[default]
+    Little,
+    /// A weight matrix's part, of this many bytes.
+    Weights(u64),
+    /// Keys and values: this many bytes for each position of a sequence's history.
+    Kv(u64),
 }
 
 /// One dispatch.
@@ -49,6 +59,10 @@ pub(crate) struct Op {
     pub(crate) pipeline: Rc<Pipeline>,
     pub(crate) bind_group: wgpu::BindGroup,
     pub(crate) grid: [Axis; 3],
+    /// Left out of steps whose columns all have one attention split.
+    pub(crate) only_split: bool,
+    /// For the bench alone.
+    pub(crate) reads: Reads,
 }
 
 /// Dispatches in order; each sees the writes of those before it.
@@ -61,42 +75,61 @@ impl Recording {
     /// Encodes every dispatch into one compute pass.
     pub(crate) fn encode(&self, encoder: &mut wgpu::CommandEncoder, extent: Extent) {
         let mut pass = encoder.begin_compute_pass(&wgpu::ComputePassDescriptor::default());
-        for op in &self.ops {
+        for op in self.ops_of(extent) {
             op.dispatch(&mut pass, extent);
         }
     }
 
-    /// Seconds that each dispatch takes when it is repeated by itself `repeats` times.
-    pub(crate) fn time_each(
-        &self,
-        gpu: &Gpu,
-        extent: Extent,
-        repeats: u32,
-    ) -> Result<Vec<(String, f64)>, EngineError> {
-        let run = |op: &Op, times: u32| {
-            let mut encoder = gpu.device.create_command_encoder(&Default::default());
-            let mut pass = encoder.begin_compute_pass(&wgpu::ComputePassDescriptor::default());
-            for _ in 0..times {
-                op.dispatch(&mut pass, extent);
-            }
-            drop(pass);
-            let started = Instant::now();
-            gpu.queue.submit([encoder.finish()]);
-            gpu.wait(None)?;
-            Ok::<f64, EngineError>(started.elapsed().as_secs_f64())
-        };
+    /// The dispatches of a step of this extent.
+    pub(crate) fn ops_of(&self, extent: Extent) -> impl Iterator<Item = &Op> {
         self.ops
             .iter()
-            .map(|op| {
-                run(op, 1)?;
-                // The difference leaves out what a submission costs.
-                let (once, many) = (run(op, 1)?, run(op, 1 + repeats)?);
-                Ok((
-                    op.pipeline.name.clone(),
-                    (many - once).max(0.0) / f64::from(repeats),
-                ))
-            })
-            .collect()
+            .filter(move |op| extent.splits > 1 || !op.only_split)
+    }
+
+    /// As [`Recording::encode`], with the GPU's clock read before the first dispatch (at mark
+    /// `start`) and after the last (at mark `end`).
+    pub(crate) fn encode_between(
+        &self,
+        encoder: &mut wgpu::CommandEncoder,
+        extent: Extent,
+        stopwatch: &Stopwatch,
+        (start, end): (Option<u32>, Option<u32>),
+    ) {
+        let mut pass = stopwatch.begin_pass(encoder, start, end);
+        for op in self.ops_of(extent) {
+            op.dispatch(&mut pass, extent);
+        }
+    }
+
+    /// As [`Recording::encode`], with the GPU's clock read before and after every dispatch, from
+    /// mark `first` on. Returns the two marks of each dispatch and the next free mark.
+    pub(crate) fn encode_each(
+        &self,
+        encoder: &mut wgpu::CommandEncoder,
+        extent: Extent,
+        stopwatch: &Stopwatch,
+        first: u32,
+    ) -> (Vec<(u32, u32)>, u32) {
+        let mut mark = first;
+        let mut marks = Vec::with_capacity(self.ops.len());
+        if stopwatch.inside_passes() {
+            let mut pass = stopwatch.begin_pass(encoder, Some(mark), None);
+            for op in self.ops_of(extent) {
+                op.dispatch(&mut pass, extent);
+                stopwatch.mark_in(&mut pass, mark + 1);
+                marks.push((mark, mark + 1));
+                mark += 1;
+            }
+            return (marks, mark + 1);
+        }
+        for op in self.ops_of(extent) {
+            let mut pass = stopwatch.begin_pass(encoder, Some(mark), Some(mark + 1));
+            op.dispatch(&mut pass, extent);
+            marks.push((mark, mark + 1));
+            mark += 2;
+        }
+        (marks, mark)
     }
 }
 

@@ -60,7 +60,7 @@ impl Check<'_> {
         self.tensor(
             name,
             &[columns, rows],
-            "F32, F16, Q4_0, Q4_1, Q8_0",
+            "F32, F16, Q4_0, Q4_1, Q4_K, Q8_0",
             TensorType::is_supported,
         )
     }

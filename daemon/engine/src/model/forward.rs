@@ -3,17 +3,17 @@
 //! Reads: a [`StepInput`]. Leaves: KV in the cache, logits and sampled tokens in their buffers. Knows
 //! nothing of sequences, queues or text.
 
-use hearth_shaders::params::{ATTENTION_TILE, Sampling};
+use hearth_shaders::params::{Sampling, attention_split_len};
 use hearth_shaders::{ActivationFormat, Epilogue};
 
 use super::ModelConfig;
+use super::plan::DECODE_COLUMNS_MAX;
 use super::recorder::{Over, Product, Recorder, Width};
 use super::scratch::{Scratch, splits_max};
 use super::step::StepInput;
-use super::weights::{Matrix, WeightLoader};
+use super::weights::{Matrix, WeightLoader, WeightSource};
 use crate::engine::AdapterKind;
 use crate::error::{EngineError, LoadError};
-use crate::format::Gguf;
 use crate::gpu::{self, Buffer, CommandEncoder, Extent, Gpu, Pipelines, Recording};
 use crate::request::Activations;
 
@@ -28,8 +28,6 @@ const INT8_HIDDEN_DIM_MIN: u32 = 1024;
 pub(crate) struct ForwardLimits {
     /// Most columns of a step.
     pub(crate) columns_max: u32,
-    /// Steps of at most this many columns take the decode kernels.
-    pub(crate) short_columns: u32,
     /// Longest context, in tokens.
     pub(crate) context_len: u32,
     /// Attention splits of the longest context.
@@ -76,6 +74,14 @@ struct Layer {
     v: Buffer,
 }
 
+/// The recordings of one width.
+struct Pass {
+    /// Embedding and layers.
+    body: Recording,
+    /// Final norm and logits.
+    head: Recording,
+}
+
 /// See the module.
 pub(crate) struct Forward {
     limits: ForwardLimits,
@@ -83,16 +89,12 @@ pub(crate) struct Forward {
     pub(crate) scratch: Scratch,
     frequencies: Vec<f64>,
     vocab_size: u32,
-    short: Recording,
-    long: Recording,
-    /// Final norm and logits of one output column.
-    head_one: Recording,
-    /// Final norm and logits of up to `OUTPUTS_MAX` output columns.
-    head_many: Recording,
+    /// Steps of few columns, by the most that each recording takes.
+    short: Vec<(u32, Pass)>,
+    /// Steps of more.
+    long: Pass,
     sample: Recording,
     pub(crate) weights_bytes: u64,
-    /// Bytes of weights that one decoded token reads.
-    pub(crate) token_bytes: u64,
     /// The activations that run: `Int8` where any product takes int8.
     pub(crate) activations: Activations,
 }
@@ -101,13 +103,13 @@ impl Forward {
     /// Loads the weights and records the passes.
     pub(crate) fn load(
         gpu: &Gpu,
-        gguf: &Gguf,
+        source: WeightSource<'_>,
         config: &ModelConfig,
         limits: ForwardLimits,
         activations: Activations,
         progress: &mut dyn FnMut(u64) -> bool,
     ) -> Result<Self, LoadError> {
-        let mut loader = WeightLoader::new(gpu, gguf, progress);
+        let mut loader = WeightLoader::new(gpu, source, progress);
         let embedding = loader.stacked(&["token_embd.weight".to_owned()])?;
         let kv_bytes =
             u64::from(limits.kv_blocks) * ForwardLimits::kv_block_bytes(config, limits.block_len);
@@ -121,7 +123,6 @@ impl Forward {
             None
         };
         let layer_bytes: u64 = layers.iter().map(Layer::weights_bytes).sum();
-        let head_bytes = output.as_ref().unwrap_or(&embedding).bytes;
         let scratch = Scratch::new(gpu, config, &limits);
         scratch.check_bindings(gpu)?;
         let mut builder = Builder {
@@ -133,11 +134,18 @@ impl Forward {
             limits,
             any_int8: false,
         };
-        let short = builder.body(Width::Short, &embedding, &layers)?;
-        let long = builder.body(Width::Long, &embedding, &layers)?;
         let head = output.as_ref().unwrap_or(&embedding);
-        let head_one = builder.head(Width::Short, &final_norm, head)?;
-        let head_many = builder.head(Width::Long, &final_norm, head)?;
+        let mut pass = |width| {
+            Ok::<Pass, EngineError>(Pass {
+                body: builder.body(width, &embedding, &layers)?,
+                head: builder.head(width, &final_norm, head)?,
+            })
+        };
+        let long = pass(Width::Long)?;
+        let short = short_widths(gpu)
+            .into_iter()
+            .map(|columns| Ok((columns, pass(Width::Short(columns))?)))
+            .collect::<Result<Vec<_>, EngineError>>()?;
         let sample = builder.sampling()?;
         gpu.wait(None)?;
         Ok(Self {
@@ -145,11 +153,8 @@ impl Forward {
             vocab_size: config.vocab_size,
             short,
             long,
-            head_one,
-            head_many,
             sample,
             weights_bytes: embedding.bytes + output.as_ref().map_or(0, |m| m.bytes) + layer_bytes,
-            token_bytes: layer_bytes + head_bytes,
             activations: if builder.any_int8 {
                 Activations::Int8
             } else {
@@ -168,53 +173,53 @@ impl Forward {
 
     /// Uploads the step's input. Its effect is ordered before the next submission.
     pub(crate) fn write_step(&self, gpu: &Gpu, step: &StepInput) {
-        let words = step.words(self.split_len(step), self.splits(step), &self.frequencies);
+        let split_len = if is_short(step) { 0 } else { UNSPLIT };
+        let words = step.words(split_len, &self.frequencies);
         gpu.queue
             .write_buffer(&self.scratch.step, 0, bytemuck::cast_slice(&words));
     }
 
-    fn is_short(&self, step: &StepInput) -> bool {
-        step.columns.len() <= self.limits.short_columns as usize
+    fn pass(&self, step: &StepInput) -> &Pass {
+        let columns = step.columns.len();
+        self.short
+            .iter()
+            .find(|(most, _)| columns <= *most as usize)
+            .map_or(&self.long, |(_, pass)| pass)
     }
 
-    fn split_len(&self, step: &StepInput) -> u32 {
-        if self.is_short(step) {
-            ATTENTION_TILE
-        } else {
-            UNSPLIT
-        }
-    }
-
-    fn splits(&self, step: &StepInput) -> u32 {
-        step.history_max().div_ceil(self.split_len(step))
-    }
-
-    fn extent(&self, step: &StepInput) -> Extent {
+    /// The numbers that resolve the grids of `step`.
+    pub(crate) fn extent(&self, step: &StepInput) -> Extent {
+        let splits = |position: u32| position / attention_split_len(position + 1) + 1;
         Extent {
             columns: u32::try_from(step.columns.len()).unwrap_or(u32::MAX),
             outputs: step.outputs,
-            splits: self.splits(step),
+            splits: if is_short(step) {
+                step.columns
+                    .iter()
+                    .map(|c| splits(c.position))
+                    .max()
+                    .unwrap_or(1)
+            } else {
+                1
+            },
         }
     }
 
     /// Encodes embedding and layers: the columns' KV and residual stream.
     pub(crate) fn encode_body(&self, encoder: &mut CommandEncoder, step: &StepInput) {
-        let body = if self.is_short(step) {
-            &self.short
-        } else {
-            &self.long
-        };
-        body.encode(encoder, self.extent(step));
+        self.pass(step).body.encode(encoder, self.extent(step));
     }
 
     /// Encodes final norm and logits of the step's output columns.
     pub(crate) fn encode_head(&self, encoder: &mut CommandEncoder, step: &StepInput) {
-        let head = if step.outputs <= 1 {
-            &self.head_one
-        } else {
-            &self.head_many
-        };
-        head.encode(encoder, self.extent(step));
+        self.head(step).encode(encoder, self.extent(step));
+    }
+
+    fn head(&self, step: &StepInput) -> &Recording {
+        match step.outputs {
+            0 | 1 => &self.short[0].1.head,
+            _ => &self.pass(step).head,
+        }
     }
 
     /// Encodes sampling of the step's output columns.
@@ -222,27 +227,18 @@ impl Forward {
         self.sample.encode(encoder, self.extent(step));
     }
 
-    /// Seconds of each dispatch of `step`, with its head and sampling, repeated by itself.
-    pub(crate) fn time_each_op(
-        &self,
-        gpu: &Gpu,
-        step: &StepInput,
-    ) -> Result<Vec<(String, f64)>, EngineError> {
-        let body = if self.is_short(step) {
-            &self.short
-        } else {
-            &self.long
-        };
-        let mut times = Vec::new();
-        for recording in [body, &self.head_one, &self.sample] {
-            times.extend(recording.time_each(gpu, self.extent(step), 8)?);
+    /// The recordings of `step`, in order, with its head and sampling.
+    pub(crate) fn recordings(&self, step: &StepInput) -> Vec<&Recording> {
+        let mut list = vec![&self.pass(step).body];
+        if step.outputs > 0 {
+            list.extend([self.head(step), &self.sample]);
         }
-        Ok(times)
+        list
     }
 
-    /// Dispatches of a decode step.
-    pub(crate) fn dispatches(&self) -> usize {
-        self.short.ops.len() + self.head_one.ops.len() + self.sample.ops.len()
+    /// The KV buffers of all layers.
+    pub(crate) fn kv_buffers(&self) -> impl Iterator<Item = &Buffer> {
+        self.layers.iter().flat_map(|l| [&l.k, &l.v])
     }
 
     /// Bytes of one output column's logits.
@@ -280,6 +276,21 @@ impl Forward {
         }
         gpu.queue.submit([encoder.finish()]);
     }
+}
+
+fn is_short(step: &StepInput) -> bool {
+    step.columns.len() <= DECODE_COLUMNS_MAX as usize
+}
+
+/// The most columns of each recording of decode kernels, in order. Software adapters run them a column
+/// at a time.
+fn short_widths(gpu: &Gpu) -> Vec<u32> {
+    if gpu.info.kind == AdapterKind::Software {
+        return vec![DECODE_COLUMNS_MAX];
+    }
+    std::iter::successors(Some(1), |n| Some(2 * n))
+        .take_while(|n| *n <= DECODE_COLUMNS_MAX)
+        .collect()
 }
 
 /// Runs of consecutive numbers, whatever the order of `blocks`.
@@ -414,10 +425,10 @@ impl Builder<'_> {
         let format = self.format(output);
         self.record(width, |r| {
             let s = r.scratch;
-            r.norm(norm, &s.outputs, format, Over::Outputs)?;
             r.product(&Product {
                 matrix: output,
-                input: s.outputs.bound(format),
+                input: &s.outputs,
+                norm: Some(norm),
                 input_format: format,
                 epilogue: Epilogue::Store,
                 targets: vec![(&s.logits).into()],
@@ -429,7 +440,7 @@ impl Builder<'_> {
     }
 
     fn sampling(&mut self) -> Result<Recording, EngineError> {
-        self.record(Width::Short, |r| r.sample())
+        self.record(Width::Short(1), |r| r.sample())
     }
 }
 
@@ -449,10 +460,10 @@ fn record_layer(
     let s = r.scratch;
     let hidden_dim = r.config.hidden_dim;
     // h = norm(x); q, k, v = W h, rotated; k and v into the cache
-    r.norm(&layer.attention_norm, &s.hidden, format.qkv, Over::Columns)?;
     r.product(&Product {
         matrix: &layer.qkv,
-        input: s.hidden.bound(format.qkv),
+        input: &s.hidden,
+        norm: Some(&layer.attention_norm),
         input_format: format.qkv,
         epilogue: Epilogue::Qkv,
         // Without a bias the binding still needs a buffer; the kernel does not read it.
@@ -470,7 +481,8 @@ fn record_layer(
     r.attention(&layer.k, &layer.v, format.output)?;
     r.product(&Product {
         matrix: &layer.output,
-        input: s.attended.bound(format.output),
+        input: &s.attended,
+        norm: None,
         input_format: format.output,
         epilogue: Epilogue::Residual,
         targets: vec![(&s.x).into()],
@@ -479,10 +491,10 @@ fn record_layer(
         has_bias: false,
     })?;
     // h = norm(x); f = silu(W_gate h) * (W_up h); x += W_down f
-    r.norm(&layer.ffn_norm, &s.hidden, format.gate_up, Over::Columns)?;
     r.product(&Product {
         matrix: &layer.gate_up,
-        input: s.hidden.bound(format.gate_up),
+        input: &s.hidden,
+        norm: Some(&layer.ffn_norm),
         input_format: format.gate_up,
         epilogue: Epilogue::Glu(format.down),
         targets: vec![s.ffn.bound(format.down)],
@@ -492,7 +504,8 @@ fn record_layer(
     })?;
     r.product(&Product {
         matrix: &layer.down,
-        input: s.ffn.bound(format.down),
+        input: &s.ffn,
+        norm: None,
         input_format: format.down,
         epilogue: Epilogue::Residual,
         targets: vec![(&s.x).into()],

@@ -6,10 +6,15 @@ mod config_tensors;
 #[cfg(test)]
 mod config_tests;
 mod forward;
+pub(crate) mod plan;
 mod recorder;
 mod repack;
+mod repack_q4_k;
+#[cfg(test)]
+mod repack_tests;
 mod scratch;
 mod step;
+mod synthetic;
 mod weights;
 
 pub use config::{ModelConfig, ModelError};
@@ -17,3 +22,5 @@ pub use config_rope::{RopeConfig, RopeScaling};
 pub(crate) use forward::{Forward, ForwardLimits};
 pub(crate) use scratch::{OUTPUTS_MAX, RING_LEN};
 pub(crate) use step::{Column, StepInput};
+pub(crate) use synthetic::{Patterns, RandomWeights};
+pub(crate) use weights::WeightSource;

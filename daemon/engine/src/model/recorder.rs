@@ -2,25 +2,27 @@
 //!
 //! Knows how each kernel maps threads to work; does not know the order of a forward pass.
 
+use hearth_shaders::params::PEAK_PARTS;
 use hearth_shaders::params::{
     AttentionParams, CombineParams, EmbedParams, MatrixParams, NormParams, SampleParams,
 };
-use hearth_shaders::{ActivationFormat, Epilogue, Kernel, MatrixKernel, Planes};
+use hearth_shaders::{
+    ActivationFormat, Epilogue, GemvInput, Kernel, MatrixKernel, Planes, Reduction, TILE_COLUMNS,
+};
 
 use super::ModelConfig;
+use super::plan::{self, GLU_PAIRS};
 use super::scratch::{Acts, RING_LEN, Scratch};
 use super::weights::{Matrix, Part};
+use crate::engine::AdapterKind;
 use crate::error::EngineError;
-use crate::gpu::{self, Axis, Bound, Buffer, Gpu, Op, Pipelines, Recording};
-
-/// Row pairs of a workgroup that must hold whole blocks of 32 gate and up pairs.
-const GLU_PAIRS: u32 = 32;
+use crate::gpu::{self, Axis, Bound, Buffer, Gpu, Op, Pipelines, Reads, Recording};
 
 /// How many columns a recording is for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Width {
-    /// A column or two at a time: `gemv`, attention in splits.
-    Short,
+    /// Up to so many columns, a power of two: `gemv`, attention in splits.
+    Short(u32),
     /// Many columns: `gemm`, attention in one split.
     Long,
 }
@@ -37,7 +39,9 @@ pub(crate) enum Over {
 /// What a matrix product reads, writes, and does with its results.
 pub(crate) struct Product<'a> {
     pub(crate) matrix: &'a Matrix,
-    pub(crate) input: Bound<'a>,
+    pub(crate) input: &'a Acts,
+    /// Weights of the norm that makes `input` of the residual stream, if one does.
+    pub(crate) norm: Option<&'a Buffer>,
     pub(crate) input_format: ActivationFormat,
     pub(crate) epilogue: Epilogue,
     /// What the epilogue binds, in order.
@@ -68,14 +72,27 @@ impl Recorder<'_> {
         bound: &[B],
         grid: [Axis; 3],
     ) -> Result<(), EngineError> {
-        let pipeline = self.pipelines.get(self.gpu, kernel, overrides)?;
+        let mut overrides = overrides.to_vec();
+        if kernel.reduction() == Some(Reduction::Subgroup) {
+            overrides.push(("SG", self.gpu.threads_per_row));
+        }
+        let pipeline = self.pipelines.get(self.gpu, kernel, &overrides)?;
         let bind_group = pipeline.bind(self.gpu, bound);
         self.recording.ops.push(Op {
             pipeline,
             bind_group,
             grid,
+            only_split: false,
+            reads: Reads::Little,
         });
         Ok(())
+    }
+
+    /// Notes what the last dispatch reads.
+    fn reads(&mut self, reads: Reads) {
+        if let Some(op) = self.recording.ops.last_mut() {
+            op.reads = reads;
+        }
     }
 
     /// x = E[token].
@@ -111,13 +128,14 @@ impl Recorder<'_> {
         Ok(())
     }
 
-    /// out = rms_norm(x) * weight.
-    pub(crate) fn norm(
+    /// out = rms_norm(x) * weight, by workgroups of so many threads.
+    fn norm(
         &mut self,
         weight: &Buffer,
         out: &Acts,
         format: ActivationFormat,
         over: Over,
+        threads: u32,
     ) -> Result<(), EngineError> {
         let params = gpu::uniform(
             self.gpu,
@@ -136,7 +154,7 @@ impl Recorder<'_> {
         let s = self.scratch;
         self.push(
             Kernel::Norm(format, self.gpu.reduction),
-            &[("WG", 64), ("TPR", self.gpu.threads_per_row)],
+            &[("WG", threads), ("TPR", 8)],
             &[
                 (&params).into(),
                 (&s.step).into(),
@@ -148,15 +166,39 @@ impl Recorder<'_> {
         )
     }
 
-    /// A matrix product with its epilogue, part by part.
+    /// A matrix product with its epilogue, part by part, after the norm of its input if it has one.
     pub(crate) fn product(&mut self, product: &Product<'_>) -> Result<(), EngineError> {
+        let gpu = self.gpu;
+        let blocks = product.matrix.blocks;
+        let plan = plan::gemv_plans(gpu, product.epilogue, blocks)[0];
+        let own_norm = self.width == Width::Short(1)
+            && plan::norms_own_input(gpu, product.input_format, blocks);
+        if let (Some(weight), false) = (product.norm, own_norm) {
+            let threads = if self.gpu.info.kind == AdapterKind::Software {
+                64
+            } else {
+                // The order of its sum is then that of products that norm their own input.
+                plan.threads
+            };
+            self.norm(
+                weight,
+                product.input,
+                product.input_format,
+                product.over,
+                threads,
+            )?;
+        }
         for part in &product.matrix.parts {
             let params = gpu::uniform(self.gpu, &self.matrix_params(product, part));
+            let input = match product.norm {
+                Some(_) if own_norm => (&self.scratch.x).into(),
+                _ => product.input.bound(product.input_format),
+            };
             let mut bound = vec![
                 (&params).into(),
                 part.quants.bound(),
                 part.metas.bound(),
-                product.input,
+                input,
                 (&self.scratch.step).into(),
             ];
             bound.extend(&product.targets);
@@ -165,10 +207,20 @@ impl Recorder<'_> {
                 activations: product.input_format,
                 epilogue: product.epilogue,
             };
-            match self.width {
-                Width::Short => self.gemv(matrix, part.pairs(), &bound, product.over)?,
-                Width::Long => self.gemm(matrix, part.pairs(), &bound, product.over)?,
+            let rows = self.gpu.planes() == Planes::Images;
+            match (self.width, product.norm) {
+                (width, _) if rows => self.rows(matrix, width, part, &bound, product.over)?,
+                (Width::Short(1), Some(weight)) if own_norm => {
+                    bound.push(weight.into());
+                    self.gemv(matrix, GemvInput::Normed, plan, part, &bound, product)?;
+                }
+                (Width::Short(columns), _) => {
+                    let input = GemvInput::Stored { columns };
+                    self.gemv(matrix, input, plan, part, &bound, product)?;
+                }
+                (Width::Long, _) => self.gemm(matrix, part.pairs(), &bound, product.over)?,
             }
+            self.reads(Reads::Weights(part.bytes()));
         }
         Ok(())
     }
@@ -194,38 +246,60 @@ impl Recorder<'_> {
             } else {
                 0
             },
+            outputs: u32::from(product.over == Over::Outputs),
+            eps: c.rms_eps,
+            pad: [0; 2],
         }
+    }
+
+    /// The mapping of software adapters: a thread walks two row pairs.
+    fn rows(
+        &mut self,
+        matrix: MatrixKernel,
+        width: Width,
+        part: &Part,
+        bound: &[Bound<'_>],
+        over: Over,
+    ) -> Result<(), EngineError> {
+        let reduction = self.gpu.reduction;
+        let (kernel, columns) = match (width, over) {
+            (Width::Long, Over::Columns) => (
+                Kernel::GemmRows(matrix, reduction),
+                Axis::ColumnTiles(TILE_COLUMNS),
+            ),
+            (Width::Long, Over::Outputs) => (
+                Kernel::GemmRows(matrix, reduction),
+                Axis::OutputTiles(TILE_COLUMNS),
+            ),
+            (_, Over::Columns) => (Kernel::GemvRows(matrix, reduction), Axis::Columns),
+            (_, Over::Outputs) => (Kernel::GemvRows(matrix, reduction), Axis::Outputs),
+        };
+        let threads = plan::rows_threads(matrix.epilogue);
+        let groups = Axis::Fixed(part.pairs().div_ceil(2 * threads));
+        let grid = [groups, columns, Axis::Fixed(1)];
+        self.push(kernel, &[("WG", threads)], bound, grid)
     }
 
     fn gemv(
         &mut self,
         matrix: MatrixKernel,
-        pairs: u32,
+        input: GemvInput,
+        plan: plan::GemvPlan,
+        part: &Part,
         bound: &[Bound<'_>],
-        over: Over,
+        product: &Product<'_>,
     ) -> Result<(), EngineError> {
-        let columns = if over == Over::Outputs {
-            Axis::Outputs
+        let columns = if product.over == Over::Outputs {
+            Axis::OutputTiles(input.columns())
         } else {
-            Axis::Columns
-        };
-        if self.gpu.planes() == Planes::Images {
-            let kernel = Kernel::GemvRows(matrix, self.gpu.reduction);
-            return self.rows(kernel, matrix.epilogue, pairs, bound, columns);
-        }
-        let lanes = self.gpu.threads_per_row;
-        let threads = if lanes >= 32 { 128 } else { 64 };
-        let runs = threads / lanes;
-        let passes = match matrix.epilogue {
-            Epilogue::Glu(_) => GLU_PAIRS / runs,
-            _ => 1,
+            Axis::ColumnTiles(input.columns())
         };
         self.push(
-            Kernel::Gemv(matrix, self.gpu.reduction),
-            &[("WG", threads), ("TPR", lanes), ("PASSES", passes)],
+            Kernel::Gemv(matrix, self.gpu.reduction, input),
+            &plan.overrides(product.matrix.blocks),
             bound,
             [
-                Axis::Fixed(pairs.div_ceil(runs * passes)),
+                Axis::Fixed(part.pairs().div_ceil(plan.pairs())),
                 columns,
                 Axis::Fixed(1),
             ],
@@ -240,45 +314,16 @@ impl Recorder<'_> {
         over: Over,
     ) -> Result<(), EngineError> {
         let columns = if over == Over::Outputs {
-            Axis::OutputTiles
+            Axis::OutputTiles(TILE_COLUMNS)
         } else {
-            Axis::ColumnTiles
+            Axis::ColumnTiles(TILE_COLUMNS)
         };
-        if self.gpu.planes() == Planes::Images {
-            let kernel = Kernel::GemmRows(matrix, self.gpu.reduction);
-            return self.rows(kernel, matrix.epilogue, pairs, bound, columns);
-        }
         self.push(
             Kernel::Gemm(matrix, self.gpu.reduction),
             &[("WG", GLU_PAIRS)],
             bound,
             [
                 Axis::Fixed(pairs.div_ceil(GLU_PAIRS)),
-                columns,
-                Axis::Fixed(1),
-            ],
-        )
-    }
-
-    /// The mapping of software adapters: a thread walks two row pairs.
-    fn rows(
-        &mut self,
-        kernel: Kernel,
-        epilogue: Epilogue,
-        pairs: u32,
-        bound: &[Bound<'_>],
-        columns: Axis,
-    ) -> Result<(), EngineError> {
-        let threads = match epilogue {
-            Epilogue::Glu(_) => GLU_PAIRS / 2,
-            _ => 8,
-        };
-        self.push(
-            kernel,
-            &[("WG", threads)],
-            bound,
-            [
-                Axis::Fixed(pairs.div_ceil(2 * threads)),
                 columns,
                 Axis::Fixed(1),
             ],
@@ -293,11 +338,13 @@ impl Recorder<'_> {
         format: ActivationFormat,
     ) -> Result<(), EngineError> {
         let c = self.config;
-        let splits_max = if self.width == Width::Short {
-            self.splits_max
-        } else {
+        let splits_max = if self.width == Width::Long {
             1
+        } else {
+            self.splits_max
         };
+        let group = c.n_heads / c.n_kv_heads;
+        let (kernel, threads) = plan::attention_plan(self.gpu, c.head_dim, group, format);
         let params = gpu::uniform(
             self.gpu,
             &AttentionParams {
@@ -307,28 +354,34 @@ impl Recorder<'_> {
                 splits_max,
                 window: 0,
                 scale: 1.0 / f32::from(u16::try_from(c.head_dim).unwrap_or(u16::MAX)).sqrt(),
-                pad: [0; 2],
+                group,
+                pad: 0,
             },
         );
         let s = self.scratch;
-        let chunks = c.head_dim / 8;
-        let lanes = self.gpu.threads_per_row.min(1 << chunks.ilog2());
-        let overrides = [
-            ("WG", 64),
-            ("TPR", lanes),
-            ("G", c.n_heads / c.n_kv_heads),
-            ("CHUNKS", chunks.div_ceil(lanes)),
-            ("HEAD_DIM", c.head_dim),
-        ];
-        let kernel = Kernel::Attention(self.gpu.reduction);
-        let buffers = [&params, &s.q, k, v, &s.step, &s.partial, &s.sums];
-        let kv_heads = Axis::Fixed(c.n_kv_heads);
         self.push(
-            kernel,
-            &overrides,
-            &buffers,
-            [kv_heads, Axis::Columns, Axis::Splits],
+            Kernel::Attention(kernel, self.gpu.reduction),
+            &[("WG", threads), ("TPR", kernel.lanes)],
+            &[
+                (&params).into(),
+                (&s.q).into(),
+                k.into(),
+                v.into(),
+                (&s.step).into(),
+                s.attended.bound(format),
+                (&s.partial).into(),
+                (&s.sums).into(),
+            ],
+            [
+                Axis::Fixed(c.n_kv_heads * group.div_ceil(kernel.heads)),
+                Axis::Columns,
+                Axis::Splits,
+            ],
         )?;
+        self.reads(Reads::Kv(4 * u64::from(c.n_kv_heads * c.head_dim)));
+        if self.width == Width::Long && kernel.direct() {
+            return Ok(());
+        }
         let blocks = c.n_heads * c.head_dim / 32;
         let params = gpu::uniform(
             self.gpu,
@@ -337,11 +390,18 @@ impl Recorder<'_> {
                 heads: c.n_heads,
                 head_dim: c.head_dim,
                 splits_max,
+                direct: u32::from(kernel.direct()),
+                pad: [0; 3],
             },
         );
+        let threads = if self.gpu.info.kind == AdapterKind::Software {
+            8
+        } else {
+            64
+        };
         self.push(
             Kernel::Combine(format),
-            &[("WG", 32)],
+            &[("WG", threads)],
             &[
                 (&params).into(),
                 (&s.step).into(),
@@ -349,30 +409,54 @@ impl Recorder<'_> {
                 (&s.partial).into(),
                 (&s.sums).into(),
             ],
-            [
-                Axis::Fixed(blocks.div_ceil(32)),
-                Axis::Columns,
-                Axis::Fixed(1),
-            ],
-        )
+            [Axis::Fixed(blocks), Axis::Columns, Axis::Fixed(1)],
+        )?;
+        if let Some(op) = self.recording.ops.last_mut() {
+            op.only_split = kernel.direct();
+        }
+        Ok(())
     }
 
     /// The next token of each output column.
     pub(crate) fn sample(&mut self) -> Result<(), EngineError> {
+        let software = self.gpu.info.kind == AdapterKind::Software;
+        let parts = if software { 8 } else { PEAK_PARTS };
         let params = gpu::uniform(
             self.gpu,
             &SampleParams {
                 vocab: self.config.vocab_size,
                 ring_len: RING_LEN,
-                pad: [0; 2],
+                parts,
+                pad: 0,
             },
         );
         let s = self.scratch;
         self.push(
-            Kernel::Sample(self.gpu.reduction),
-            &[("WG", 256), ("TPR", self.gpu.threads_per_row)],
+            Kernel::Peaks,
+            &[("WG", 256)],
             &[
                 &params,
+                &s.step,
+                &s.logits,
+                &s.history,
+                &s.samplings,
+                &s.peaks,
+            ],
+            [Axis::Fixed(parts), Axis::Outputs, Axis::Fixed(1)],
+        )?;
+        // The draw of one sequence is one workgroup's: the more threads the better.
+        let limit = self
+            .gpu
+            .device
+            .limits()
+            .max_compute_invocations_per_workgroup;
+        let threads = if software { 256 } else { limit.min(1024) };
+        self.push(
+            Kernel::Sample(self.gpu.reduction),
+            &[("WG", threads), ("TPR", 8)],
+            &[
+                &params,
+                &s.peaks,
                 &s.step,
                 &s.logits,
                 &s.history,

@@ -3,10 +3,12 @@
 //! Source of the layouts: GGUF's published block formats. Q4_0 is (f16 d, 16 bytes), Q4_1 is
 //! (f16 d, f16 m, 16 bytes), Q8_0 is (f16 d, 32 signed bytes), each for 32 weights; byte j of a 4-bit
 //! block holds weight j in its low and weight 16 + j in its high nibble, which is the plane's order too.
+//! Q4_K is another file's.
 
 use half::f16;
 use hearth_shaders::WeightFormat;
 
+use super::repack_q4_k as q4_k;
 use crate::format::TensorType;
 
 /// Weights of a block.
@@ -20,6 +22,7 @@ pub(crate) fn native_format(tensor_type: TensorType) -> Option<WeightFormat> {
         TensorType::Q4_0 => Some(WeightFormat::Q4_0),
         TensorType::Q4_1 => Some(WeightFormat::Q4_1),
         TensorType::Q8_0 => Some(WeightFormat::Q8_0),
+        TensorType::Q4K => Some(WeightFormat::Q4K),
         TensorType::Other(_) => None,
     }
 }
@@ -52,6 +55,12 @@ pub(crate) fn repack_row(
         WeightFormat::Q4_0 => split_blocks(source, row, 2, 16),
         WeightFormat::Q4_1 => split_blocks(source, row, 4, 16),
         WeightFormat::Q8_0 => split_blocks(source, row, 2, 32),
+        WeightFormat::Q4K => q4_k::repack_row(source, row),
+        WeightFormat::Q4G64
+        | WeightFormat::Q4G128
+        | WeightFormat::Q4Z32
+        | WeightFormat::Q4Z64
+        | WeightFormat::Q4Z128 => unreachable!("native to no tensor type"),
     }
 }
 
@@ -99,6 +108,7 @@ pub(crate) fn dequantize_row(tensor_type: TensorType, source: &[u8]) -> Vec<f32>
                 b[2..].iter().map(move |&q| d * f32::from(q.cast_signed()))
             })
             .collect(),
+        TensorType::Q4K => q4_k::dequantize_row(source),
         TensorType::Other(_) => Vec::new(),
     }
 }

@@ -1,11 +1,14 @@
 //! The buffers a step works in: activations, logits, the step's input, and what a slot keeps from
 //! step to step.
 
-use hearth_shaders::params::{ATTENTION_TILE, STEP_HEADER_WORDS, Sampling};
+use hearth_shaders::params::{
+    ATTENTION_SPLITS_MAX, PEAK_PARTS, STEP_HEADER_WORDS, Sampling, attention_split_len,
+};
 use hearth_shaders::{ActivationFormat, Planes, TILE_COLUMNS};
 
 use super::ModelConfig;
 use super::forward::ForwardLimits;
+use super::plan::DECODE_COLUMNS_MAX;
 use crate::error::EngineError;
 use crate::gpu::{self, Bound, Buffer, Gpu, Image};
 
@@ -24,8 +27,7 @@ pub(crate) struct Acts {
 impl Acts {
     fn new(gpu: &Gpu, label: &str, blocks: u64) -> Self {
         let bytes = blocks * ActivationFormat::Float.block_bytes();
-        let fits = bytes <= Image::bytes_max(gpu, 4);
-        let image = fits && gpu.planes() == Planes::Images;
+        let image = gpu.planes() == Planes::Images;
         Self {
             buffer: gpu::storage(gpu, label, bytes),
             image: image.then(|| Image::new(gpu, label, 4, bytes)),
@@ -61,6 +63,8 @@ pub(crate) struct Scratch {
     pub(crate) outputs: Acts,
     /// f32 `[output, vocab_size]`.
     pub(crate) logits: Buffer,
+    /// Largest logits: value and token of each part of the vocabulary, `[output, PEAK_PARTS]`.
+    pub(crate) peaks: Buffer,
     /// The step's input (common/step.wgsl).
     pub(crate) step: Buffer,
     /// Sampled tokens: u32 `[RING_LEN]`.
@@ -76,10 +80,11 @@ pub(crate) struct Scratch {
 impl Scratch {
     /// Buffers for steps within `limits`.
     pub(crate) fn new(gpu: &Gpu, config: &ModelConfig, limits: &ForwardLimits) -> Self {
-        let columns = u64::from(limits.columns_max.next_multiple_of(TILE_COLUMNS));
+        let columns = limits.columns_max.max(DECODE_COLUMNS_MAX);
+        let columns = u64::from(columns.next_multiple_of(TILE_COLUMNS));
         let attention_dim = u64::from(config.n_heads * config.head_dim);
-        // One column over all splits, or all columns over one.
-        let split_rows = columns.max(u64::from(limits.short_columns * limits.splits_max));
+        // A decode step's columns over all splits, or all columns over one.
+        let split_rows = columns.max(u64::from(DECODE_COLUMNS_MAX * limits.splits_max));
         let acts = |label: &str, columns: u64, dim: u64| Acts::new(gpu, label, columns * dim / 32);
         let hidden = u64::from(config.hidden_dim);
         let vocab = u64::from(config.vocab_size);
@@ -98,6 +103,7 @@ impl Scratch {
             ffn: acts("ffn", columns, u64::from(config.ffn_dim)),
             outputs: acts("outputs", u64::from(OUTPUTS_MAX), hidden),
             logits: gpu::storage(gpu, "logits", u64::from(OUTPUTS_MAX) * vocab * 4),
+            peaks: gpu::storage(gpu, "peaks", u64::from(OUTPUTS_MAX * PEAK_PARTS) * 8),
             step: gpu::storage(gpu, "step", step_words * 4),
             ring: gpu::storage(gpu, "ring", u64::from(RING_LEN) * 4),
             last_tokens: gpu::storage(gpu, "last_tokens", slots * 4),
@@ -106,7 +112,7 @@ impl Scratch {
         }
     }
 
-    fn all(&self) -> [&Buffer; 14] {
+    fn all(&self) -> [&Buffer; 15] {
         [
             &self.x,
             &self.hidden.buffer,
@@ -117,6 +123,7 @@ impl Scratch {
             &self.ffn.buffer,
             &self.outputs.buffer,
             &self.logits,
+            &self.peaks,
             &self.step,
             &self.ring,
             &self.last_tokens,
@@ -149,7 +156,10 @@ impl Scratch {
     }
 }
 
-/// Splits of the longest history.
+/// Most splits of a history of at most `context_len` positions.
 pub(crate) fn splits_max(context_len: u32) -> u32 {
-    context_len.div_ceil(ATTENTION_TILE)
+    if context_len <= attention_split_len(1) {
+        return 1;
+    }
+    context_len.div_ceil(64).min(ATTENTION_SPLITS_MAX)
 }

@@ -30,23 +30,15 @@ pub(crate) struct StepInput {
 }
 
 impl StepInput {
-    /// Positions of the longest history, this step's tokens included.
-    pub(crate) fn history_max(&self) -> u32 {
-        self.columns
-            .iter()
-            .map(|c| c.position + 1)
-            .max()
-            .unwrap_or(0)
-    }
-
     /// The step buffer's words.
-    pub(crate) fn words(&self, split_len: u32, splits: u32, frequencies: &[f64]) -> Vec<u32> {
+    /// `split_len` forces the length of attention's splits; 0 leaves it to the rule.
+    pub(crate) fn words(&self, split_len: u32, frequencies: &[f64]) -> Vec<u32> {
         let columns = self.columns.len();
         let tables_at = STEP_HEADER_WORDS + 4 * columns + 2 * columns * frequencies.len();
         let mut words = Vec::with_capacity(tables_at + self.tables.len());
         words.extend([
             split_len,
-            splits,
+            0,
             self.output_first,
             self.ring,
             u32_len(columns),

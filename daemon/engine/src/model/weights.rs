@@ -4,6 +4,7 @@
 use hearth_shaders::WeightFormat;
 
 use super::repack::{self, BLOCK, PlaneRow};
+use super::synthetic::{Patterns, RandomWeights};
 use crate::error::{EngineError, LoadError};
 use crate::format::{Gguf, TensorInfo};
 use crate::gpu::{self, Buffer, Gpu, Plane, PlaneShape};
@@ -25,6 +26,11 @@ pub(crate) struct Part {
 }
 
 impl Part {
+    /// Bytes of GPU memory.
+    pub(crate) fn bytes(&self) -> u64 {
+        self.quants.bytes() + self.metas.bytes()
+    }
+
     /// Row pairs, the last one padded if `rows` is odd.
     pub(crate) fn pairs(&self) -> u32 {
         self.rows.div_ceil(2)
@@ -55,64 +61,139 @@ enum Arrangement {
     Alternating,
 }
 
+/// Where weights come from.
+#[derive(Clone, Copy)]
+pub(crate) enum WeightSource<'a> {
+    /// A model file.
+    File(&'a Gguf),
+    /// Nowhere: random weights of a model's sizes.
+    Random(&'a RandomWeights<'a>),
+}
+
 /// Reads tensors into matrices and reports progress.
 pub(crate) struct WeightLoader<'a> {
     gpu: &'a Gpu,
-    gguf: &'a Gguf,
+    source: WeightSource<'a>,
+    patterns: Patterns,
     done_bytes: u64,
     /// Returns false to cancel.
     progress: &'a mut dyn FnMut(u64) -> bool,
 }
 
 impl<'a> WeightLoader<'a> {
-    /// A loader that tells `progress` how many bytes of the file it has read.
+    /// A loader that tells `progress` how many bytes of the source it has read or made.
     pub(crate) fn new(
         gpu: &'a Gpu,
-        gguf: &'a Gguf,
+        source: WeightSource<'a>,
         progress: &'a mut dyn FnMut(u64) -> bool,
     ) -> Self {
         Self {
             gpu,
-            gguf,
+            source,
+            patterns: Patterns::default(),
             done_bytes: 0,
             progress,
         }
     }
 
-    fn tensor(&self, name: &str) -> &'a TensorInfo {
-        self.gguf.tensor(name).unwrap_or_else(|| {
-            unreachable!("ModelConfig::from_gguf has checked that {name} is there")
-        })
-    }
-
-    /// Tells whether the file has this tensor.
+    /// Tells whether the source has this tensor.
     pub(crate) fn has(&self, name: &str) -> bool {
-        self.gguf.tensor(name).is_some()
+        match self.source {
+            WeightSource::File(gguf) => gguf.tensor(name).is_some(),
+            WeightSource::Random(random) => random.has(name),
+        }
     }
 
     /// The tensors' rows, one tensor after the other.
     pub(crate) fn stacked(&mut self, names: &[String]) -> Result<Matrix, LoadError> {
-        self.matrix(names, Arrangement::Stacked)
+        match self.source {
+            WeightSource::File(gguf) => self.matrix(gguf, names, Arrangement::Stacked),
+            WeightSource::Random(random) => self.random(random, names),
+        }
     }
 
     /// The rows of two tensors of one shape in turn.
     pub(crate) fn alternating(&mut self, names: &[String; 2]) -> Result<Matrix, LoadError> {
-        self.matrix(names, Arrangement::Alternating)
+        match self.source {
+            WeightSource::File(gguf) => self.matrix(gguf, names, Arrangement::Alternating),
+            WeightSource::Random(random) => self.random(random, names),
+        }
     }
 
     /// Vectors, one after the other, as f32 in one buffer.
     pub(crate) fn vector(&mut self, names: &[String]) -> Result<Buffer, LoadError> {
         let mut values = Vec::new();
         for name in names {
-            let tensor = self.tensor(name);
-            let mut source = vec![0; as_usize(tensor.bytes)];
-            self.gguf.read(tensor, 0, &mut source)?;
-            values.extend(repack::dequantize_row(tensor.tensor_type, &source));
-            self.advance(tensor.bytes)?;
+            match self.source {
+                WeightSource::File(gguf) => {
+                    let tensor = file_tensor(gguf, name);
+                    let mut source = vec![0; as_usize(tensor.bytes)];
+                    gguf.read(tensor, 0, &mut source)?;
+                    values.extend(repack::dequantize_row(tensor.tensor_type, &source));
+                    self.advance(tensor.bytes)?;
+                }
+                WeightSource::Random(random) => values.extend(random.vector(name)),
+            }
         }
         let buffer = gpu::storage(self.gpu, &names[0], 4 * values.len() as u64);
         gpu::upload(self.gpu, &buffer, 0, bytemuck::cast_slice(&values))?;
         Ok(buffer)
+    }
+
+    /// A matrix of the tensors' rows together, in whatever order: all are random.
+    fn random(
+        &mut self,
+        random: &RandomWeights<'_>,
+        names: &[String],
+    ) -> Result<Matrix, LoadError> {
+        let format = random.format(&names[0]);
+        let (_, columns) = random.shape(&names[0]);
+        let rows: u64 = names.iter().map(|name| random.shape(name).0).sum();
+        let blocks = columns / BLOCK as u64;
+        let mut matrix = Matrix {
+            rows: as_u32(rows),
+            blocks: as_u32(blocks),
+            parts: Vec::new(),
+            bytes: 0,
+        };
+        for (first, count) in shards(self.gpu, format, blocks, rows)? {
+            let part = self.empty_part(&names[0], format, blocks, first, count);
+            self.patterns.fill_part(self.gpu, &part, columns)?;
+            let bytes = part.bytes();
+            matrix.bytes += bytes;
+            matrix.parts.push(part);
+            self.advance(bytes)?;
+        }
+        Ok(matrix)
+    }
+
+    /// Room for rows `first .. first + rows`.
+    fn empty_part(
+        &self,
+        label: &str,
+        format: WeightFormat,
+        blocks: u64,
+        first: u64,
+        rows: u64,
+    ) -> Part {
+        let plane = |row_bytes, unit_bytes, texel_words| {
+            let shape = PlaneShape {
+                rows,
+                units: row_bytes / unit_bytes,
+                unit_bytes,
+                texel_words,
+            };
+            Plane::new(self.gpu, label, self.gpu.planes(), shape)
+        };
+        let quant_bytes = format.quant_block_bytes();
+        let meta_bytes = format.meta_row_bytes(blocks);
+        Part {
+            format,
+            first_row: as_u32(first),
+            rows: as_u32(rows),
+            quants: plane(blocks * quant_bytes, quant_bytes, 4),
+            metas: plane(meta_bytes, format.meta_unit_bytes(), 1),
+        }
     }
 
     fn advance(&mut self, bytes: u64) -> Result<(), LoadError> {
@@ -124,8 +205,13 @@ impl<'a> WeightLoader<'a> {
         }
     }
 
-    fn matrix(&mut self, names: &[String], how: Arrangement) -> Result<Matrix, LoadError> {
-        let tensors: Vec<&TensorInfo> = names.iter().map(|n| self.tensor(n)).collect();
+    fn matrix(
+        &mut self,
+        gguf: &Gguf,
+        names: &[String],
+        how: Arrangement,
+    ) -> Result<Matrix, LoadError> {
+        let tensors: Vec<&TensorInfo> = names.iter().map(|n| file_tensor(gguf, n)).collect();
         let blocks = tensors[0].columns() / BLOCK as u64;
         let rows: u64 = tensors.iter().map(|t| t.rows()).sum();
         let mut matrix = Matrix {
@@ -137,16 +223,9 @@ impl<'a> WeightLoader<'a> {
         let mut first = 0;
         for (format, count) in runs(&tensors, how) {
             for (start, rows) in shards(self.gpu, format, blocks, count)? {
-                let part = self.part(
-                    &names[0],
-                    &tensors,
-                    how,
-                    format,
-                    blocks,
-                    first + start,
-                    rows,
-                )?;
-                matrix.bytes += part.quants.bytes() + part.metas.bytes();
+                let part = self.empty_part(&names[0], format, blocks, first + start, rows);
+                self.fill_part(gguf, &tensors, how, blocks, &part)?;
+                matrix.bytes += part.bytes();
                 matrix.parts.push(part);
             }
             first += count;
@@ -154,24 +233,19 @@ impl<'a> WeightLoader<'a> {
         Ok(matrix)
     }
 
-    /// Rows `first .. first + rows` of the arrangement.
-    #[expect(
-        clippy::too_many_arguments,
-        reason = "a row range of an arrangement is these facts"
-    )]
-    fn part(
+    /// Reads the part's rows of the arrangement.
+    fn fill_part(
         &mut self,
-        label: &str,
+        gguf: &Gguf,
         tensors: &[&TensorInfo],
         how: Arrangement,
-        format: WeightFormat,
         blocks: u64,
-        first: u64,
-        rows: u64,
-    ) -> Result<Part, LoadError> {
+        part: &Part,
+    ) -> Result<(), LoadError> {
+        let (format, rows) = (part.format, u64::from(part.rows));
+        let first = u64::from(part.first_row);
         let quant_row = format.quant_block_bytes() * blocks;
         let meta_row = format.meta_row_bytes(blocks);
-        let [quants, metas] = self.planes(label, format, blocks, rows);
         let source_row = tensors[0].bytes / tensors[0].rows();
         let batch = (PIECE_BYTES / source_row)
             .max(1)
@@ -182,7 +256,7 @@ impl<'a> WeightLoader<'a> {
             let mut quant_bytes = vec![0; as_usize(count * quant_row)];
             let mut meta_bytes = vec![0; as_usize(count * meta_row)];
             for row_run in source_runs(tensors, how, first + at, count) {
-                let source = self.read_rows(&row_run)?;
+                let source = read_rows(gguf, &row_run)?;
                 let stride = as_usize(row_run.tensor.bytes / row_run.tensor.rows());
                 for (i, bytes) in source.chunks_exact(stride).enumerate() {
                     let row = row_run.target + i * row_run.step;
@@ -194,43 +268,24 @@ impl<'a> WeightLoader<'a> {
                 }
                 self.advance(source.len() as u64)?;
             }
-            quants.upload(self.gpu, at, &quant_bytes)?;
-            metas.upload(self.gpu, at, &meta_bytes)?;
+            part.quants.upload(self.gpu, at, &quant_bytes)?;
+            part.metas.upload(self.gpu, at, &meta_bytes)?;
             at += count;
         }
-        Ok(Part {
-            format,
-            first_row: as_u32(first),
-            rows: as_u32(rows),
-            quants,
-            metas,
-        })
+        Ok(())
     }
+}
 
-    /// The quant plane and the metadata plane of `rows` rows.
-    fn planes(&self, label: &str, format: WeightFormat, blocks: u64, rows: u64) -> [Plane; 2] {
-        let plane = |units, unit_bytes, texel_words| {
-            let shape = PlaneShape {
-                rows,
-                units,
-                unit_bytes,
-                texel_words,
-            };
-            Plane::new(self.gpu, label, self.gpu.planes(), shape)
-        };
-        [
-            plane(blocks, format.quant_block_bytes(), 4),
-            plane(format.meta_row_bytes(blocks) / 4, 4, 1),
-        ]
-    }
+fn file_tensor<'a>(gguf: &'a Gguf, name: &str) -> &'a TensorInfo {
+    gguf.tensor(name)
+        .unwrap_or_else(|| unreachable!("ModelConfig::from_gguf has checked that {name} is there"))
+}
 
-    fn read_rows(&self, run: &RowRun<'_>) -> Result<Vec<u8>, LoadError> {
-        let row_bytes = run.tensor.bytes / run.tensor.rows();
-        let mut source = vec![0; as_usize(run.count * row_bytes)];
-        self.gguf
-            .read(run.tensor, run.row * row_bytes, &mut source)?;
-        Ok(source)
-    }
+fn read_rows(gguf: &Gguf, run: &RowRun<'_>) -> Result<Vec<u8>, LoadError> {
+    let row_bytes = run.tensor.bytes / run.tensor.rows();
+    let mut source = vec![0; as_usize(run.count * row_bytes)];
+    gguf.read(run.tensor, run.row * row_bytes, &mut source)?;
+    Ok(source)
 }
 
 fn slice_row(bytes: &mut [u8], row: usize, row_bytes: usize) -> &mut [u8] {

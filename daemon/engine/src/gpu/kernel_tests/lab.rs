@@ -3,10 +3,11 @@
 use std::collections::HashMap;
 
 use hearth_shaders::reference::{BLOCK, INT8_BLOCK_WORDS, int8_values};
-use hearth_shaders::{ActivationFormat, BindingKind, Kernel, Planes};
+use hearth_shaders::{ActivationFormat, BindingKind, Kernel, Planes, Reduction};
 
 use super::super::{
-    Axis, Bound, Extent, Gpu, Image, Op, Pipelines, Plane, PlaneShape, Readback, Recording, storage,
+    Axis, Bound, Extent, Gpu, Image, Op, Pipelines, Plane, PlaneShape, Readback, Reads, Recording,
+    storage,
 };
 use crate::AdapterKind;
 use crate::request::EngineConfig;
@@ -72,8 +73,8 @@ impl Lab {
     }
 
     /// Tells whether this adapter runs kernels of that reduction.
-    pub(super) fn runs(&self, reduction: hearth_shaders::Reduction) -> bool {
-        reduction == hearth_shaders::Reduction::Shared || self.gpu().reduction == reduction
+    pub(super) fn runs(&self, reduction: Reduction) -> bool {
+        reduction == Reduction::Shared || self.gpu().reduction == reduction
     }
 
     /// Tells whether the two builds agree in a word: to the bit on a software adapter; elsewhere
@@ -93,6 +94,11 @@ impl Lab {
         buffers: &[Buffer],
         grid: [u32; 3],
     ) -> Vec<Vec<u32>> {
+        let mut overrides = overrides.to_vec();
+        if kernel.reduction() == Some(Reduction::Subgroup) {
+            overrides.push(("SG", self.gpu().threads_per_row));
+        }
+        let overrides = &overrides;
         let [trusted, checked] = self
             .builds
             .each_mut()
@@ -134,6 +140,8 @@ fn dispatch(
         pipeline,
         bind_group,
         grid: grid.map(Axis::Fixed),
+        only_split: false,
+        reads: Reads::Little,
     };
     let mut encoder = gpu.device.create_command_encoder(&Default::default());
     Recording { ops: vec![op] }.encode(&mut encoder, Extent::default());
@@ -202,6 +210,14 @@ impl Memory {
     }
 }
 
+/// What fills the room behind an input or an output.
+fn guard(kind: BindingKind) -> u32 {
+    match kind {
+        BindingKind::Write | BindingKind::WriteImage => UNTOUCHED,
+        BindingKind::Read | BindingKind::Uniform | BindingKind::Image { .. } => NAN_WORD,
+    }
+}
+
 fn create(gpu: &Gpu, buffer: &Buffer, kind: BindingKind) -> Memory {
     match (buffer, kind) {
         (
@@ -225,12 +241,8 @@ fn create(gpu: &Gpu, buffer: &Buffer, kind: BindingKind) -> Memory {
         }
         (Buffer::Words(words), BindingKind::Image { .. } | BindingKind::WriteImage) => {
             let image = Image::new(gpu, "test", 4, 4 * (words.len() + GUARD_WORDS) as u64);
-            let guard = match kind {
-                BindingKind::WriteImage => UNTOUCHED,
-                _ => NAN_WORD,
-            };
             let mut guarded = words.clone();
-            guarded.resize(usize::try_from(image.bytes() / 4).unwrap(), guard);
+            guarded.resize(usize::try_from(image.bytes() / 4).unwrap(), guard(kind));
             image.write(gpu, 0, bytemuck::cast_slice(&guarded));
             Memory::Image(image)
         }
@@ -252,11 +264,8 @@ fn create_buffer(gpu: &Gpu, buffer: &Buffer, kind: BindingKind) -> wgpu::Buffer 
         }
         Buffer::Words(words) | Buffer::Plane { words, .. } => {
             let mut guarded = words.clone();
-            let guard = match kind {
-                BindingKind::Write => UNTOUCHED,
-                _ => NAN_WORD,
-            };
-            guarded.resize((words.len() + GUARD_WORDS).next_multiple_of(4), guard);
+            let length = (words.len() + GUARD_WORDS).next_multiple_of(4);
+            guarded.resize(length, guard(kind));
             let buffer = storage(gpu, "test", 4 * guarded.len() as u64);
             gpu.queue
                 .write_buffer(&buffer, 0, bytemuck::cast_slice(&guarded));

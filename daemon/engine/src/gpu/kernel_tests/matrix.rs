@@ -2,15 +2,15 @@
 
 use hearth_shaders::params::MatrixParams;
 use hearth_shaders::reference::{
-    Bounded, INT8_BLOCK_WORDS, KvShape, QkvShape, QkvTarget, glu, matmul, qkv_target, rope,
-    rope_turn,
+    Bounded, INT8_BLOCK_WORDS, KvShape, QkvShape, QkvTarget, glu, matmul, qkv_target, rms_norm,
+    rope, rope_turn,
 };
-use hearth_shaders::{ActivationFormat, Epilogue, Kernel, MatrixKernel, Reduction, WeightFormat};
+use hearth_shaders::{ActivationFormat, Epilogue, GemvInput, Kernel, MatrixKernel, WeightFormat};
 
 use super::lab::{Buffer, Expected, Lab, NAN_WORD, UNTOUCHED};
 use super::long_tests;
-use super::plan::{Plan, matrix, plans};
-use super::random::{Acts, Planes, Random, bits};
+use super::plan::{Plan, everyday, matrix, plans};
+use super::random::{Acts, Planes, Random, bits, wide};
 use crate::model::{Column, StepInput};
 
 #[test]
@@ -21,6 +21,36 @@ pub(super) fn q4_0() {
 #[test]
 pub(super) fn q4_1() {
     all_products(WeightFormat::Q4_1);
+}
+
+#[test]
+pub(super) fn q4_g64() {
+    all_products(WeightFormat::Q4G64);
+}
+
+#[test]
+pub(super) fn q4_g128() {
+    all_products(WeightFormat::Q4G128);
+}
+
+#[test]
+pub(super) fn q4_z32() {
+    all_products(WeightFormat::Q4Z32);
+}
+
+#[test]
+pub(super) fn q4_z64() {
+    all_products(WeightFormat::Q4Z64);
+}
+
+#[test]
+pub(super) fn q4_z128() {
+    all_products(WeightFormat::Q4Z128);
+}
+
+#[test]
+pub(super) fn q4_k() {
+    all_products(WeightFormat::Q4K);
 }
 
 #[test]
@@ -46,32 +76,26 @@ fn all_products(weights: WeightFormat) {
         let Some((m, reduction)) = matrix(kernel).filter(|(m, _)| m.weights == weights) else {
             continue;
         };
-        if !lab.runs(reduction) || !(long_tests() || everyday(m, reduction, &lab)) {
+        if !lab.runs(reduction) || !(long_tests() || everyday(kernel, m, reduction, lab.gpu())) {
             continue;
         }
-        for plan in plans(kernel, lab.gpu()) {
-            count += 1;
-            for case in 0..COLUMNS.len() {
-                let mut random = Random::new(1000 * count + case as u64);
-                Case::new(&mut random, m, case).run(&mut lab, &mut random, kernel, &plan);
+        count += 1;
+        // `gemv` compiles anew for each length of a row, so it has fewer cases, but all its plans.
+        let gemv = matches!(kernel, Kernel::Gemv(..));
+        for number in (0..COLUMNS.len()).filter(|n| !gemv || long_tests() || n % 3 == 1) {
+            let mut random = Random::new(1000 * count + number as u64);
+            let mut case = Case::new(&mut random, m, number);
+            if let Kernel::Gemv(_, _, GemvInput::Normed) = kernel {
+                case.norm_own_input(&mut random);
+            }
+            let plans = plans(kernel, lab.gpu(), case.params.blocks);
+            let chosen = (count as usize + number) % plans.len().max(1);
+            if let Some(plan) = plans.get(chosen) {
+                case.run(&mut lab, &mut random, kernel, plan);
             }
         }
     }
     assert!(count >= 3, "{count} kernels of {}", weights.name());
-}
-
-/// Each format's products are stored, q4_1's go through each epilogue too, with the adapter's own
-/// reduction; the other reduction has one kernel of each mapping.
-fn everyday(m: MatrixKernel, reduction: Reduction, lab: &Lab) -> bool {
-    let thorough = m.weights == WeightFormat::Q4_1;
-    if reduction != lab.gpu().reduction {
-        return thorough
-            && m.activations == ActivationFormat::Int8
-            && m.epilogue == Epilogue::Residual;
-    }
-    // The two activation formats that the feed-forward layer can leave are one file each.
-    let mixed = matches!(m.epilogue, Epilogue::Glu(out) if out != m.activations);
-    m.epilogue == Epilogue::Store || thorough && !mixed
 }
 
 /// Columns of each case: every remainder by a tile of eight.
@@ -85,6 +109,9 @@ struct Case {
     columns: usize,
     step: StepInput,
     frequencies: Vec<f64>,
+    /// The input is to be normed: the residual stream, of which the step's outputs are a column, and
+    /// the norm's weights.
+    norm: Option<[Vec<f32>; 2]>,
 }
 
 impl Case {
@@ -144,6 +171,9 @@ impl Case {
             block_len,
             has_bias: random.within(0, 1),
             columns_max: if logits { columns } else { 0 },
+            outputs: 0,
+            eps: 1e-5,
+            pad: [0; 2],
         };
         // With `columns_max` the step's own number must not count.
         let step_columns = if logits { 3 } else { columns };
@@ -156,18 +186,52 @@ impl Case {
             frequencies: (0..rope_pairs)
                 .map(|i| 0.9f64.powi(i.cast_signed()))
                 .collect(),
+            norm: None,
         }
+    }
+
+    /// One column, normed by the product itself.
+    fn norm_own_input(&mut self, random: &mut Random) {
+        let dim = 32 * self.params.blocks as usize;
+        self.columns = 1;
+        if self.m.epilogue == Epilogue::Store {
+            self.params.columns_max = 1;
+            self.params.outputs = random.within(0, 1);
+        } else {
+            self.step.columns.truncate(1);
+        }
+        self.step.output_first = random.within(0, 2);
+        self.norm = Some([random.floats(3 * dim), random.floats(dim)]);
+    }
+
+    /// The stored input, or what the norm has to make of the residual stream.
+    fn acts(&self, random: &mut Random) -> Acts {
+        let blocks = self.params.blocks as usize;
+        let Some([x, weight]) = &self.norm else {
+            return Acts::new(random, self.m.activations, self.columns * blocks);
+        };
+        let dim = 32 * blocks;
+        let column = (self.params.outputs * self.step.output_first) as usize;
+        let normed = rms_norm(
+            &wide(&x[column * dim..][..dim]),
+            &wide(weight),
+            f64::from(self.params.eps),
+        );
+        Acts::of(self.m.activations, &normed)
     }
 
     fn run(&self, lab: &mut Lab, random: &mut Random, kernel: Kernel, plan: &Plan) {
         let blocks = self.params.blocks as usize;
         let planes = Planes::new(random, self.m.weights, self.part_rows, blocks);
-        let mut acts = Acts::new(random, self.m.activations, self.columns * blocks);
+        let mut acts = self.acts(random);
         let products = matmul(&planes.weights, &acts.values, 32 * blocks);
         let block_words = acts.words.len() / (self.columns * blocks);
         let tiles = self.columns.next_multiple_of(plan.columns as usize);
         acts.words.resize(tiles * blocks * block_words, NAN_WORD);
-        let step = self.step.words(256, 1, &self.frequencies);
+        if let Some([x, _]) = &self.norm {
+            acts.words = bits(x);
+        }
+        let step = self.step.words(0, &self.frequencies);
         let [quants, metas] = planes.buffers();
         let mut buffers = vec![
             Buffer::uniform(&self.params),
@@ -178,6 +242,7 @@ impl Case {
         ];
         let targets = self.targets(random);
         buffers.extend(targets.iter().map(|t| Buffer::Words(t.clone())));
+        buffers.extend(self.norm.iter().map(|[_, w]| Buffer::Words(bits(w))));
         let columns = u32::try_from(self.columns).unwrap();
         let grid = [
             self.params.pairs.div_ceil(plan.pairs),
@@ -279,10 +344,15 @@ impl Results<'_> {
     fn product(&self, column: usize, part_row: usize) -> (f64, f64) {
         let p = self.products[column * self.case.part_rows + part_row];
         let roundings = f64::from(self.case.params.blocks) + 24.0;
-        (
-            p.value,
-            p.magnitude * roundings * f64::from(f32::EPSILON) + 1e-30,
-        )
+        let mut error = p.magnitude * roundings * f64::from(f32::EPSILON) + 1e-30;
+        if self.case.norm.is_some() {
+            // The norm's own rounding; and a value half-way between two int8 may fall either way.
+            error += 4e-6 * p.magnitude;
+            if self.case.m.activations == ActivationFormat::Int8 {
+                error += 0.02 * p.magnitude / f64::from(self.case.params.blocks).sqrt();
+            }
+        }
+        (p.value, error)
     }
 
     fn check_stored(&self, what: &str, before: &[u32], after: &[u32], residual: bool) {

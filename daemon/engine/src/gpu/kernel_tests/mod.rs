@@ -33,8 +33,8 @@ fn every_kernel_has_a_test() {
                 assert!(plan::matrix(kernel).is_some(), "{}", kernel.name());
                 matrix::q4_1
             }
-            Kernel::Attention(_) | Kernel::Combine(_) => attention::shapes,
-            Kernel::Sample(_) => sample::settings,
+            Kernel::Attention(..) | Kernel::Combine(_) => attention::shapes,
+            Kernel::Peaks | Kernel::Sample(_) => sample::settings,
             Kernel::Copy => rows::copies,
         };
         // Naming the function is the point: it is a test of its own.

@@ -1,8 +1,13 @@
-//! How the matrix kernels map threads to work: the overrides and grids that a recorder may choose.
+//! How the matrix kernels map threads to work: the overrides and grids that a recorder may choose; and
+//! which of them the everyday run tests.
 
-use hearth_shaders::{Epilogue, Kernel, MatrixKernel, Reduction, TILE_COLUMNS};
+use hearth_shaders::{
+    ActivationFormat, Epilogue, GemvInput, Kernel, MatrixKernel, Reduction, TILE_COLUMNS,
+    WeightFormat,
+};
 
 use super::super::Gpu;
+use crate::model::plan::{gemv_plans, norms_own_input, rows_threads};
 
 /// One way to run a matrix kernel.
 pub(super) struct Plan {
@@ -16,49 +21,35 @@ pub(super) struct Plan {
 /// The matrix product and the reduction that a kernel is, or `None` if it is no matrix product.
 pub(super) fn matrix(kernel: Kernel) -> Option<(MatrixKernel, Reduction)> {
     match kernel {
-        Kernel::Gemv(m, r)
+        Kernel::Gemv(m, r, _)
         | Kernel::GemvRows(m, r)
         | Kernel::Gemm(m, r)
         | Kernel::GemmRows(m, r) => Some((m, r)),
         Kernel::Embed(..)
         | Kernel::Norm(..)
-        | Kernel::Attention(_)
+        | Kernel::Attention(..)
         | Kernel::Combine(_)
+        | Kernel::Peaks
         | Kernel::Sample(_)
         | Kernel::Copy => None,
     }
 }
 
-/// A thread has two pairs; gate and up need whole blocks of pairs in a workgroup.
-fn rows_plan(matrix: MatrixKernel, columns: u32) -> Plan {
-    let threads = match matrix.epilogue {
-        Epilogue::Glu(_) => 16,
-        _ => 8,
-    };
-    Plan {
-        overrides: vec![("WG", threads)],
-        pairs: 2 * threads,
-        columns,
-    }
-}
-
-/// Ways to run the matrix kernel `kernel` on this adapter.
-pub(super) fn plans(kernel: Kernel, gpu: &Gpu) -> Vec<Plan> {
+/// Ways to run the matrix kernel `kernel` on this adapter, over rows of `blocks` blocks.
+pub(super) fn plans(kernel: Kernel, gpu: &Gpu, blocks: u32) -> Vec<Plan> {
     match kernel {
-        Kernel::Gemv(m, _) => {
-            let lanes = gpu.threads_per_row;
-            let threads = if lanes >= 32 { 128 } else { 64 };
-            let runs = threads / lanes;
-            let plan = |passes| Plan {
-                overrides: vec![("WG", threads), ("TPR", lanes), ("PASSES", passes)],
-                pairs: runs * passes,
-                columns: 1,
-            };
-            // Gate and up need whole blocks of pairs in a workgroup.
-            match m.epilogue {
-                Epilogue::Glu(_) => vec![plan(32 / runs)],
-                _ => vec![plan(1)],
+        Kernel::Gemv(m, _, input) => {
+            if input == GemvInput::Normed && !normed_fits(gpu, m, blocks) {
+                return Vec::new();
             }
+            gemv_plans(gpu, m.epilogue, blocks)
+                .into_iter()
+                .map(|plan| Plan {
+                    overrides: plan.overrides(blocks).to_vec(),
+                    pairs: plan.pairs(),
+                    columns: input.columns(),
+                })
+                .collect()
         }
         Kernel::GemvRows(m, _) => vec![rows_plan(m, 1)],
         Kernel::GemmRows(m, _) => vec![rows_plan(m, TILE_COLUMNS)],
@@ -71,4 +62,54 @@ pub(super) fn plans(kernel: Kernel, gpu: &Gpu) -> Vec<Plan> {
         }
         _ => Vec::new(),
     }
+}
+
+fn rows_plan(m: MatrixKernel, columns: u32) -> Plan {
+    let threads = rows_threads(m.epilogue);
+    Plan {
+        overrides: vec![("WG", threads)],
+        pairs: 2 * threads,
+        columns,
+    }
+}
+
+/// A software adapter never norms in a product; the kernels are tested on it all the same.
+fn normed_fits(gpu: &Gpu, m: MatrixKernel, blocks: u32) -> bool {
+    let memory = gpu.device.limits().max_compute_workgroup_storage_size;
+    norms_own_input(gpu, m.activations, blocks)
+        || m.activations.normed_bytes(blocks) + (3 << 10) <= memory
+}
+
+/// Tells whether the everyday run tests this product.
+///
+/// Each format's products are stored, q4_1's go through each epilogue too, with the adapter's own
+/// reduction; the other reduction has one kernel of each mapping. A format that differs from
+/// another in its group size alone has one kernel of each mapping too. Of the kernels that norm their
+/// input or do several columns there are q4_1's alone.
+pub(super) fn everyday(kernel: Kernel, m: MatrixKernel, reduction: Reduction, gpu: &Gpu) -> bool {
+    let thorough = m.weights == WeightFormat::Q4_1;
+    if let Kernel::Gemv(_, _, input) = kernel
+        && input != (GemvInput::Stored { columns: 1 })
+    {
+        let chosen = matches!(
+            (input.columns(), m.epilogue),
+            (1, _) | (4, Epilogue::Residual) | (8, Epilogue::Glu(_))
+        );
+        let mixed = matches!(m.epilogue, Epilogue::Glu(out) if out != m.activations);
+        return thorough && reduction == gpu.reduction && chosen && !mixed;
+    }
+    if reduction != gpu.reduction {
+        return thorough
+            && m.activations == ActivationFormat::Int8
+            && m.epilogue == Epilogue::Residual;
+    }
+    // The two activation formats that the feed-forward layer can leave are one file each.
+    let mixed = matches!(m.epilogue, Epilogue::Glu(out) if out != m.activations);
+    let resized = matches!(
+        m.weights,
+        WeightFormat::Q4G64 | WeightFormat::Q4Z32 | WeightFormat::Q4Z64
+    );
+    let stored =
+        m.epilogue == Epilogue::Store && (!resized || m.activations == ActivationFormat::Int8);
+    stored || thorough && !mixed
 }

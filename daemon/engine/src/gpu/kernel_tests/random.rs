@@ -45,6 +45,20 @@ impl Random {
         u32::from(self.half(scale)) | u32::from(self.half(scale)) << 16
     }
 
+    /// Word `index` of a metadata plane.
+    fn meta_word(&mut self, format: WeightFormat, index: usize) -> u32 {
+        match format {
+            WeightFormat::Q4Z32 | WeightFormat::Q4Z64 | WeightFormat::Q4Z128 => {
+                // Zero points are whole numbers; some checkpoints store them less one.
+                let zero = f16::from_f32(self.within(0, 16) as f32).to_bits();
+                u32::from(self.half(0.05)) | u32::from(zero) << 16
+            }
+            // Behind each (d, e) come three words of six-bit numbers.
+            WeightFormat::Q4K if !index.is_multiple_of(4) => self.word(),
+            _ => self.halves(0.05),
+        }
+    }
+
     /// 0..count in a random order.
     pub(super) fn shuffled(&mut self, count: u32) -> Vec<u32> {
         let mut list: Vec<u32> = (0..count).collect();
@@ -61,6 +75,14 @@ pub(super) fn bits(values: &[f32]) -> Vec<u32> {
 
 pub(super) fn wide(values: &[f32]) -> Vec<f64> {
     values.iter().map(|&v| f64::from(v)).collect()
+}
+
+/// Tells whether a word of metadata is two groups' scales.
+fn scales_alone(format: WeightFormat) -> bool {
+    matches!(
+        format,
+        WeightFormat::Q4_0 | WeightFormat::Q4G64 | WeightFormat::Q4G128 | WeightFormat::Q8_0
+    )
 }
 
 /// Planes of a matrix as on the GPU, with its odd row's padding and its metadata's padding NaN.
@@ -91,9 +113,11 @@ impl Planes {
                 _ => random.word(),
             })
             .collect();
-        let mut metas: Vec<u32> = (0..rows * meta_row).map(|_| random.halves(0.05)).collect();
-        let scales_alone = matches!(format, WeightFormat::Q4_0 | WeightFormat::Q8_0);
-        if scales_alone && !blocks.is_multiple_of(2) {
+        let mut metas: Vec<u32> = (0..rows * meta_row)
+            .map(|i| random.meta_word(format, i))
+            .collect();
+        let groups = blocks.div_ceil(usize::try_from(format.group_blocks().max(1)).unwrap());
+        if scales_alone(format) && !groups.is_multiple_of(2) {
             // The last word of a row has one scale.
             for row in metas.chunks_exact_mut(meta_row) {
                 row[meta_row - 1] = row[meta_row - 1] & 0xffff | NAN_WORD & 0xffff_0000;
@@ -115,14 +139,14 @@ impl Planes {
 
     /// The quant plane and the metadata plane.
     pub(super) fn buffers(&self) -> [Buffer; 2] {
-        let plane = |words: &[u32], unit_words| Buffer::Plane {
+        let plane = |words: &[u32], unit_bytes| Buffer::Plane {
             words: words.to_vec(),
             rows: self.rows,
-            unit_words,
+            unit_words: unit_bytes / 4,
         };
         [
-            plane(&self.quants, self.format.quant_block_bytes() / 4),
-            plane(&self.metas, 1),
+            plane(&self.quants, self.format.quant_block_bytes()),
+            plane(&self.metas, self.format.meta_unit_bytes()),
         ]
     }
 }
@@ -135,11 +159,20 @@ pub(super) struct Acts {
 
 impl Acts {
     pub(super) fn new(random: &mut Random, format: ActivationFormat, blocks: usize) -> Self {
-        let floats = random.floats(blocks * BLOCK);
+        Self::stored(format, &random.floats(blocks * BLOCK))
+    }
+
+    /// `values`, rounded as `format` stores them.
+    pub(super) fn of(format: ActivationFormat, values: &[f64]) -> Self {
+        let floats: Vec<f32> = values.iter().map(|&v| v as f32).collect();
+        Self::stored(format, &floats)
+    }
+
+    fn stored(format: ActivationFormat, floats: &[f32]) -> Self {
         match format {
             ActivationFormat::Float | ActivationFormat::FloatImage => Self {
-                words: bits(&floats),
-                values: wide(&floats),
+                words: bits(floats),
+                values: wide(floats),
             },
             ActivationFormat::Int8 => {
                 let words: Vec<u32> = floats

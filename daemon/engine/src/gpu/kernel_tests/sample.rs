@@ -84,18 +84,35 @@ fn choose(lab: &mut Lab, random: &mut Random, reduction: Reduction, rows: &[Row]
     let params = SampleParams {
         vocab: u32::try_from(vocab).unwrap(),
         ring_len,
-        pad: [0; 2],
+        parts: random.within(1, 70),
+        pad: 0,
     };
-    let buffers = [
+    let step_words = step.words(0, &[]);
+    let settings: Vec<u32> = bytemuck::cast_slice(&samplings).to_vec();
+    let peaks = [
         Buffer::uniform(&params),
-        Buffer::Words(step.words(256, 1, &[])),
+        Buffer::Words(step_words.clone()),
         Buffer::Words(logits.clone()),
         Buffer::Words(history.clone()),
-        Buffer::Words(bytemuck::cast_slice(&samplings).to_vec()),
+        Buffer::Words(settings.clone()),
+        Buffer::untouched(2 * (count * params.parts) as usize),
+    ];
+    let grid = [params.parts, count, 1];
+    let [penalised_logits, peaks] = lab
+        .run(Kernel::Peaks, &[("WG", 256)], &peaks, grid)
+        .try_into()
+        .expect("two written buffers");
+    let buffers = [
+        Buffer::uniform(&params),
+        Buffer::Words(peaks),
+        Buffer::Words(step_words),
+        Buffer::Words(penalised_logits.clone()),
+        Buffer::Words(history.clone()),
+        Buffer::Words(settings),
         Buffer::untouched(ring_len as usize),
         Buffer::untouched(rows.len() + 1),
     ];
-    let overrides = [("WG", 256), ("TPR", lab.gpu().threads_per_row)];
+    let overrides = [("WG", 256), ("TPR", 8)];
     let after = lab.run(
         Kernel::Sample(reduction),
         &overrides,
@@ -105,7 +122,7 @@ fn choose(lab: &mut Lab, random: &mut Random, reduction: Reduction, rows: &[Row]
     let tokens: Vec<usize> = slots
         .iter()
         .take(rows.len())
-        .map(|&s| after[3][s as usize] as usize)
+        .map(|&s| after[2][s as usize] as usize)
         .collect();
     let mut expected_ring = vec![UNTOUCHED; ring_len as usize];
     let mut expected_last = vec![UNTOUCHED; rows.len() + 1];
@@ -124,10 +141,10 @@ fn choose(lab: &mut Lab, random: &mut Random, reduction: Reduction, rows: &[Row]
             expected_logits.set(n * vocab + i, v, 1e-6 * most + 1e-6);
         }
     }
-    expected_logits.check_floats("logits", &logits, &after[0]);
-    assert_eq!(after[1], history, "history");
-    assert_eq!(after[2], expected_ring, "ring");
-    assert_eq!(after[3], expected_last, "last tokens");
+    expected_logits.check_floats("logits", &logits, &penalised_logits);
+    assert_eq!(after[0], history, "history");
+    assert_eq!(after[1], expected_ring, "ring");
+    assert_eq!(after[2], expected_last, "last tokens");
     tokens
 }
 

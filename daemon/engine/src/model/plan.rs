@@ -1,0 +1,127 @@
+//! How kernels map threads to work on this adapter: the choices a recorder starts from and the tuner
+//! tries. Pure arithmetic over what the adapter offers.
+
+use hearth_shaders::{ActivationFormat, AttentionKernel, Epilogue};
+
+use crate::engine::AdapterKind;
+use crate::gpu::Gpu;
+
+/// Row pairs of a workgroup that must hold whole blocks of 32 gate and up pairs.
+pub(crate) const GLU_PAIRS: u32 = 32;
+/// Most columns that one `gemv` does together, and most columns of a step that takes it.
+pub(crate) const DECODE_COLUMNS_MAX: u32 = 16;
+/// Storage buffers of the product that norms its own input and writes q, k and v.
+const NORMED_STORAGE_BUFFERS: u32 = 9;
+/// Workgroup memory that a `gemv` takes beside the normed input, at most: sums and a tile of results.
+const GEMV_SHARED_BYTES: u32 = 3 << 10;
+
+/// How a `gemv` is cut.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub(crate) struct GemvPlan {
+    /// Threads of a workgroup.
+    pub(crate) threads: u32,
+    /// Threads that share a row pair.
+    pub(crate) lanes: u32,
+    /// Row pairs that a run of threads does, one after the other.
+    pub(crate) passes: u32,
+}
+
+impl GemvPlan {
+    /// Row pairs of a workgroup.
+    pub(crate) fn pairs(self) -> u32 {
+        self.threads / self.lanes * self.passes
+    }
+
+    /// The kernel's override constants for rows of `blocks` blocks.
+    pub(crate) fn overrides(self, blocks: u32) -> [(&'static str, u32); 4] {
+        [
+            ("WG", self.threads),
+            ("TPR", self.lanes),
+            ("PASSES", self.passes),
+            ("BLOCKS", blocks),
+        ]
+    }
+}
+
+/// Ways to cut a `gemv` over rows of `blocks` blocks, the best guess first.
+pub(crate) fn gemv_plans(gpu: &Gpu, epilogue: Epilogue, blocks: u32) -> Vec<GemvPlan> {
+    let limit = gpu.device.limits().max_compute_invocations_per_workgroup;
+    let wide = gpu.threads_per_row >= 32;
+    let mut plans: Vec<GemvPlan> = Vec::new();
+    let guesses: &[u32] = match (blocks, epilogue) {
+        (96.., Epilogue::Residual) => &[64, 32, 128],
+        (96.., _) => &[32, 64, 16],
+        (33..96, _) => &[16, 32, 8],
+        _ => &[8, 16, 32],
+    };
+    let threads: &[u32] = match epilogue {
+        Epilogue::Glu(_) if wide => &[512, 256, 128],
+        _ if wide => &[256, 128, 512],
+        _ => &[64, 128, 32],
+    };
+    for &lanes in guesses {
+        for &threads in threads.iter().filter(|&&t| t <= limit && t >= lanes) {
+            let runs = threads / lanes;
+            let passes = match epilogue {
+                Epilogue::Glu(_) if runs > GLU_PAIRS => continue,
+                Epilogue::Glu(_) => GLU_PAIRS / runs,
+                _ => 1,
+            };
+            plans.push(GemvPlan {
+                threads,
+                lanes,
+                passes,
+            });
+        }
+    }
+    plans
+}
+
+/// Threads of a workgroup of the kernels of software adapters, two row pairs each.
+pub(crate) fn rows_threads(epilogue: Epilogue) -> u32 {
+    match epilogue {
+        Epilogue::Glu(_) => GLU_PAIRS / 2,
+        // One tile: the smaller the workgroups, the more even the cores' shares.
+        _ => 8,
+    }
+}
+
+/// Tells whether a product over rows of `blocks` blocks can norm its own input here.
+pub(crate) fn norms_own_input(gpu: &Gpu, activations: ActivationFormat, blocks: u32) -> bool {
+    let limits = gpu.device.limits();
+    gpu.info.kind != AdapterKind::Software
+        && limits.max_storage_buffers_per_shader_stage >= NORMED_STORAGE_BUFFERS
+        && activations.normed_bytes(blocks) + GEMV_SHARED_BYTES
+            <= limits.max_compute_workgroup_storage_size
+}
+
+/// How decode attention is cut: the kernel and its threads.
+pub(crate) fn attention_plan(
+    gpu: &Gpu,
+    head_dim: u32,
+    group: u32,
+    activations: ActivationFormat,
+) -> (AttentionKernel, u32) {
+    let software = gpu.info.kind == AdapterKind::Software;
+    let chunks = head_dim / 8;
+    let lanes = gpu.threads_per_row.min(1 << chunks.ilog2());
+    let per_lane = chunks.div_ceil(lanes);
+    // A head's q and o take 16 registers a chunk; software adapters compile for minutes beyond four.
+    let heads = group.min(if software { 4 } else { 8 } / per_lane).max(1);
+    // As even as it goes: 7 heads are 4 and 3, not 5 and 2.
+    let heads = group.div_ceil(group.div_ceil(heads));
+    let (ahead, threads) = match (software, heads * per_lane) {
+        (true, _) => (1, 64),
+        (_, 1) => (4, 256),
+        (_, 2..=4) => (2, 128),
+        _ => (1, 128),
+    };
+    let kernel = AttentionKernel {
+        heads,
+        head_dim,
+        lanes,
+        ahead,
+        activations,
+    };
+    (kernel, threads)
+}
