@@ -1,6 +1,7 @@
 //! The bench measures what it says, on a model of a few thousand weights.
 
 use super::*;
+use crate::gpu::Timestamps;
 
 fn options() -> BenchOptions {
     BenchOptions {
@@ -53,22 +54,26 @@ fn every_row_is_there_and_the_bytes_add_up() {
     }
 }
 
+fn tiny(format: Format) -> Steps {
+    let config = Shape::TINY.config(format);
+    let gpu = Gpu::open(&EngineConfig::default()).unwrap();
+    let weights = format.weights(&config);
+    let source = WeightSource::Random(&weights);
+    let forward = load(&gpu, source, &config, &EngineConfig::default(), &options()).unwrap();
+    Steps {
+        vocab_size: config.vocab_size,
+        chunk: 32,
+        blocks_per_sequence: sequence_blocks(&options()),
+        spare: Vec::new(),
+        gpu,
+        forward,
+    }
+}
+
 #[test]
 fn made_up_weights_keep_activations_finite() {
     for format in Format::ALL {
-        let config = Shape::TINY.config(format);
-        let gpu = Gpu::open(&EngineConfig::default()).unwrap();
-        let weights = format.weights(&config);
-        let source = WeightSource::Random(&weights);
-        let forward = load(&gpu, source, &config, &EngineConfig::default(), &options()).unwrap();
-        let mut steps = Steps {
-            vocab_size: config.vocab_size,
-            chunk: 32,
-            blocks_per_sequence: sequence_blocks(&options()),
-            spare: Vec::new(),
-            gpu,
-            forward,
-        };
+        let mut steps = tiny(format);
         steps.prefill(40).unwrap();
         let mut readback = crate::gpu::Readback::new(&steps.gpu, 4 * 320);
         let mut encoder = steps.gpu.device.create_command_encoder(&Default::default());
@@ -84,6 +89,26 @@ fn made_up_weights_keep_activations_finite() {
         let largest = logits.iter().fold(0f32, |m, l| m.max(l.abs()));
         assert!((0.1..100.0).contains(&largest), "{format:?}: {largest}");
     }
+}
+
+#[test]
+fn coarser_clocks_do_as_well() {
+    let mut steps = tiny(Format::ALL[0]);
+    let step = steps.decode_step(2, 20, 0);
+    if steps.gpu.timestamps != Timestamps::Nowhere {
+        steps.gpu.timestamps = Timestamps::AroundPasses;
+        let profile = steps
+            .profile(std::slice::from_ref(&step), 1e9)
+            .unwrap()
+            .unwrap();
+        let counted: usize = profile.kernels.iter().map(|k| k.dispatches).sum();
+        assert_eq!(counted, steps.dispatches(&step));
+        assert!(profile.us > 0.0);
+    }
+    steps.gpu.timestamps = Timestamps::Nowhere;
+    assert!(steps.profile(&[step], 1e9).unwrap().is_none());
+    assert!(gpu_times(&mut steps, (1, 20), 2).unwrap().is_none());
+    assert!(copy::measure(&steps.gpu).unwrap().bytes_per_second > 0.0);
 }
 
 #[test]
