@@ -111,5 +111,8 @@ pub(super) fn everyday(kernel: Kernel, m: MatrixKernel, reduction: Reduction, gp
     );
     let stored =
         m.epilogue == Epilogue::Store && (!resized || m.activations == ActivationFormat::Int8);
-    stored || thorough && !mixed
+    // Software adapters take int8 only where somebody asks for it, and the epilogues are the same.
+    let rows = matches!(kernel, Kernel::GemvRows(..) | Kernel::GemmRows(..));
+    let rare = rows && m.activations == ActivationFormat::Int8;
+    stored || thorough && !mixed && !rare
 }
