@@ -112,7 +112,7 @@ pub(crate) struct Key {
 }
 
 /// All settings, in the order of `hearthd --help`.
-pub(crate) const KEYS: [Key; 15] = [
+pub(crate) const KEYS: [Key; 16] = [
     Key {
         name: "socket",
         variable: Some("HEARTH_SOCKET"),
@@ -177,6 +177,11 @@ pub(crate) const KEYS: [Key; 15] = [
         name: "no_subgroups",
         variable: None,
         apply: set_no_subgroups,
+    },
+    Key {
+        name: "no_cooperative_matrix",
+        variable: None,
+        apply: set_no_cooperative_matrix,
     },
     Key {
         name: "log",
@@ -386,6 +391,11 @@ fn set_binding_bytes_max(config: &mut Config, value: &str) -> Result<(), &'stati
 
 fn set_no_subgroups(config: &mut Config, value: &str) -> Result<(), &'static str> {
     config.engine.no_subgroups = truth(value)?;
+    Ok(())
+}
+
+fn set_no_cooperative_matrix(config: &mut Config, value: &str) -> Result<(), &'static str> {
+    config.engine.cooperative_matrix = !truth(value)?;
     Ok(())
 }
 

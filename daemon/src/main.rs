@@ -89,6 +89,9 @@ struct Settings {
     /// Never uses subgroup operations.
     #[arg(long)]
     no_subgroups: bool,
+    /// Never multiplies by cooperative matrices.
+    #[arg(long)]
+    no_cooperative_matrix: bool,
     /// Log filter, such as `info` or `hearthd=debug,warn` [HEARTH_LOG].
     #[arg(long, value_name = "FILTER")]
     log: Option<String>,
@@ -114,6 +117,7 @@ impl Settings {
             ("queue_max", self.queue_max),
             ("binding_bytes_max", self.binding_bytes_max),
             ("no_subgroups", flag(self.no_subgroups)),
+            ("no_cooperative_matrix", flag(self.no_cooperative_matrix)),
             ("log", self.log),
             ("log_json", flag(self.log_json)),
         ]

@@ -13,10 +13,10 @@ struct MatrixParams {
     block_len: u32, // qkv only: positions of a KV block
     has_bias: u32, // qkv only: 1 where `bias` counts
     columns_max: u32, // 0: as many columns as the step has; else this many (logits)
-    outputs: u32, // normed input only: 1 where column c of the result is column output_first + c of x
     eps: f32, // normed input only: added to the mean square
     pad0: u32,
     pad1: u32,
+    pad2: u32,
 }
 
 @group(0) @binding(0) var<uniform> params: MatrixParams;

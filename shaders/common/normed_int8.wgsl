@@ -2,6 +2,8 @@
 // common/act_out_int8.wgsl does: every workgroup norms the column for itself, which costs less than a
 // dispatch of its own. One column.
 
+override OUTPUTS: u32 = 0u; // 1: column c is column output_first + c of x
+
 @group(0) @binding(3) var<storage, read> x: array<vec4<f32>>; // [column, block, 8]
 @group(0) @binding(9) var<storage, read> norm_weight: array<vec4<f32>>; // [block, 8]
 
@@ -9,7 +11,7 @@ var<workgroup> normed_quants: array<vec4<u32>, 2u * BLOCKS>; // [half, block]
 var<workgroup> normed_scales: array<vec2<f32>, BLOCKS>; // (d, s)
 
 fn prepare_input(column: u32, lid: u32) {
-    let first = 8u * BLOCKS * (column + select(0u, step_output_first(), params.outputs == 1u));
+    let first = 8u * BLOCKS * (column + select(0u, step_output_first(), OUTPUTS == 1u));
     let scale = rms_scale(first, BLOCKS, params.eps, lid);
     // Eight threads a block. All threads go round as often as the others: they exchange values.
     for (var start = 0u; start < 8u * BLOCKS; start += WG) {

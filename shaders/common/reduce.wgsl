@@ -3,8 +3,8 @@
 
 var<workgroup> reduce_scratch: array<vec2<f32>, WG>;
 
-// Sum over each run of `TPR` consecutive threads (a power of two), known to all of the run.
-fn cluster_sum(v: vec2<f32>, lid: u32) -> vec2<f32> {
+// Sums over each run of `TPR` consecutive threads (a power of two), known to all of the run.
+fn run_sum(v: vec2<f32>, lid: u32) -> vec2<f32> {
     reduce_scratch[lid] = v;
     workgroupBarrier();
     for (var step = TPR / 2u; step > 0u; step /= 2u) {
@@ -18,9 +18,9 @@ fn cluster_sum(v: vec2<f32>, lid: u32) -> vec2<f32> {
     return sum;
 }
 
-// The same.
-fn run_sum(v: vec2<f32>, lid: u32) -> vec2<f32> {
-    return cluster_sum(v, lid);
+// One sum of the same kind.
+fn cluster_sum(v: f32, lid: u32) -> f32 {
+    return run_sum(vec2<f32>(v, 0.0), lid).x;
 }
 
 // Sum over eight consecutive threads, known to all of them.

@@ -6,7 +6,7 @@ override SG: u32 = 8u; // threads that shuffles may reach: a power of two, at le
 var<workgroup> reduce_scratch: array<vec2<f32>, WG / SG>; // one entry each SG threads
 
 // Sum over each run of `TPR` consecutive threads (a power of two, at most SG), known to all of the run.
-fn cluster_sum(v: vec2<f32>, lid: u32) -> vec2<f32> {
+fn cluster_sum(v: f32, lid: u32) -> f32 {
     var sum = v;
     for (var step = TPR / 2u; step > 0u; step /= 2u) {
         sum += subgroupShuffleXor(sum, step);
@@ -14,7 +14,7 @@ fn cluster_sum(v: vec2<f32>, lid: u32) -> vec2<f32> {
     return sum;
 }
 
-// The same for runs of any power of two up to WG.
+// Sums over each run of `TPR` consecutive threads (a power of two), known to all of the run.
 fn run_sum(v: vec2<f32>, lid: u32) -> vec2<f32> {
     var sum = v;
     for (var step = min(TPR, SG) / 2u; step > 0u; step /= 2u) {

@@ -29,7 +29,7 @@ fn kv_table(column: u32) -> u32 {
 }
 
 // Positions of a split of the column's history: one split up to 256 positions, then splits of 64, and
-// longer ones where there would be more than 32. It depends on the column alone, so that a result
+// longer ones where there would be more than 64. It depends on the column alone, so that a result
 // does not depend on who else is in the step.
 fn column_split_len(column: u32) -> u32 {
     let forced = step_split_len();
@@ -41,7 +41,7 @@ fn column_split_len(column: u32) -> u32 {
         return 256u;
     }
     var len = 64u;
-    while (len * 32u < history) {
+    while (len * 64u < history) {
         len *= 2u;
     }
     return len;

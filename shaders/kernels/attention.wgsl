@@ -5,17 +5,17 @@
 // run of LANES threads takes every (WG / LANES)th position, AHEAD of them at a time so that their
 // loads overlap, and keeps its own maximum, sum and output; the runs are joined at the end. A column
 // of one split is stored as activations if DIRECT; otherwise the split's result stays unnormalised
-// for kernels/combine.wgsl. HEADS, LANES, CHUNKS, HEAD_DIM, AHEAD and DIRECT are constants put before
-// this file. Reference: reference::attention.
+// for kernels/combine.wgsl. HEADS, GROUP, LANES, CHUNKS, HEAD_DIM, BLOCK_LEN, AHEAD and DIRECT are
+// constants put before this file. Reference: reference::attention.
 
 struct AttentionParams {
-    head_dim: u32,
+    head_dim: u32, // = HEAD_DIM
     kv_heads: u32,
-    block_len: u32, // positions of a KV block
+    block_len: u32, // = BLOCK_LEN: positions of a KV block
     splits_max: u32, // splits that `partial` and `sums` have room for
     window: u32, // sliding window in positions, 0 for none
     scale: f32, // 1 / sqrt(head_dim)
-    group: u32, // query heads of a KV head
+    group: u32, // = GROUP: query heads of a KV head
     pad: u32,
 }
 
@@ -28,7 +28,6 @@ struct AttentionParams {
 
 override WG: u32 = 64u;
 override TPR: u32 = 8u; // = LANES: the threads that `cluster_sum` adds over
-const ITEMS: u32 = HEADS * AHEAD;
 // Least score: a finite number, so that differences with it are numbers.
 const LEAST: f32 = -3.0e38;
 
@@ -47,12 +46,12 @@ fn half_hi(w: vec4<u32>) -> vec4<f32> {
 
 @compute @workgroup_size(WG)
 fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index) lid: u32) {
-    let parts = (params.group + HEADS - 1u) / HEADS;
+    let parts = (GROUP + HEADS - 1u) / HEADS;
     let kv_head = group.x / parts;
     let part = group.x % parts;
-    let heads = params.kv_heads * params.group;
-    let first_head = kv_head * params.group + part * HEADS;
-    let heads_here = min(HEADS, params.group - part * HEADS);
+    let heads = params.kv_heads * GROUP;
+    let first_head = kv_head * GROUP + part * HEADS;
+    let heads_here = min(HEADS, GROUP - part * HEADS);
     let column = group.y;
     let split = group.z;
     let position = column_position(column);
@@ -100,36 +99,26 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index
         var v: array<vec4<u32>, AHEAD * CHUNKS>;
         for (var a = 0u; a < AHEAD; a++) {
             let p = min(start + a * runs + run, end - 1u);
-            let block = step_words[table + p / params.block_len];
-            let line = ((block * params.kv_heads + kv_head) * params.block_len + p % params.block_len) * chunks;
+            let block = step_words[table + p / BLOCK_LEN];
+            let line = ((block * params.kv_heads + kv_head) * BLOCK_LEN + p % BLOCK_LEN) * chunks;
             for (var c = 0u; c < CHUNKS; c++) {
                 let at = line + min(c * LANES + lane, chunks - 1u);
                 k[a * CHUNKS + c] = k_cache[at];
                 v[a * CHUNKS + c] = v_cache[at];
             }
         }
-        var scores: array<f32, ITEMS>; // [head, position]
-        for (var a = 0u; a < AHEAD; a++) {
-            for (var h = 0u; h < HEADS; h++) {
+        for (var h = 0u; h < HEADS; h++) {
+            var scores: array<f32, AHEAD>;
+            var now = top[h];
+            for (var a = 0u; a < AHEAD; a++) {
                 var sum = 0.0;
                 for (var c = 0u; c < CHUNKS; c++) {
                     let w = k[a * CHUNKS + c];
                     sum += dot(q_lo[h * CHUNKS + c], half_lo(w)) + dot(q_hi[h * CHUNKS + c], half_hi(w));
                 }
-                scores[h * AHEAD + a] = sum;
-            }
-        }
-        for (var i = 0u; i < ITEMS; i += 2u) {
-            let other = min(i + 1u, ITEMS - 1u);
-            let pair = cluster_sum(vec2<f32>(scores[i], scores[other]), lid);
-            scores[i] = pair.x;
-            scores[other] = pair.y;
-        }
-        for (var h = 0u; h < HEADS; h++) {
-            var now = top[h];
-            for (var a = 0u; a < AHEAD; a++) {
                 let here = start + a * runs + run < end;
-                now = max(now, select(LEAST, scores[h * AHEAD + a], here));
+                scores[a] = select(LEAST, cluster_sum(sum, lid), here);
+                now = max(now, scores[a]);
             }
             let shrink = exp(top[h] - now);
             top[h] = now;
@@ -140,7 +129,7 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index
             }
             for (var a = 0u; a < AHEAD; a++) {
                 let here = start + a * runs + run < end;
-                let weight = select(0.0, exp(scores[h * AHEAD + a] - now), here);
+                let weight = select(0.0, exp(scores[a] - now), here);
                 total[h] += weight;
                 for (var c = 0u; c < CHUNKS; c++) {
                     let w = v[a * CHUNKS + c];

@@ -1,56 +1,50 @@
-// y[column, row] = sum over k of W[row, k] * x[column, k], eight columns of activations together.
+// y[column, row] = sum over k of W[row, k] * x[column, k]: a tile of rows times a tile of columns.
 //
-// A thread holds one pair of rows times eight columns in registers, so each weight block is read
-// and unpacked once for eight columns. Workgroup (i, j) does pairs 32 i .. 32 i + 31 and columns
-// 8 j .. 8 j + 7. All threads need the same activations: common/share*.wgsl.
-// Reference: reference::matmul (and the epilogue's own).
+// A workgroup of TP times TC threads brings STEP blocks of its rows' weights and of its columns'
+// activations into workgroup memory (common/tile_*.wgsl); each thread multiplies PAIRS row pairs by
+// COLUMNS columns of them and keeps the sums in registers. The next step's blocks are on their way
+// meanwhile. Workgroup (i, j) does the i-th tile of pairs for the j-th tile of columns. No subgroups.
+// PAIRS, COLUMNS, TP and TC are put in front of this file. Reference: reference::matmul (and the
+// epilogue's own).
 
-override WG: u32 = 32u; // threads, one a pair
-const TILE_COLUMNS: u32 = 8u;
-
-fn pair_dot(w0: WeightBlock, w1: WeightBlock, ahead: ActBlock, first: u32, block: u32, i: u32) -> vec2<f32> {
-    let a = pick_act(ahead, first + i, block, params.blocks, i);
-    return vec2<f32>(block_dot(w0, a), block_dot(w1, a));
-}
+const WG: u32 = TP * TC;
+const TILE_PAIRS: u32 = TP * PAIRS;
+const TILE_COLUMNS: u32 = TC * COLUMNS;
 
 @compute @workgroup_size(WG)
 fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index) lid: u32) {
     let columns_all = select(params.columns_max, step_columns(), params.columns_max == 0u);
-    let first = group.y * TILE_COLUMNS;
-    let pair = group.x * WG + lid;
-    let row = 2u * min(pair, params.pairs - 1u);
-    var s0 = vec2<f32>(0.0);
-    var s1 = vec2<f32>(0.0);
-    var s2 = vec2<f32>(0.0);
-    var s3 = vec2<f32>(0.0);
-    var s4 = vec2<f32>(0.0);
-    var s5 = vec2<f32>(0.0);
-    var s6 = vec2<f32>(0.0);
-    var s7 = vec2<f32>(0.0);
-    for (var block = 0u; block < params.blocks; block++) {
-        let ahead = ahead_act(first, block, params.blocks, lid, true);
-        let w0 = load_block(row, block, params.blocks);
-        let w1 = load_block(row + 1u, block, params.blocks);
-        s0 += pair_dot(w0, w1, ahead, first, block, 0u);
-        s1 += pair_dot(w0, w1, ahead, first, block, 1u);
-        s2 += pair_dot(w0, w1, ahead, first, block, 2u);
-        s3 += pair_dot(w0, w1, ahead, first, block, 3u);
-        s4 += pair_dot(w0, w1, ahead, first, block, 4u);
-        s5 += pair_dot(w0, w1, ahead, first, block, 5u);
-        s6 += pair_dot(w0, w1, ahead, first, block, 6u);
-        s7 += pair_dot(w0, w1, ahead, first, block, 7u);
+    let first_pair = group.x * TILE_PAIRS;
+    let first_column = group.y * TILE_COLUMNS;
+    // 32 neighbours are four pairs by eight columns: they read little of workgroup memory at a time.
+    let tc = lid % 8u + 8u * (lid / 32u % (TC / 8u));
+    let tp = lid / 8u % 4u + 4u * (lid / (4u * TC));
+    var sums: array<vec2<f32>, PAIRS * COLUMNS>; // [pair, column]
+    var ahead: Ahead;
+    fetch_weights(&ahead, first_pair, 0u, lid);
+    fetch_acts(&ahead, first_column, columns_all, 0u, lid);
+    for (var block = 0u; block < params.blocks; block += STEP) {
+        workgroupBarrier();
+        put_weights(&ahead, lid);
+        put_acts(&ahead, block, lid);
+        workgroupBarrier();
+        fetch_weights(&ahead, first_pair, block + STEP, lid);
+        fetch_acts(&ahead, first_column, columns_all, block + STEP, lid);
+        multiply(&sums, tp, tc);
     }
-    let columns = min(TILE_COLUMNS, columns_all - first);
-    if (pair < params.pairs) {
-        let at = params.first_row + 2u * pair;
-        emit(first, 0u, at, lid, s0);
-        if (columns > 1u) { emit(first + 1u, 1u, at, lid, s1); }
-        if (columns > 2u) { emit(first + 2u, 2u, at, lid, s2); }
-        if (columns > 3u) { emit(first + 3u, 3u, at, lid, s3); }
-        if (columns > 4u) { emit(first + 4u, 4u, at, lid, s4); }
-        if (columns > 5u) { emit(first + 5u, 5u, at, lid, s5); }
-        if (columns > 6u) { emit(first + 6u, 6u, at, lid, s6); }
-        if (columns > 7u) { emit(first + 7u, 7u, at, lid, s7); }
+    for (var turn = 0u; turn < COLUMNS; turn++) {
+        // Where `finish` waits for others this loop stays one, and `sums` must be indexed by constants
+        // to be registers: hence a loop over columns of which one counts.
+        for (var j = 0u; j < COLUMNS; j++) {
+            let column = first_column + tile_column(tc, j);
+            for (var i = 0u; i < PAIRS; i++) {
+                let local_pair = tile_pair(tp, i);
+                if (j == turn && first_pair + local_pair < params.pairs && column < columns_all) {
+                    let row = params.first_row + 2u * (first_pair + local_pair);
+                    emit(column, tc, row, local_pair, sums[i * COLUMNS + j]);
+                }
+            }
+        }
+        finish(first_column + tile_column(0u, turn), columns_all, first_pair, lid);
     }
-    finish(first, columns, group.x * WG, lid);
 }

@@ -11,11 +11,11 @@ override WG: u32 = 64u; // threads
 override TPR: u32 = 8u; // threads a row pair
 override PASSES: u32 = 1u;
 override BLOCKS: u32 = 8u; // blocks of 32 columns in a row: a constant, so that the loops unroll
+override PAIRS: u32 = 8u; // row pairs of the part: a constant, so that no load waits for it
 const TILE_COLUMNS: u32 = COLUMNS;
 
 @compute @workgroup_size(WG)
 fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index) lid: u32) {
-    let columns_all = select(params.columns_max, step_columns(), params.columns_max == 0u);
     let first = group.y * COLUMNS;
     let runs = WG / TPR;
     let first_pair = group.x * runs * PASSES;
@@ -23,15 +23,16 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index
     let near = min(lane, BLOCKS - 1u);
     // Threads past the end read the last pair again: the reductions need all of them. The first
     // blocks are on their way while the activations are prepared.
-    var row = 2u * min(first_pair + lid / TPR, params.pairs - 1u);
+    var row = 2u * min(first_pair + lid / TPR, PAIRS - 1u);
     var w0 = load_block(row, near, BLOCKS);
     var w1 = load_block(row + 1u, near, BLOCKS);
     prepare_input(first, lid);
+    let columns_all = select(params.columns_max, step_columns(), params.columns_max == 0u);
     for (var turn = 0u; turn < PASSES; turn++) {
         let local_pair = turn * runs + lid / TPR;
         let pair = first_pair + local_pair;
         if (turn > 0u) {
-            row = 2u * min(pair, params.pairs - 1u);
+            row = 2u * min(pair, PAIRS - 1u);
             w0 = load_block(row, near, BLOCKS);
             w1 = load_block(row + 1u, near, BLOCKS);
         }
@@ -43,18 +44,31 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index
                 sums[c] = vec2<f32>(block_dot(w0, a), block_dot(w1, a));
             }
         }
-        for (var block = lane + TPR; block < BLOCKS; block += TPR) {
-            let v0 = load_block(row, block, BLOCKS);
-            let v1 = load_block(row + 1u, block, BLOCKS);
-            for (var c = 0u; c < COLUMNS; c++) {
-                let a = input_block(first + c, block);
-                sums[c] += vec2<f32>(block_dot(v0, a), block_dot(v1, a));
+        // A constant number of rounds, so that their loads are on their way together.
+        for (var round = 1u; round < (BLOCKS + TPR - 1u) / TPR; round++) {
+            let block = round * TPR + lane;
+            if (block < BLOCKS) {
+                let v0 = load_block(row, block, BLOCKS);
+                let v1 = load_block(row + 1u, block, BLOCKS);
+                for (var c = 0u; c < COLUMNS; c++) {
+                    let a = input_block(first + c, block);
+                    sums[c] += vec2<f32>(block_dot(v0, a), block_dot(v1, a));
+                }
             }
         }
-        for (var c = 0u; c < COLUMNS; c++) {
-            let sum = run_sum(sums[c], lid);
-            if (lane == 0u && pair < params.pairs && first + c < columns_all) {
-                emit(first + c, c, params.first_row + 2u * pair, local_pair, sum);
+        // Every thread of the run learns each sum; thread `lane` sends column `lane`, so that the
+        // columns' epilogues wait for their loads together.
+        for (var start = 0u; start < COLUMNS; start += TPR) {
+            var mine = vec2<f32>(0.0);
+            for (var c = start; c < min(start + TPR, COLUMNS); c++) {
+                let sum = run_sum(sums[c], lid);
+                if (lane == c - start) {
+                    mine = sum;
+                }
+            }
+            let column = start + lane;
+            if (column < COLUMNS && pair < PAIRS && first + column < columns_all) {
+                emit(first + column, column, params.first_row + 2u * pair, local_pair, mine);
             }
         }
     }

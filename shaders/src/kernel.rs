@@ -1,6 +1,6 @@
 //! The kernel table: which files make up a kernel, what it binds, which overrides it takes.
 
-use crate::{ActivationFormat, Planes, WeightFormat};
+use crate::{ActivationFormat, Epilogue, MatrixKernel, Planes, RowsOut, Tile, WeightFormat};
 
 /// How threads exchange values.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -25,19 +25,6 @@ impl Reduction {
             Self::Subgroup => include_str!("../common/share_subgroup.wgsl"),
         }
     }
-}
-
-/// What a matrix product does with its results.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub enum Epilogue {
-    /// Writes them: logits.
-    Store,
-    /// Adds them to the residual stream.
-    Residual,
-    /// Bias, rotation, q out, k and v to the cache.
-    Qkv,
-    /// silu(gate) * up, stored as activations of this format.
-    Glu(ActivationFormat),
 }
 
 /// Where a `gemv` takes its activations from.
@@ -75,8 +62,12 @@ impl GemvInput {
 /// What is fixed when decode attention is compiled.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub struct AttentionKernel {
-    /// Query heads of a KV head that a workgroup does.
+    /// Query heads of a KV head,
+    pub group: u32,
+    /// and how many of them a workgroup does.
     pub heads: u32,
+    /// Positions of a KV block.
+    pub block_len: u32,
     /// Values of a head, a multiple of 8.
     pub head_dim: u32,
     /// Threads that share a position: a power of two.
@@ -100,9 +91,12 @@ impl AttentionKernel {
 
     fn constants(self) -> String {
         format!(
-            "const HEADS: u32 = {}u;\nconst HEAD_DIM: u32 = {}u;\nconst LANES: u32 = {}u;\n\
+            "const GROUP: u32 = {}u;\nconst HEADS: u32 = {}u;\nconst BLOCK_LEN: u32 = {}u;\n\
+             const HEAD_DIM: u32 = {}u;\nconst LANES: u32 = {}u;\n\
              const CHUNKS: u32 = {}u;\nconst AHEAD: u32 = {}u;\nconst DIRECT: bool = {};\n",
+            self.group,
             self.heads,
+            self.block_len,
             self.head_dim,
             self.lanes,
             self.chunks(),
@@ -114,7 +108,9 @@ impl AttentionKernel {
     /// A few that differ in what they exercise.
     fn samples() -> [Self; 4] {
         let one = |heads, head_dim, lanes, ahead, activations| Self {
+            group: heads,
             heads,
+            block_len: 16,
             head_dim,
             lanes,
             ahead,
@@ -129,19 +125,8 @@ impl AttentionKernel {
     }
 }
 
-/// Columns of activations a `gemm` workgroup does together.
+/// Columns of activations a `gemm_rows` workgroup does together.
 pub const TILE_COLUMNS: u32 = 8;
-
-/// A matrix product kernel.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub struct MatrixKernel {
-    /// Stored weights.
-    pub weights: WeightFormat,
-    /// Stored activations: `Int8` only with integer weights.
-    pub activations: ActivationFormat,
-    /// What becomes of the results.
-    pub epilogue: Epilogue,
-}
 
 /// A kernel of the table.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -154,12 +139,18 @@ pub enum Kernel {
     Gemv(MatrixKernel, Reduction, GemvInput),
     /// Matrix product, one column, a thread two row pairs; planes in images.
     GemvRows(MatrixKernel, Reduction),
-    /// Matrix product, eight columns together.
-    Gemm(MatrixKernel, Reduction),
-    /// Matrix product, eight columns together, a thread two row pairs; planes in images.
-    GemmRows(MatrixKernel, Reduction),
+    /// Matrix product, eight columns together, a thread two row pairs.
+    GemmRows(MatrixKernel, Reduction, Planes),
+    /// Matrix product, a tile of columns.
+    Gemm(MatrixKernel, Tile),
+    /// Matrix product by cooperative matrices, of f16 activations.
+    GemmCoop(MatrixKernel),
     /// Decode attention over one split.
     Attention(AttentionKernel, Reduction),
+    /// Attention of many columns, without splits.
+    AttentionPrefill(RowsOut),
+    /// The same by cooperative matrices, straight to activations: where `head_dim` is a multiple of 32.
+    AttentionPrefillMatrix(ActivationFormat),
     /// Joins attention's splits into activations.
     Combine(ActivationFormat),
     /// Penalises logits and finds the largest of each part of the vocabulary.
@@ -188,9 +179,9 @@ pub enum BindingKind {
     WriteImage,
 }
 
-const IMAGE: &str = include_str!("../common/image.wgsl");
-const STEP: &str = include_str!("../common/step.wgsl");
-const MATRIX: &str = include_str!("../common/matrix.wgsl");
+pub(crate) const IMAGE: &str = include_str!("../common/image.wgsl");
+pub(crate) const STEP: &str = include_str!("../common/step.wgsl");
+const ATTENTION_ROWS: &str = include_str!("../common/attention_rows.wgsl");
 const RMS_SCALE: &str = include_str!("../common/rms_scale.wgsl");
 const SAMPLING: &str = include_str!("../common/sampling.wgsl");
 const BEST: &str = include_str!("../common/best.wgsl");
@@ -205,6 +196,7 @@ impl Kernel {
     fn constants(self) -> String {
         match self {
             Self::Gemv(_, _, input) => format!("const COLUMNS: u32 = {}u;\n", input.columns()),
+            Self::Gemm(_, tile) => tile.constants(),
             Self::Attention(kernel, _) => kernel.constants(),
             _ => String::new(),
         }
@@ -253,16 +245,21 @@ impl Kernel {
                 files.extend([matrix.activations.input(), matrix.activations.shared()]);
                 files
             }
-            Self::Gemm(matrix, reduction) => {
-                let mut files = vec![include_str!("../kernels/gemm.wgsl"), reduction.share()];
-                files.extend(matrix.files(Planes::Buffers));
+            Self::GemmRows(matrix, reduction, place) => {
+                let mut files = vec![include_str!("../kernels/gemm_rows.wgsl"), reduction.share()];
+                files.extend(matrix.files(place));
                 files.extend([matrix.activations.input(), matrix.activations.shared()]);
                 files
             }
-            Self::GemmRows(matrix, reduction) => {
-                let mut files = vec![include_str!("../kernels/gemm_rows.wgsl"), reduction.share()];
-                files.extend(matrix.files(Planes::Images));
-                files.extend([matrix.activations.input(), matrix.activations.shared()]);
+            Self::Gemm(matrix, _) => {
+                let mut files = vec![include_str!("../kernels/gemm.wgsl")];
+                files.extend(matrix.tile_files());
+                files
+            }
+            Self::GemmCoop(matrix) => {
+                // First, because it enables extensions.
+                let mut files = vec![include_str!("../kernels/gemm_coop.wgsl")];
+                files.extend(matrix.cooperative_files());
                 files
             }
             Self::Attention(kernel, reduction) => {
@@ -277,6 +274,23 @@ impl Kernel {
             Self::Peaks => {
                 vec![include_str!("../kernels/peaks.wgsl"), STEP, SAMPLING, BEST]
             }
+            Self::AttentionPrefill(out) => {
+                let mut files = vec![
+                    include_str!("../kernels/attention_prefill.wgsl"),
+                    ATTENTION_ROWS,
+                    STEP,
+                    IMAGE,
+                ];
+                files.extend(out.files());
+                files
+            }
+            Self::AttentionPrefillMatrix(act) => vec![
+                include_str!("../kernels/attention_prefill_matrix.wgsl"),
+                ATTENTION_ROWS,
+                STEP,
+                IMAGE,
+                act.output(),
+            ],
             Self::Copy => vec![include_str!("../kernels/copy.wgsl")],
             Self::Combine(act) => {
                 let combine = include_str!("../kernels/combine.wgsl");
@@ -294,6 +308,11 @@ impl Kernel {
         }
     }
 
+    /// Tells whether the kernel needs cooperative matrices and 16-bit floats: it runs on Vulkan alone.
+    pub fn uses_cooperative_matrix(self) -> bool {
+        matches!(self, Self::AttentionPrefillMatrix(_) | Self::GemmCoop(_))
+    }
+
     /// What the kernel binds in group 0, by binding number.
     pub fn bindings(self) -> Vec<(u32, BindingKind)> {
         use BindingKind::{Read, Uniform, Write};
@@ -308,8 +327,9 @@ impl Kernel {
             }
             Self::Gemv(matrix, ..)
             | Self::GemvRows(matrix, _)
+            | Self::GemmRows(matrix, ..)
             | Self::Gemm(matrix, _)
-            | Self::GemmRows(matrix, _) => {
+            | Self::GemmCoop(matrix) => {
                 list.extend(self.planes());
                 list.extend([(3, matrix.activations.input_kind()), (4, Read)]);
                 match matrix.epilogue {
@@ -333,6 +353,17 @@ impl Kernel {
                 ]);
             }
             Self::Peaks => list.extend([(4, Read), (5, Write), (6, Read), (7, Read), (8, Write)]),
+            Self::AttentionPrefill(out) => {
+                list.extend([(1, Read), (2, Read), (3, Read), (4, Read)]);
+                match out {
+                    RowsOut::Activations(act) => list.push((5, act.output_kind())),
+                    RowsOut::Partial => list.extend([(6, Write), (7, Write)]),
+                }
+            }
+            Self::AttentionPrefillMatrix(act) => {
+                list.extend([(1, Read), (2, Read), (3, Read), (4, Read)]);
+                list.push((5, act.output_kind()));
+            }
             Self::Copy => list.extend([(1, Read), (6, Write)]),
             Self::Sample(_) => {
                 list.extend([
@@ -352,7 +383,9 @@ impl Kernel {
     /// The bindings of the quant and the metadata plane.
     fn planes(self) -> [(u32, BindingKind); 2] {
         match self {
-            Self::Embed(_, Planes::Images) | Self::GemvRows(..) | Self::GemmRows(..) => [
+            Self::Embed(_, Planes::Images)
+            | Self::GemvRows(..)
+            | Self::GemmRows(_, _, Planes::Images) => [
                 (1, BindingKind::Image { words: 4 }),
                 (2, BindingKind::Image { words: 1 }),
             ],
@@ -378,10 +411,16 @@ impl Kernel {
             Self::Gemv(m, _, GemvInput::Stored { columns: 1 }) => format!("gemv.{}", matrix(m)),
             Self::Gemv(m, _, input) => format!("gemv{}.{}", input.columns(), matrix(m)),
             Self::GemvRows(m, _) => format!("gemv_rows.{}", matrix(m)),
+            Self::GemmRows(m, ..) => format!("gemm_rows.{}", matrix(m)),
             Self::Gemm(m, _) => format!("gemm.{}", matrix(m)),
-            Self::GemmRows(m, _) => format!("gemm_rows.{}", matrix(m)),
+            Self::GemmCoop(m) => format!("gemm_coop.{}", matrix(m)),
             Self::Attention(k, _) => format!("attention.{}", k.activations.name()),
             Self::Peaks => "peaks".to_owned(),
+            Self::AttentionPrefill(RowsOut::Activations(a)) => {
+                format!("attention_prefill.{}", a.name())
+            }
+            Self::AttentionPrefill(RowsOut::Partial) => "attention_prefill.partial".to_owned(),
+            Self::AttentionPrefillMatrix(a) => format!("attention_prefill_matrix.{}", a.name()),
             Self::Combine(a) => format!("combine.{}", a.name()),
             Self::Sample(_) => "sample".to_owned(),
             Self::Copy => "copy".to_owned(),
@@ -390,13 +429,14 @@ impl Kernel {
 
     /// Every kernel there is, and of attention, whose sizes are the model's, a few.
     pub fn all() -> Vec<Self> {
+        let acts = ActivationFormat::ALL;
         let reductions = [Reduction::Shared, Reduction::Subgroup];
         let mut list = Vec::new();
         for place in Planes::ALL {
             list.extend(WeightFormat::ALL.map(|w| Self::Embed(w, place)));
         }
         list.push(Self::Copy);
-        for act in ActivationFormat::ALL {
+        for act in acts {
             list.push(Self::Combine(act));
             list.extend(reductions.map(|r| Self::Norm(act, r)));
         }
@@ -404,11 +444,13 @@ impl Kernel {
             list.extend(reductions.map(|r| Self::Attention(kernel, r)));
         }
         list.push(Self::Peaks);
+        list.extend(RowsOut::ALL.map(Self::AttentionPrefill));
+        list.extend(acts.map(Self::AttentionPrefillMatrix));
         list.extend(reductions.map(Self::Sample));
         for matrix in MatrixKernel::all() {
             if matrix.on_software() {
                 list.extend(reductions.map(|r| Self::GemvRows(matrix, r)));
-                list.extend(reductions.map(|r| Self::GemmRows(matrix, r)));
+                list.extend(reductions.map(|r| Self::GemmRows(matrix, r, Planes::Images)));
             }
             if !matrix.on_gpu() {
                 continue;
@@ -420,68 +462,19 @@ impl Kernel {
                 }
                 list.extend(reductions.map(|r| Self::Gemv(matrix, r, input)));
             }
-            list.extend(reductions.map(|r| Self::Gemm(matrix, r)));
+            list.extend(reductions.map(|r| Self::GemmRows(matrix, r, Planes::Buffers)));
+            let tiles = Tile::choices(matrix.activations);
+            list.extend(tiles.iter().map(|&tile| Self::Gemm(matrix, tile)));
         }
-        list
-    }
-}
-
-impl MatrixKernel {
-    fn files(self, place: Planes) -> Vec<&'static str> {
-        let mut files = vec![MATRIX, STEP, IMAGE, self.activations.block()];
-        files.extend(self.weights.files(place));
-        if self.activations == ActivationFormat::FloatImage {
-            files.push(self.weights.raw());
-        }
-        match self.epilogue {
-            Epilogue::Store => files.push(include_str!("../common/epilogue_store.wgsl")),
-            Epilogue::Residual => files.push(include_str!("../common/epilogue_residual.wgsl")),
-            Epilogue::Qkv => files.push(include_str!("../common/epilogue_qkv.wgsl")),
-            Epilogue::Glu(out) => {
-                files.extend([include_str!("../common/epilogue_glu.wgsl"), out.output()]);
-            }
-        }
-        files
-    }
-
-    fn touches(self, activations: ActivationFormat) -> bool {
-        self.activations == activations || self.epilogue == Epilogue::Glu(activations)
-    }
-
-    /// Tells whether GPUs run it: float activations lie in buffers there.
-    fn on_gpu(self) -> bool {
-        !self.touches(ActivationFormat::FloatImage)
-    }
-
-    /// Tells whether software adapters run it: float activations lie in images there.
-    fn on_software(self) -> bool {
-        !self.touches(ActivationFormat::Float)
-    }
-
-    /// Every matrix product there is.
-    pub fn all() -> Vec<Self> {
-        let mut list = Vec::new();
-        for weights in WeightFormat::ALL {
-            for activations in ActivationFormat::ALL {
-                if activations == ActivationFormat::Int8 && !weights.is_integer() {
-                    continue;
-                }
-                for epilogue in [
-                    Epilogue::Store,
-                    Epilogue::Residual,
-                    Epilogue::Qkv,
-                    Epilogue::Glu(ActivationFormat::Float),
-                    Epilogue::Glu(ActivationFormat::FloatImage),
-                    Epilogue::Glu(ActivationFormat::Int8),
-                ] {
-                    list.push(Self {
-                        weights,
-                        activations,
-                        epilogue,
-                    });
-                }
-            }
-        }
+        list.extend(MatrixKernel::all_cooperative().map(Self::GemmCoop));
+        // Floats that no cooperative matrix takes, before a product that one does.
+        let mixed = MatrixKernel {
+            weights: WeightFormat::F32,
+            activations: ActivationFormat::Float,
+            epilogue: Epilogue::Glu(ActivationFormat::Half),
+        };
+        let tiles = Tile::choices(mixed.activations);
+        list.extend(tiles.iter().map(|&tile| Self::Gemm(mixed, tile)));
         list
     }
 }

@@ -4,12 +4,18 @@
 mod activation_format;
 mod kernel;
 pub mod params;
+mod product;
 pub mod reference;
+mod rows_out;
+mod tile;
 mod weight_format;
 
 pub use activation_format::ActivationFormat;
-pub use kernel::{
-    AttentionKernel, BindingKind, Epilogue, GemvInput, Kernel, MatrixKernel, Reduction,
-    TILE_COLUMNS,
+pub use kernel::{AttentionKernel, BindingKind, GemvInput, Kernel, Reduction, TILE_COLUMNS};
+pub use product::{Epilogue, MatrixKernel};
+pub use rows_out::RowsOut;
+pub use tile::{
+    COOPERATIVE_BYTES, COOPERATIVE_COLUMNS, COOPERATIVE_PAIRS, COOPERATIVE_SUBGROUP,
+    COOPERATIVE_THREADS, Tile,
 };
 pub use weight_format::{IMAGE_LINE, IMAGE_TILE_ROWS, Planes, WeightFormat};

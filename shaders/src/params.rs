@@ -31,12 +31,10 @@ pub struct MatrixParams {
     pub has_bias: u32,
     /// 0, or the number of columns if it is not the step's.
     pub columns_max: u32,
-    /// Normed input: 1 where the columns are those whose logits are wanted.
-    pub outputs: u32,
     /// Normed input: added to the mean square.
     pub eps: f32,
     /// Unused.
-    pub pad: [u32; 2],
+    pub pad: [u32; 3],
 }
 
 /// `EmbedParams` of kernels/embed.wgsl.
@@ -183,7 +181,7 @@ pub const TOKEN_FROM_SLOT: u32 = u32::MAX;
 /// Parts of the vocabulary in which the largest logits are found.
 pub const PEAK_PARTS: u32 = 64;
 /// Most splits of a history that [`attention_split_len`] leads to.
-pub const ATTENTION_SPLITS_MAX: u32 = 32;
+pub const ATTENTION_SPLITS_MAX: u32 = 64;
 
 /// Positions of a split of a history of `history` positions (`column_split_len` of common/step.wgsl).
 pub fn attention_split_len(history: u32) -> u32 {

@@ -12,7 +12,10 @@ use hearth_shaders::params::{
     AttentionParams, CombineParams, CopyParams, EmbedParams, MatrixParams, NormParams,
     STEP_HEADER_WORDS, SampleParams, Sampling, TOKEN_FROM_SLOT,
 };
-use hearth_shaders::{BindingKind, GemvInput, Kernel, TILE_COLUMNS};
+use hearth_shaders::{
+    BindingKind, COOPERATIVE_BYTES, COOPERATIVE_COLUMNS, COOPERATIVE_PAIRS, COOPERATIVE_THREADS,
+    GemvInput, Kernel, TILE_COLUMNS,
+};
 use naga::{AddressSpace, Handle, Literal, Module, Scalar, ScalarKind, StorageAccess, TypeInner};
 
 /// A member: offset in bytes, and whether it is a float.
@@ -77,7 +80,6 @@ fn layouts() -> Vec<(&'static str, usize, Members)> {
             block_len,
             has_bias,
             columns_max,
-            outputs,
             eps,
             pad,
         }),
@@ -136,7 +138,12 @@ fn layouts() -> Vec<(&'static str, usize, Members)> {
 
 fn module(kernel: Kernel) -> Module {
     let source = kernel.source();
-    naga::front::wgsl::parse_str(&source)
+    let mut options = naga::front::wgsl::Options::new();
+    if kernel.uses_cooperative_matrix() {
+        options.capabilities = naga::valid::Capabilities::all();
+    }
+    naga::front::wgsl::Frontend::new_with_options(options)
+        .parse(&source)
         .unwrap_or_else(|e| panic!("{}: {}", kernel.name(), e.emit_to_string(&source)))
 }
 
@@ -283,9 +290,45 @@ fn constants_agree() {
         };
         check("STEP_HEADER", u32::try_from(STEP_HEADER_WORDS).unwrap());
         check("TOKEN_FROM_SLOT", TOKEN_FROM_SLOT);
-        if matches!(kernel, Kernel::Gemm(..) | Kernel::GemmRows(..)) {
-            check("TILE_COLUMNS", TILE_COLUMNS);
+        match kernel {
+            Kernel::GemmRows(..) => check("TILE_COLUMNS", TILE_COLUMNS),
+            Kernel::Gemm(_, tile) => {
+                check("TILE_COLUMNS", tile.columns());
+                check("TILE_PAIRS", tile.pairs());
+                check("WG", tile.threads());
+            }
+            Kernel::GemmCoop(_) => {
+                check("TILE_COLUMNS", COOPERATIVE_COLUMNS);
+                check("TILE_ROWS", 2 * COOPERATIVE_PAIRS);
+                check("WG", COOPERATIVE_THREADS);
+            }
+            _ => {}
         }
     }
-    assert_eq!(found.len(), 3, "{found:?}");
+    assert_eq!(found.len(), 6, "{found:?}");
+}
+
+/// Bytes of a module's workgroup memory.
+fn workgroup_bytes(module: &Module) -> u32 {
+    let mut layouter = naga::proc::Layouter::default();
+    layouter.update(module.to_ctx()).unwrap();
+    module
+        .global_variables
+        .iter()
+        .filter(|(_, global)| global.space == AddressSpace::WorkGroup)
+        .map(|(_, global)| layouter[global.ty].size)
+        .sum()
+}
+
+#[test]
+fn tiles_fit_what_they_promise() {
+    for kernel in Kernel::all() {
+        let most = match kernel {
+            Kernel::Gemm(m, tile) => tile.workgroup_bytes(m.activations),
+            Kernel::GemmCoop(_) => COOPERATIVE_BYTES,
+            _ => continue,
+        };
+        let bytes = workgroup_bytes(&module(kernel));
+        assert!(bytes <= most, "{}: {bytes} of {most}", kernel.name());
+    }
 }

@@ -6,7 +6,12 @@ use naga::valid::{Capabilities, ModuleInfo, SubgroupOperationSet, ValidationFlag
 
 fn parse(kernel: Kernel) -> (naga::Module, ModuleInfo) {
     let source = kernel.source();
-    let module = naga::front::wgsl::parse_str(&source)
+    let mut options = naga::front::wgsl::Options::new();
+    if kernel.uses_cooperative_matrix() {
+        options.capabilities = Capabilities::all();
+    }
+    let module = naga::front::wgsl::Frontend::new_with_options(options)
+        .parse(&source)
         .unwrap_or_else(|e| panic!("{}: {}", kernel.name(), e.emit_to_string(&source)));
     let info = Validator::new(ValidationFlags::all(), Capabilities::all())
         .subgroup_stages(naga::valid::ShaderStages::COMPUTE)
@@ -42,6 +47,10 @@ fn kernels_translate() {
         };
         spv::write_vec(&module, &info, &options, None)
             .unwrap_or_else(|e| panic!("{} to SPIR-V: {e}", kernel.name()));
+        if kernel.uses_cooperative_matrix() {
+            // Matrices of 16 by 16 are Vulkan's alone.
+            continue;
+        }
         let options = msl::Options {
             lang_version: (2, 4),
             fake_missing_bindings: true,

@@ -82,6 +82,8 @@ pub struct EngineConfig {
     pub binding_bytes_max: Option<u64>,
     /// Never use subgroup operations, even where the adapter has them.
     pub no_subgroups: bool,
+    /// Multiply prompts by cooperative matrices where the adapter has them and they pass their check.
+    pub cooperative_matrix: bool,
     /// Keep every shader bounds check (slower; for tests).
     pub checked_shaders: bool,
 }
@@ -99,6 +101,7 @@ impl Default for EngineConfig {
             queue_max: 256,
             binding_bytes_max: None,
             no_subgroups: false,
+            cooperative_matrix: true,
             checked_shaders: false,
         }
     }

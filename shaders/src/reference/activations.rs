@@ -1,6 +1,9 @@
-//! Activations as int8 in blocks of 32: d = max|x| / 127, q = round(x / d), s = d * sum(q).
+//! Activations as int8 in blocks of 32 (d = max|x| / 127, q = round(x / d), s = d * sum(q)), and as
+//! f16, two a word.
 
-use super::weights::BLOCK;
+use half::f16;
+
+use super::weights::{BLOCK, half_at};
 
 /// Words of a stored int8 block: eight of quants, then d, s and two unused.
 pub const INT8_BLOCK_WORDS: usize = 12;
@@ -41,4 +44,17 @@ pub fn int8_values(words: &[u32]) -> Vec<f64> {
             (0..BLOCK).map(move |i| d * f64::from(block[i / 4].to_le_bytes()[i % 4].cast_signed()))
         })
         .collect()
+}
+
+/// Two floats as f16 in a word, the first in the low half; beyond its range the largest f16.
+pub fn half_bits(values: [f32; 2]) -> u32 {
+    let largest = f16::MAX.to_f32();
+    let [low, high] =
+        values.map(|v| u32::from(f16::from_f32(v.clamp(-largest, largest)).to_bits()));
+    low | high << 16
+}
+
+/// The values that words of two f16 stand for.
+pub fn half_values(words: &[u32]) -> Vec<f64> {
+    (0..2 * words.len()).map(|i| half_at(words, i)).collect()
 }

@@ -11,7 +11,7 @@ mod qkv;
 mod sample;
 mod weights;
 
-pub use activations::{INT8_BLOCK_WORDS, int8_block, int8_values};
+pub use activations::{INT8_BLOCK_WORDS, half_bits, half_values, int8_block, int8_values};
 pub use attention::{Attention, attention};
 pub use elementwise::{glu, rms_norm};
 pub use matmul::{Bounded, matmul};

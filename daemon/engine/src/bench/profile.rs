@@ -42,13 +42,15 @@ impl Steps {
     /// Dispatches of a step.
     pub(super) fn dispatches(&self, step: &StepInput) -> usize {
         let recordings = self.forward.recordings(step);
-        recordings.iter().map(|r| r.ops.len()).sum()
+        let extent = self.forward.extent(step);
+        recordings.iter().map(|r| r.ops_of(extent).count()).sum()
     }
 
     /// Bytes of weights and KV that a step needs to read, each once.
     pub(super) fn bytes(&self, step: &StepInput) -> u64 {
         let recordings = self.forward.recordings(step);
-        let ops = recordings.iter().flat_map(|r| &r.ops);
+        let extent = self.forward.extent(step);
+        let ops = recordings.iter().flat_map(|r| r.ops_of(extent));
         ops.map(|op| bytes(op.reads, step)).sum()
     }
 
@@ -66,7 +68,8 @@ impl Steps {
             };
             plain_us += plain * 1e6;
             let recordings = self.forward.recordings(step);
-            let ops = recordings.iter().flat_map(|r| &r.ops);
+            let extent = self.forward.extent(step);
+            let ops = recordings.iter().flat_map(|r| r.ops_of(extent));
             for (op, seconds) in ops.zip(seconds) {
                 let name = &op.pipeline.name;
                 let index = groups

@@ -3,7 +3,10 @@
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use hearth_shaders::{ActivationFormat, Planes, Reduction};
+use hearth_shaders::{
+    ActivationFormat, COOPERATIVE_BYTES, COOPERATIVE_SUBGROUP, COOPERATIVE_THREADS, Planes,
+    Reduction,
+};
 
 use super::Timestamps;
 use crate::engine::{AdapterInfo, AdapterKind};
@@ -14,6 +17,8 @@ use crate::request::{AdapterChoice, EngineConfig};
 const STORAGE_BUFFERS_NEEDED: u32 = 8;
 /// Kernels hand eight values round within a subgroup; smaller ones are not used.
 const SUBGROUP_MIN: u32 = 8;
+/// Workgroup memory, in bytes, that prefill attention by cooperative matrices uses.
+const COOPERATIVE_ATTENTION_BYTES: u32 = 48 << 10;
 /// Longest that one submission may take before the device counts as hung.
 const SUBMISSION_TIMEOUT: Duration = Duration::from_secs(120);
 
@@ -28,6 +33,8 @@ pub(crate) struct Gpu {
     pub(crate) reduction: Reduction,
     /// Threads that share a row pair: the smallest subgroup, or a safe guess without subgroups.
     pub(crate) threads_per_row: u32,
+    /// The device runs products by cooperative matrices; whether rightly is `model::self_check`'s.
+    pub(crate) cooperative_matrix: bool,
     pub(crate) checked_shaders: bool,
     /// Where the GPU's clock can be read.
     pub(crate) timestamps: Timestamps,
@@ -67,11 +74,17 @@ impl Gpu {
         if subgroups {
             features |= wgpu::Features::SUBGROUP;
         }
+        let cooperative_matrix =
+            config.cooperative_matrix && !config.no_subgroups && offers_cooperative(&adapter);
+        if cooperative_matrix {
+            features |= COOPERATIVE_FEATURES;
+        }
         let (device, queue) = pollster::block_on(adapter.request_device(&wgpu::DeviceDescriptor {
             label: Some("hearth"),
             required_features: features,
             required_limits: limits.clone(),
             memory_hints: wgpu::MemoryHints::MemoryUsage,
+            experimental_features: experimental(cooperative_matrix),
             ..Default::default()
         }))
         .map_err(|e| EngineError::Device(e.to_string()))?;
@@ -98,6 +111,7 @@ impl Gpu {
             } else {
                 8
             },
+            cooperative_matrix,
             checked_shaders: config.checked_shaders,
             timestamps: Timestamps::of(features),
             fault: Arc::default(),
@@ -186,6 +200,42 @@ impl Gpu {
     pub(crate) fn check(&self) -> Result<(), EngineError> {
         self.fault().map_or(Ok(()), |f| Err(EngineError::Device(f)))
     }
+}
+
+/// What products by cooperative matrices need.
+const COOPERATIVE_FEATURES: wgpu::Features =
+    wgpu::Features::EXPERIMENTAL_COOPERATIVE_MATRIX.union(wgpu::Features::SHADER_F16);
+
+/// Tells whether the adapter multiplies matrices of 16 by 16 f16 into f32 in the way that the kernel is
+/// written for.
+fn offers_cooperative(adapter: &wgpu::Adapter) -> bool {
+    let info = adapter.get_info();
+    let limits = adapter.limits();
+    let subgroup = [info.subgroup_min_size, info.subgroup_max_size];
+    adapter.features().contains(COOPERATIVE_FEATURES)
+        && subgroup == [COOPERATIVE_SUBGROUP; 2]
+        && limits.max_compute_invocations_per_workgroup >= COOPERATIVE_THREADS
+        && limits.max_compute_workgroup_storage_size
+            >= COOPERATIVE_BYTES.max(COOPERATIVE_ATTENTION_BYTES)
+        && adapter.cooperative_matrix_properties().iter().any(|p| {
+            [p.m_size, p.n_size, p.k_size] == [16; 3]
+                && p.ab_type == wgpu::CooperativeScalarType::F16
+                && p.cr_type == wgpu::CooperativeScalarType::F32
+                && !p.saturating_accumulation
+        })
+}
+
+#[expect(
+    unsafe_code,
+    reason = "wgpu counts cooperative matrices as experimental"
+)]
+fn experimental(wanted: bool) -> wgpu::ExperimentalFeatures {
+    if !wanted {
+        return wgpu::ExperimentalFeatures::disabled();
+    }
+    // SAFETY: the one experimental feature is used by one kernel, whose loads and stores of matrices are
+    // within workgroup memory by constant sizes; its results are checked before a model relies on it.
+    unsafe { wgpu::ExperimentalFeatures::enabled() }
 }
 
 fn latch(fault: &Mutex<Option<String>>, message: String) {

@@ -7,6 +7,7 @@ mod image;
 mod kernel_tests;
 mod pipeline;
 mod plane;
+mod prefill_attention;
 mod recording;
 mod stopwatch;
 
@@ -15,6 +16,7 @@ pub(crate) use device::{Gpu, OutOfMemory};
 pub(crate) use image::Image;
 pub(crate) use pipeline::{Bound, Pipeline, Pipelines};
 pub(crate) use plane::{Plane, PlaneShape};
+pub(crate) use prefill_attention::prefill_attention;
 pub(crate) use recording::{Axis, Extent, Op, Reads, Recording};
 pub(crate) use stopwatch::{Stopwatch, Timestamps};
 pub(crate) use wgpu::{Buffer, CommandEncoder, SubmissionIndex};

@@ -17,6 +17,13 @@ pub(crate) enum Axis {
     Outputs,
     /// One for each group of so many output columns.
     OutputTiles(u32),
+    /// One for each tile of `rows` rows, where a column has `group` rows.
+    RowTiles {
+        /// Rows of a column.
+        group: u32,
+        /// Rows of a tile.
+        rows: u32,
+    },
     /// One for each attention split of the longest column.
     Splits,
 }
@@ -30,13 +37,14 @@ pub(crate) struct Extent {
 }
 
 impl Axis {
-    fn resolve(self, extent: Extent) -> u32 {
+    pub(crate) fn resolve(self, extent: Extent) -> u32 {
         match self {
             Self::Fixed(n) => n,
             Self::Columns => extent.columns,
             Self::ColumnTiles(n) => extent.columns.div_ceil(n),
             Self::Outputs => extent.outputs,
             Self::OutputTiles(n) => extent.outputs.div_ceil(n),
+            Self::RowTiles { group, rows } => (extent.columns * group).div_ceil(rows),
             Self::Splits => extent.splits,
         }
     }

@@ -10,6 +10,7 @@ use super::ModelConfig;
 use super::plan::DECODE_COLUMNS_MAX;
 use super::recorder::{Over, Product, Recorder, Width};
 use super::scratch::{Scratch, splits_max};
+use super::self_check::cooperative_matrix_works;
 use super::step::StepInput;
 use super::weights::{Matrix, WeightLoader, WeightSource};
 use crate::engine::AdapterKind;
@@ -125,14 +126,20 @@ impl Forward {
         let layer_bytes: u64 = layers.iter().map(Layer::weights_bytes).sum();
         let scratch = Scratch::new(gpu, config, &limits);
         scratch.check_bindings(gpu)?;
+        let mut pipelines = Pipelines::default();
+        // Float activations are the reference: f16 ones are not taken in their place.
+        let cooperative_matrix = gpu.cooperative_matrix
+            && activations != Activations::Float
+            && cooperative_matrix_works(gpu, &mut pipelines);
         let mut builder = Builder {
             gpu,
             config,
             activations,
-            pipelines: Pipelines::default(),
+            pipelines,
             scratch,
             limits,
             any_int8: false,
+            cooperative_matrix,
         };
         let head = output.as_ref().unwrap_or(&embedding);
         let mut pass = |width| {
@@ -351,10 +358,20 @@ struct Builder<'a> {
     scratch: Scratch,
     limits: ForwardLimits,
     any_int8: bool,
+    /// Products of many columns go through cooperative matrices.
+    cooperative_matrix: bool,
 }
 
 impl Builder<'_> {
-    /// The activations that `matrix` takes.
+    /// The activations that `matrix` takes in a layer of a pass of that width.
+    fn layer_format(&mut self, width: Width, matrix: &Matrix) -> ActivationFormat {
+        if width == Width::Long && self.cooperative_matrix && matrix.fits_half() {
+            return ActivationFormat::Half;
+        }
+        self.format(matrix)
+    }
+
+    /// The activations that `matrix` takes, cooperative matrices apart.
     fn format(&mut self, matrix: &Matrix) -> ActivationFormat {
         let float = match self.activations {
             Activations::Float => true,
@@ -386,6 +403,7 @@ impl Builder<'_> {
             block_len: self.limits.block_len,
             splits_max: self.limits.splits_max,
             width,
+            cooperative_matrix: self.cooperative_matrix,
             recording: Recording::default(),
         };
         steps(&mut recorder)?;
@@ -401,10 +419,10 @@ impl Builder<'_> {
         let formats: Vec<LayerFormats> = layers
             .iter()
             .map(|l| LayerFormats {
-                qkv: self.format(&l.qkv),
-                output: self.format(&l.output),
-                gate_up: self.format(&l.gate_up),
-                down: self.format(&l.down),
+                qkv: self.layer_format(width, &l.qkv),
+                output: self.layer_format(width, &l.output),
+                gate_up: self.layer_format(width, &l.gate_up),
+                down: self.layer_format(width, &l.down),
             })
             .collect();
         self.record(width, |r| {

@@ -8,11 +8,13 @@ mod config_tests;
 mod forward;
 pub(crate) mod plan;
 mod recorder;
+mod recorder_prefill;
 mod repack;
 mod repack_q4_k;
 #[cfg(test)]
 mod repack_tests;
 mod scratch;
+mod self_check;
 mod step;
 mod synthetic;
 mod weights;

@@ -1,7 +1,7 @@
 //! How kernels map threads to work on this adapter: the choices a recorder starts from and the tuner
 //! tries. Pure arithmetic over what the adapter offers.
 
-use hearth_shaders::{ActivationFormat, AttentionKernel, Epilogue};
+use hearth_shaders::{ActivationFormat, AttentionKernel, Epilogue, Planes, Tile};
 
 use crate::engine::AdapterKind;
 use crate::gpu::Gpu;
@@ -27,18 +27,37 @@ pub(crate) struct GemvPlan {
 }
 
 impl GemvPlan {
+    /// The plan for `columns` columns together: from four on, registers are short and smaller
+    /// workgroups better. Sums keep their order, which is that of `lanes`.
+    pub(crate) fn of_columns(self, columns: u32) -> Self {
+        let threads = self.lanes.max(128);
+        if columns < 4 || self.threads <= threads {
+            return self;
+        }
+        Self {
+            threads,
+            passes: if self.passes * self.threads / self.lanes == GLU_PAIRS {
+                GLU_PAIRS * self.lanes / threads
+            } else {
+                self.passes
+            },
+            ..self
+        }
+    }
+
     /// Row pairs of a workgroup.
     pub(crate) fn pairs(self) -> u32 {
         self.threads / self.lanes * self.passes
     }
 
-    /// The kernel's override constants for rows of `blocks` blocks.
-    pub(crate) fn overrides(self, blocks: u32) -> [(&'static str, u32); 4] {
-        [
+    /// The kernel's override constants for `pairs` row pairs of `blocks` blocks.
+    pub(crate) fn overrides(self, pairs: u32, blocks: u32) -> Vec<(&'static str, u32)> {
+        vec![
             ("WG", self.threads),
             ("TPR", self.lanes),
             ("PASSES", self.passes),
             ("BLOCKS", blocks),
+            ("PAIRS", pairs),
         ]
     }
 }
@@ -48,18 +67,20 @@ pub(crate) fn gemv_plans(gpu: &Gpu, epilogue: Epilogue, blocks: u32) -> Vec<Gemv
     let limit = gpu.device.limits().max_compute_invocations_per_workgroup;
     let wide = gpu.threads_per_row >= 32;
     let mut plans: Vec<GemvPlan> = Vec::new();
-    let guesses: &[u32] = match (blocks, epilogue) {
-        (96.., Epilogue::Residual) => &[64, 32, 128],
-        (96.., _) => &[32, 64, 16],
-        (33..96, _) => &[16, 32, 8],
+    // Blocks for at least half the threads of a run; long rows of few pairs want longer runs.
+    let lanes: &[u32] = match (blocks, epilogue) {
+        (96.., Epilogue::Residual) if wide => &[64, 32, 128],
+        (96.., _) | (17.., _) if wide => &[32, 16, 64],
+        (33.., _) => &[16, 32, 8],
         _ => &[8, 16, 32],
     };
     let threads: &[u32] = match epilogue {
-        Epilogue::Glu(_) if wide => &[512, 256, 128],
-        _ if wide => &[256, 128, 512],
+        Epilogue::Glu(_) if wide && blocks < 96 => &[1024, 512, 256],
+        Epilogue::Glu(_) if wide => &[512, 1024, 256],
+        _ if wide => &[256, 512, 128],
         _ => &[64, 128, 32],
     };
-    for &lanes in guesses {
+    for &lanes in lanes {
         for &threads in threads.iter().filter(|&&t| t <= limit && t >= lanes) {
             let runs = threads / lanes;
             let passes = match epilogue {
@@ -77,12 +98,13 @@ pub(crate) fn gemv_plans(gpu: &Gpu, epilogue: Epilogue, blocks: u32) -> Vec<Gemv
     plans
 }
 
-/// Threads of a workgroup of the kernels of software adapters, two row pairs each.
-pub(crate) fn rows_threads(epilogue: Epilogue) -> u32 {
-    match epilogue {
-        Epilogue::Glu(_) => GLU_PAIRS / 2,
+/// Threads of a workgroup of the kernels whose threads walk two row pairs each.
+pub(crate) fn rows_threads(place: Planes, epilogue: Epilogue) -> u32 {
+    match (epilogue, place) {
+        (Epilogue::Glu(_), _) => GLU_PAIRS / 2,
         // One tile: the smaller the workgroups, the more even the cores' shares.
-        _ => 8,
+        (_, Planes::Images) => 8,
+        (_, Planes::Buffers) => 32,
     }
 }
 
@@ -100,6 +122,7 @@ pub(crate) fn attention_plan(
     gpu: &Gpu,
     head_dim: u32,
     group: u32,
+    block_len: u32,
     activations: ActivationFormat,
 ) -> (AttentionKernel, u32) {
     let software = gpu.info.kind == AdapterKind::Software;
@@ -113,15 +136,42 @@ pub(crate) fn attention_plan(
     let (ahead, threads) = match (software, heads * per_lane) {
         (true, _) => (1, 64),
         (_, 1) => (4, 256),
-        (_, 2..=4) => (2, 128),
+        (_, 2..=3) => (4, 128),
+        (_, 4) => (2, 256),
         _ => (1, 128),
     };
     let kernel = AttentionKernel {
+        group,
         heads,
+        block_len,
         head_dim,
         lanes,
         ahead,
         activations,
     };
     (kernel, threads)
+}
+
+/// The tile of a product of many columns; `None` where the kernel of eight columns does better: on
+/// software adapters, whose workgroup memory is slow, and where no tile fits.
+pub(crate) fn gemm_tile(gpu: &Gpu, activations: ActivationFormat) -> Option<Tile> {
+    if gpu.info.kind == AdapterKind::Software {
+        return None;
+    }
+    gemm_tiles(gpu, activations).next()
+}
+
+/// The tiles that fit this adapter, the fastest first.
+pub(crate) fn gemm_tiles(
+    gpu: &Gpu,
+    activations: ActivationFormat,
+) -> impl Iterator<Item = Tile> + use<> {
+    let limits = gpu.device.limits();
+    Tile::choices(activations)
+        .iter()
+        .copied()
+        .filter(move |tile| {
+            tile.threads() <= limits.max_compute_invocations_per_workgroup
+                && tile.workgroup_bytes(activations) <= limits.max_compute_workgroup_storage_size
+        })
 }

@@ -7,11 +7,12 @@ use hearth_shaders::params::{
     AttentionParams, CombineParams, EmbedParams, MatrixParams, NormParams, SampleParams,
 };
 use hearth_shaders::{
-    ActivationFormat, Epilogue, GemvInput, Kernel, MatrixKernel, Planes, Reduction, TILE_COLUMNS,
+    ActivationFormat, COOPERATIVE_COLUMNS, COOPERATIVE_PAIRS, Epilogue, GemvInput, Kernel,
+    MatrixKernel, Planes, Reduction, TILE_COLUMNS,
 };
 
 use super::ModelConfig;
-use super::plan::{self, GLU_PAIRS};
+use super::plan;
 use super::scratch::{Acts, RING_LEN, Scratch};
 use super::weights::{Matrix, Part};
 use crate::engine::AdapterKind;
@@ -61,11 +62,13 @@ pub(crate) struct Recorder<'a> {
     pub(crate) block_len: u32,
     pub(crate) splits_max: u32,
     pub(crate) width: Width,
+    /// Cooperative matrices are there and work.
+    pub(crate) cooperative_matrix: bool,
     pub(crate) recording: Recording,
 }
 
 impl Recorder<'_> {
-    fn push<'b, B: Copy + Into<Bound<'b>>>(
+    pub(super) fn push<'b, B: Copy + Into<Bound<'b>>>(
         &mut self,
         kernel: Kernel,
         overrides: &[(&'static str, u32)],
@@ -89,7 +92,7 @@ impl Recorder<'_> {
     }
 
     /// Notes what the last dispatch reads.
-    fn reads(&mut self, reads: Reads) {
+    pub(super) fn reads(&mut self, reads: Reads) {
         if let Some(op) = self.recording.ops.last_mut() {
             op.reads = reads;
         }
@@ -209,13 +212,16 @@ impl Recorder<'_> {
             };
             let rows = self.gpu.planes() == Planes::Images;
             match (self.width, product.norm) {
-                (width, _) if rows => self.rows(matrix, width, part, &bound, product.over)?,
+                (Width::Short(_), _) if rows => {
+                    self.gemv_rows(matrix, part.pairs(), &bound, product.over)?;
+                }
                 (Width::Short(1), Some(weight)) if own_norm => {
                     bound.push(weight.into());
                     self.gemv(matrix, GemvInput::Normed, plan, part, &bound, product)?;
                 }
                 (Width::Short(columns), _) => {
                     let input = GemvInput::Stored { columns };
+                    let plan = plan.of_columns(columns);
                     self.gemv(matrix, input, plan, part, &bound, product)?;
                 }
                 (Width::Long, _) => self.gemm(matrix, part.pairs(), &bound, product.over)?,
@@ -246,38 +252,34 @@ impl Recorder<'_> {
             } else {
                 0
             },
-            outputs: u32::from(product.over == Over::Outputs),
             eps: c.rms_eps,
-            pad: [0; 2],
+            pad: [0; 3],
         }
     }
 
-    /// The mapping of software adapters: a thread walks two row pairs.
-    fn rows(
+    fn gemv_rows(
         &mut self,
         matrix: MatrixKernel,
-        width: Width,
-        part: &Part,
+        pairs: u32,
         bound: &[Bound<'_>],
         over: Over,
     ) -> Result<(), EngineError> {
-        let reduction = self.gpu.reduction;
-        let (kernel, columns) = match (width, over) {
-            (Width::Long, Over::Columns) => (
-                Kernel::GemmRows(matrix, reduction),
-                Axis::ColumnTiles(TILE_COLUMNS),
-            ),
-            (Width::Long, Over::Outputs) => (
-                Kernel::GemmRows(matrix, reduction),
-                Axis::OutputTiles(TILE_COLUMNS),
-            ),
-            (_, Over::Columns) => (Kernel::GemvRows(matrix, reduction), Axis::Columns),
-            (_, Over::Outputs) => (Kernel::GemvRows(matrix, reduction), Axis::Outputs),
+        let columns = if over == Over::Outputs {
+            Axis::Outputs
+        } else {
+            Axis::Columns
         };
-        let threads = plan::rows_threads(matrix.epilogue);
-        let groups = Axis::Fixed(part.pairs().div_ceil(2 * threads));
-        let grid = [groups, columns, Axis::Fixed(1)];
-        self.push(kernel, &[("WG", threads)], bound, grid)
+        let threads = plan::rows_threads(Planes::Images, matrix.epilogue);
+        self.push(
+            Kernel::GemvRows(matrix, self.gpu.reduction),
+            &[("WG", threads)],
+            bound,
+            [
+                Axis::Fixed(pairs.div_ceil(2 * threads)),
+                columns,
+                Axis::Fixed(1),
+            ],
+        )
     }
 
     fn gemv(
@@ -294,9 +296,13 @@ impl Recorder<'_> {
         } else {
             Axis::ColumnTiles(input.columns())
         };
+        let mut overrides = plan.overrides(part.pairs(), product.matrix.blocks);
+        if input == GemvInput::Normed {
+            overrides.push(("OUTPUTS", u32::from(product.over == Over::Outputs)));
+        }
         self.push(
             Kernel::Gemv(matrix, self.gpu.reduction, input),
-            &plan.overrides(product.matrix.blocks),
+            &overrides,
             bound,
             [
                 Axis::Fixed(part.pairs().div_ceil(plan.pairs())),
@@ -313,17 +319,40 @@ impl Recorder<'_> {
         bound: &[Bound<'_>],
         over: Over,
     ) -> Result<(), EngineError> {
-        let columns = if over == Over::Outputs {
-            Axis::OutputTiles(TILE_COLUMNS)
-        } else {
-            Axis::ColumnTiles(TILE_COLUMNS)
+        // Output columns are few: a large tile of them would be mostly empty.
+        let tile = match over {
+            Over::Columns => plan::gemm_tile(self.gpu, matrix.activations),
+            Over::Outputs => None,
+        };
+        let place = self.gpu.planes();
+        let threads = plan::rows_threads(place, matrix.epilogue);
+        let (kernel, tile_pairs, tile_columns) = match (matrix.activations, tile) {
+            (ActivationFormat::Half, _) => (
+                Kernel::GemmCoop(matrix),
+                COOPERATIVE_PAIRS,
+                COOPERATIVE_COLUMNS,
+            ),
+            (_, Some(tile)) => (Kernel::Gemm(matrix, tile), tile.pairs(), tile.columns()),
+            (_, None) => (
+                Kernel::GemmRows(matrix, self.gpu.reduction, place),
+                2 * threads,
+                TILE_COLUMNS,
+            ),
+        };
+        let overrides: &[(&'static str, u32)] = match kernel {
+            Kernel::GemmRows(..) => &[("WG", threads)],
+            _ => &[],
+        };
+        let columns = match over {
+            Over::Outputs => Axis::OutputTiles(tile_columns),
+            Over::Columns => Axis::ColumnTiles(tile_columns),
         };
         self.push(
-            Kernel::Gemm(matrix, self.gpu.reduction),
-            &[("WG", GLU_PAIRS)],
+            kernel,
+            overrides,
             bound,
             [
-                Axis::Fixed(pairs.div_ceil(GLU_PAIRS)),
+                Axis::Fixed(pairs.div_ceil(tile_pairs)),
                 columns,
                 Axis::Fixed(1),
             ],
@@ -338,26 +367,14 @@ impl Recorder<'_> {
         format: ActivationFormat,
     ) -> Result<(), EngineError> {
         let c = self.config;
-        let splits_max = if self.width == Width::Long {
-            1
-        } else {
-            self.splits_max
-        };
+        if self.width == Width::Long {
+            return self.attention_long(k, v, format);
+        }
+        let splits_max = self.splits_max;
         let group = c.n_heads / c.n_kv_heads;
-        let (kernel, threads) = plan::attention_plan(self.gpu, c.head_dim, group, format);
-        let params = gpu::uniform(
-            self.gpu,
-            &AttentionParams {
-                head_dim: c.head_dim,
-                kv_heads: c.n_kv_heads,
-                block_len: self.block_len,
-                splits_max,
-                window: 0,
-                scale: 1.0 / f32::from(u16::try_from(c.head_dim).unwrap_or(u16::MAX)).sqrt(),
-                group,
-                pad: 0,
-            },
-        );
+        let (kernel, threads) =
+            plan::attention_plan(self.gpu, c.head_dim, group, self.block_len, format);
+        let params = gpu::uniform(self.gpu, &self.attention_params(splits_max));
         let s = self.scratch;
         self.push(
             Kernel::Attention(kernel, self.gpu.reduction),
@@ -379,9 +396,31 @@ impl Recorder<'_> {
             ],
         )?;
         self.reads(Reads::Kv(4 * u64::from(c.n_kv_heads * c.head_dim)));
-        if self.width == Width::Long && kernel.direct() {
-            return Ok(());
+        self.combine(splits_max, kernel.direct(), format)
+    }
+
+    pub(super) fn attention_params(&self, splits_max: u32) -> AttentionParams {
+        let c = self.config;
+        AttentionParams {
+            head_dim: c.head_dim,
+            kv_heads: c.n_kv_heads,
+            block_len: self.block_len,
+            splits_max,
+            window: 0,
+            scale: 1.0 / f32::from(u16::try_from(c.head_dim).unwrap_or(u16::MAX)).sqrt(),
+            group: c.n_heads / c.n_kv_heads,
+            pad: 0,
         }
+    }
+
+    /// attended = the splits in `partial`, joined.
+    pub(super) fn combine(
+        &mut self,
+        splits_max: u32,
+        direct: bool,
+        format: ActivationFormat,
+    ) -> Result<(), EngineError> {
+        let c = self.config;
         let blocks = c.n_heads * c.head_dim / 32;
         let params = gpu::uniform(
             self.gpu,
@@ -390,10 +429,11 @@ impl Recorder<'_> {
                 heads: c.n_heads,
                 head_dim: c.head_dim,
                 splits_max,
-                direct: u32::from(kernel.direct()),
+                direct: u32::from(direct),
                 pad: [0; 3],
             },
         );
+        let s = self.scratch;
         let threads = if self.gpu.info.kind == AdapterKind::Software {
             8
         } else {
@@ -412,7 +452,7 @@ impl Recorder<'_> {
             [Axis::Fixed(blocks), Axis::Columns, Axis::Fixed(1)],
         )?;
         if let Some(op) = self.recording.ops.last_mut() {
-            op.only_split = kernel.direct();
+            op.only_split = direct;
         }
         Ok(())
     }

@@ -50,6 +50,11 @@ impl Matrix {
     pub(crate) fn is_integer(&self) -> bool {
         self.parts.iter().all(|p| p.format.is_integer())
     }
+
+    /// Tells whether f16 holds its weights well enough for products by cooperative matrices.
+    pub(crate) fn fits_half(&self) -> bool {
+        self.parts.iter().all(|p| p.format != WeightFormat::F32)
+    }
 }
 
 /// How tensors make up the rows of a matrix.

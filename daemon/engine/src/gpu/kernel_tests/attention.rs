@@ -1,7 +1,7 @@
 //! Attention over a paged cache, split and joined again.
 
 use hearth_shaders::params::{AttentionParams, CombineParams, attention_split_len};
-use hearth_shaders::reference::{Attention, INT8_BLOCK_WORDS, KvShape, attention};
+use hearth_shaders::reference::{Attention, KvShape, attention};
 use hearth_shaders::{ActivationFormat, Kernel, Reduction};
 
 use super::lab::{Buffer, Expected, Lab, NAN_WORD, UNTOUCHED};
@@ -213,7 +213,8 @@ impl Case {
         let q = random.floats((columns * self.heads() * p.head_dim) as usize);
         let rows = (columns * p.splits_max * self.heads()) as usize;
         for format in [lab.gpu().float_format(), ActivationFormat::Int8] {
-            let (kernel, threads) = attention_plan(lab.gpu(), p.head_dim, self.group, format);
+            let (kernel, threads) =
+                attention_plan(lab.gpu(), p.head_dim, self.group, p.block_len, format);
             let acts = vec![UNTOUCHED; self.act_words(format)];
             let buffers = [
                 Buffer::uniform(p),
@@ -247,11 +248,7 @@ impl Case {
     }
 
     fn act_words(&self, format: ActivationFormat) -> usize {
-        let block_words = if format == ActivationFormat::Int8 {
-            INT8_BLOCK_WORDS
-        } else {
-            32
-        };
+        let block_words = usize::try_from(format.block_bytes() / 4).unwrap();
         (self.columns() * self.heads() * self.params.head_dim / 32) as usize * block_words
     }
 

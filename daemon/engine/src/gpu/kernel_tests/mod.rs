@@ -8,6 +8,7 @@
 //! role; with `HEARTH_LONG_TESTS=1` it takes all of the table.
 
 mod attention;
+mod attention_prefill;
 mod lab;
 mod matrix;
 mod plan;
@@ -29,9 +30,16 @@ fn every_kernel_has_a_test() {
         let test: fn() = match kernel {
             Kernel::Embed(..) => rows::embeddings,
             Kernel::Norm(..) => rows::norms,
-            Kernel::Gemv(..) | Kernel::GemvRows(..) | Kernel::Gemm(..) | Kernel::GemmRows(..) => {
+            Kernel::Gemv(..)
+            | Kernel::GemvRows(..)
+            | Kernel::GemmRows(..)
+            | Kernel::Gemm(..)
+            | Kernel::GemmCoop(_) => {
                 assert!(plan::matrix(kernel).is_some(), "{}", kernel.name());
                 matrix::q4_1
+            }
+            Kernel::AttentionPrefill(_) | Kernel::AttentionPrefillMatrix(_) => {
+                attention_prefill::shapes
             }
             Kernel::Attention(..) | Kernel::Combine(_) => attention::shapes,
             Kernel::Peaks | Kernel::Sample(_) => sample::settings,

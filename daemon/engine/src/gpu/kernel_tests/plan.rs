@@ -2,12 +2,12 @@
 //! which of them the everyday run tests.
 
 use hearth_shaders::{
-    ActivationFormat, Epilogue, GemvInput, Kernel, MatrixKernel, Reduction, TILE_COLUMNS,
-    WeightFormat,
+    ActivationFormat, COOPERATIVE_COLUMNS, COOPERATIVE_PAIRS, Epilogue, GemvInput, Kernel,
+    MatrixKernel, Planes, Reduction, TILE_COLUMNS, Tile, WeightFormat,
 };
 
 use super::super::Gpu;
-use crate::model::plan::{gemv_plans, norms_own_input, rows_threads};
+use crate::model::plan::{gemm_tiles, gemv_plans, norms_own_input, rows_threads};
 
 /// One way to run a matrix kernel.
 pub(super) struct Plan {
@@ -21,13 +21,13 @@ pub(super) struct Plan {
 /// The matrix product and the reduction that a kernel is, or `None` if it is no matrix product.
 pub(super) fn matrix(kernel: Kernel) -> Option<(MatrixKernel, Reduction)> {
     match kernel {
-        Kernel::Gemv(m, r, _)
-        | Kernel::GemvRows(m, r)
-        | Kernel::Gemm(m, r)
-        | Kernel::GemmRows(m, r) => Some((m, r)),
+        Kernel::Gemv(m, r, _) | Kernel::GemvRows(m, r) | Kernel::GemmRows(m, r, _) => Some((m, r)),
+        Kernel::Gemm(m, _) | Kernel::GemmCoop(m) => Some((m, Reduction::Shared)),
         Kernel::Embed(..)
         | Kernel::Norm(..)
         | Kernel::Attention(..)
+        | Kernel::AttentionPrefill(_)
+        | Kernel::AttentionPrefillMatrix(_)
         | Kernel::Combine(_)
         | Kernel::Peaks
         | Kernel::Sample(_)
@@ -35,8 +35,8 @@ pub(super) fn matrix(kernel: Kernel) -> Option<(MatrixKernel, Reduction)> {
     }
 }
 
-/// Ways to run the matrix kernel `kernel` on this adapter, over rows of `blocks` blocks.
-pub(super) fn plans(kernel: Kernel, gpu: &Gpu, blocks: u32) -> Vec<Plan> {
+/// Ways to run the matrix kernel `kernel` on this adapter, over `pairs` row pairs of `blocks` blocks.
+pub(super) fn plans(kernel: Kernel, gpu: &Gpu, pairs: u32, blocks: u32) -> Vec<Plan> {
     match kernel {
         Kernel::Gemv(m, _, input) => {
             if input == GemvInput::Normed && !normed_fits(gpu, m, blocks) {
@@ -45,27 +45,30 @@ pub(super) fn plans(kernel: Kernel, gpu: &Gpu, blocks: u32) -> Vec<Plan> {
             gemv_plans(gpu, m.epilogue, blocks)
                 .into_iter()
                 .map(|plan| Plan {
-                    overrides: plan.overrides(blocks).to_vec(),
+                    overrides: plan.overrides(pairs, blocks),
                     pairs: plan.pairs(),
                     columns: input.columns(),
                 })
                 .collect()
         }
-        Kernel::GemvRows(m, _) => vec![rows_plan(m, 1)],
-        Kernel::GemmRows(m, _) => vec![rows_plan(m, TILE_COLUMNS)],
-        Kernel::Gemm(..) => {
-            vec![Plan {
-                overrides: vec![("WG", 32)],
-                pairs: 32,
-                columns: TILE_COLUMNS,
-            }]
-        }
+        Kernel::GemvRows(m, _) => vec![rows_plan(Planes::Images, m, 1)],
+        Kernel::GemmRows(m, _, place) => vec![rows_plan(place, m, TILE_COLUMNS)],
+        Kernel::Gemm(m, tile) if gemm_tiles(gpu, m.activations).any(|t| t == tile) => vec![Plan {
+            overrides: Vec::new(),
+            pairs: tile.pairs(),
+            columns: tile.columns(),
+        }],
+        Kernel::GemmCoop(_) if gpu.cooperative_matrix => vec![Plan {
+            overrides: Vec::new(),
+            pairs: COOPERATIVE_PAIRS,
+            columns: COOPERATIVE_COLUMNS,
+        }],
         _ => Vec::new(),
     }
 }
 
-fn rows_plan(m: MatrixKernel, columns: u32) -> Plan {
-    let threads = rows_threads(m.epilogue);
+fn rows_plan(place: Planes, m: MatrixKernel, columns: u32) -> Plan {
+    let threads = rows_threads(place, m.epilogue);
     Plan {
         overrides: vec![("WG", threads)],
         pairs: 2 * threads,
@@ -98,7 +101,18 @@ pub(super) fn everyday(kernel: Kernel, m: MatrixKernel, reduction: Reduction, gp
         let mixed = matches!(m.epilogue, Epilogue::Glu(out) if out != m.activations);
         return thorough && reduction == gpu.reduction && chosen && !mixed;
     }
-    if reduction != gpu.reduction {
+    // Nothing is exchanged in these but by barriers. Of the tiles of a format the smallest stands for all.
+    let tiled = match kernel {
+        Kernel::Gemm(_, tile) => {
+            if Some(&tile) != Tile::choices(m.activations).last() {
+                return thorough && m.epilogue == Epilogue::Residual;
+            }
+            true
+        }
+        Kernel::GemmCoop(_) => true,
+        _ => false,
+    };
+    if reduction != gpu.reduction && !tiled {
         return thorough
             && m.activations == ActivationFormat::Int8
             && m.epilogue == Epilogue::Residual;
@@ -111,8 +125,14 @@ pub(super) fn everyday(kernel: Kernel, m: MatrixKernel, reduction: Reduction, gp
     );
     let stored =
         m.epilogue == Epilogue::Store && (!resized || m.activations == ActivationFormat::Int8);
-    // Software adapters take int8 only where somebody asks for it, and the epilogues are the same.
-    let rows = matches!(kernel, Kernel::GemvRows(..) | Kernel::GemmRows(..));
-    let rare = rows && m.activations == ActivationFormat::Int8;
+    // Rows kernels take int8 only where somebody asks a software adapter for it, and buffers only
+    // for the logits of several columns; the epilogues are the same.
+    let rare = match kernel {
+        Kernel::GemvRows(..) => m.activations == ActivationFormat::Int8,
+        Kernel::GemmRows(_, _, place) => {
+            place == Planes::Buffers || m.activations == ActivationFormat::Int8
+        }
+        _ => false,
+    };
     stored || thorough && !mixed && !rare
 }

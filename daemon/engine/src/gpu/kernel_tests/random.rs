@@ -1,7 +1,9 @@
 //! Random numbers, weights and activations for the kernel tests, the same at each run.
 
 use half::f16;
-use hearth_shaders::reference::{BLOCK, Weight, int8_block, int8_values, weight_rows};
+use hearth_shaders::reference::{
+    BLOCK, Weight, half_bits, half_values, int8_block, int8_values, weight_rows,
+};
 use hearth_shaders::{ActivationFormat, WeightFormat};
 
 use super::lab::{Buffer, NAN_WORD};
@@ -174,6 +176,13 @@ impl Acts {
                 words: bits(floats),
                 values: wide(floats),
             },
+            ActivationFormat::Half => {
+                let words: Vec<u32> = floats.as_chunks().0.iter().map(|&v| half_bits(v)).collect();
+                Self {
+                    values: half_values(&words),
+                    words,
+                }
+            }
             ActivationFormat::Int8 => {
                 let words: Vec<u32> = floats
                     .as_chunks::<BLOCK>()

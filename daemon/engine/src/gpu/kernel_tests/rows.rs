@@ -1,7 +1,7 @@
 //! The kernels that work on rows of one column: embeddings and norms.
 
 use hearth_shaders::params::{CopyParams, EmbedParams, NormParams, TOKEN_FROM_SLOT};
-use hearth_shaders::reference::{INT8_BLOCK_WORDS, embed, rms_norm};
+use hearth_shaders::reference::{embed, rms_norm};
 use hearth_shaders::{ActivationFormat, Kernel, WeightFormat};
 
 use super::lab::{Buffer, Expected, Lab, UNTOUCHED};
@@ -159,11 +159,7 @@ fn norm(lab: &mut Lab, random: &mut Random, kernel: Kernel, format: ActivationFo
         eps: 1e-5,
         pad: 0,
     };
-    let block_words = if format == ActivationFormat::Int8 {
-        INT8_BLOCK_WORDS
-    } else {
-        32
-    };
+    let block_words = usize::try_from(format.block_bytes() / 4).unwrap();
     let before = vec![UNTOUCHED; (count as usize + 1) * blocks * block_words];
     let buffers = [
         Buffer::uniform(&params),
