@@ -3,7 +3,10 @@
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use hearth_shaders::{COOPERATIVE_BYTES, COOPERATIVE_SUBGROUP, COOPERATIVE_THREADS, Reduction};
+use hearth_shaders::{
+    ActivationFormat, COOPERATIVE_BYTES, COOPERATIVE_SUBGROUP, COOPERATIVE_THREADS, Planes,
+    Reduction,
+};
 
 use super::Timestamps;
 use crate::engine::{AdapterInfo, AdapterKind};
@@ -147,6 +150,22 @@ impl Gpu {
             latch(&self.fault, error.to_string());
         }
         Ok(value)
+    }
+
+    /// Where weight matrices lie on this adapter.
+    pub(crate) fn planes(&self) -> Planes {
+        match self.info.kind {
+            AdapterKind::Software => Planes::Images,
+            _ => Planes::Buffers,
+        }
+    }
+
+    /// How float activations are stored on this adapter.
+    pub(crate) fn float_format(&self) -> ActivationFormat {
+        match self.planes() {
+            Planes::Images => ActivationFormat::FloatImage,
+            Planes::Buffers => ActivationFormat::Float,
+        }
     }
 
     /// Largest buffer that can also be bound whole.

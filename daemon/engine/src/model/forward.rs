@@ -384,7 +384,7 @@ impl Builder<'_> {
             }
         };
         if float || !matrix.is_integer() {
-            return ActivationFormat::Float;
+            return self.gpu.float_format();
         }
         self.any_int8 = true;
         ActivationFormat::Int8
@@ -449,7 +449,7 @@ impl Builder<'_> {
                 norm: Some(norm),
                 input_format: format,
                 epilogue: Epilogue::Store,
-                targets: vec![&s.logits],
+                targets: vec![(&s.logits).into()],
                 out_stride: r.config.vocab_size,
                 over: Over::Outputs,
                 has_bias: false,
@@ -486,10 +486,10 @@ fn record_layer(
         epilogue: Epilogue::Qkv,
         // Without a bias the binding still needs a buffer; the kernel does not read it.
         targets: vec![
-            &s.q,
-            &layer.k,
-            &layer.v,
-            layer.bias.as_ref().unwrap_or(&layer.ffn_norm),
+            (&s.q).into(),
+            (&layer.k).into(),
+            (&layer.v).into(),
+            layer.bias.as_ref().unwrap_or(&layer.ffn_norm).into(),
         ],
         out_stride: 0,
         over: Over::Columns,
@@ -503,7 +503,7 @@ fn record_layer(
         norm: None,
         input_format: format.output,
         epilogue: Epilogue::Residual,
-        targets: vec![&s.x],
+        targets: vec![(&s.x).into()],
         out_stride: hidden_dim,
         over: Over::Columns,
         has_bias: false,
@@ -515,7 +515,7 @@ fn record_layer(
         norm: Some(&layer.ffn_norm),
         input_format: format.gate_up,
         epilogue: Epilogue::Glu(format.down),
-        targets: vec![&s.ffn],
+        targets: vec![s.ffn.bound(format.down)],
         out_stride: r.config.ffn_dim,
         over: Over::Columns,
         has_bias: false,
@@ -526,7 +526,7 @@ fn record_layer(
         norm: None,
         input_format: format.down,
         epilogue: Epilogue::Residual,
-        targets: vec![&s.x],
+        targets: vec![(&s.x).into()],
         out_stride: hidden_dim,
         over: Over::Columns,
         has_bias: false,

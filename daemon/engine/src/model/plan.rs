@@ -1,7 +1,7 @@
 //! How kernels map threads to work on this adapter: the choices a recorder starts from and the tuner
 //! tries. Pure arithmetic over what the adapter offers.
 
-use hearth_shaders::{ActivationFormat, AttentionKernel, Epilogue, Tile};
+use hearth_shaders::{ActivationFormat, AttentionKernel, Epilogue, Planes, Tile};
 
 use crate::engine::AdapterKind;
 use crate::gpu::Gpu;
@@ -96,6 +96,16 @@ pub(crate) fn gemv_plans(gpu: &Gpu, epilogue: Epilogue, blocks: u32) -> Vec<Gemv
         }
     }
     plans
+}
+
+/// Threads of a workgroup of the kernels whose threads walk two row pairs each.
+pub(crate) fn rows_threads(place: Planes, epilogue: Epilogue) -> u32 {
+    match (epilogue, place) {
+        (Epilogue::Glu(_), _) => GLU_PAIRS / 2,
+        // One tile: the smaller the workgroups, the more even the cores' shares.
+        (_, Planes::Images) => 8,
+        (_, Planes::Buffers) => 32,
+    }
 }
 
 /// Tells whether a product over rows of `blocks` blocks can norm its own input here.

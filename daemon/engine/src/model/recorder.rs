@@ -8,16 +8,16 @@ use hearth_shaders::params::{
 };
 use hearth_shaders::{
     ActivationFormat, COOPERATIVE_COLUMNS, COOPERATIVE_PAIRS, Epilogue, GemvInput, Kernel,
-    MatrixKernel, Reduction, TILE_COLUMNS,
+    MatrixKernel, Planes, Reduction, TILE_COLUMNS,
 };
 
 use super::ModelConfig;
-use super::plan::{self, GLU_PAIRS};
-use super::scratch::{RING_LEN, Scratch};
+use super::plan;
+use super::scratch::{Acts, RING_LEN, Scratch};
 use super::weights::{Matrix, Part};
 use crate::engine::AdapterKind;
 use crate::error::EngineError;
-use crate::gpu::{self, Axis, Buffer, Gpu, Op, Pipelines, Reads, Recording};
+use crate::gpu::{self, Axis, Bound, Buffer, Gpu, Op, Pipelines, Reads, Recording};
 
 /// How many columns a recording is for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -40,13 +40,13 @@ pub(crate) enum Over {
 /// What a matrix product reads, writes, and does with its results.
 pub(crate) struct Product<'a> {
     pub(crate) matrix: &'a Matrix,
-    pub(crate) input: &'a Buffer,
+    pub(crate) input: &'a Acts,
     /// Weights of the norm that makes `input` of the residual stream, if one does.
     pub(crate) norm: Option<&'a Buffer>,
     pub(crate) input_format: ActivationFormat,
     pub(crate) epilogue: Epilogue,
-    /// Buffers of the epilogue's bindings, in their order.
-    pub(crate) targets: Vec<&'a Buffer>,
+    /// What the epilogue binds, in order.
+    pub(crate) targets: Vec<Bound<'a>>,
     pub(crate) out_stride: u32,
     pub(crate) over: Over,
     /// The qkv epilogue's `has_bias`.
@@ -68,11 +68,11 @@ pub(crate) struct Recorder<'a> {
 }
 
 impl Recorder<'_> {
-    pub(super) fn push(
+    pub(super) fn push<'b, B: Copy + Into<Bound<'b>>>(
         &mut self,
         kernel: Kernel,
         overrides: &[(&'static str, u32)],
-        buffers: &[&Buffer],
+        bound: &[B],
         grid: [Axis; 3],
     ) -> Result<(), EngineError> {
         let mut overrides = overrides.to_vec();
@@ -80,7 +80,7 @@ impl Recorder<'_> {
             overrides.push(("SG", self.gpu.threads_per_row));
         }
         let pipeline = self.pipelines.get(self.gpu, kernel, &overrides)?;
-        let bind_group = pipeline.bind(self.gpu, buffers);
+        let bind_group = pipeline.bind(self.gpu, bound);
         self.recording.ops.push(Op {
             pipeline,
             bind_group,
@@ -111,21 +111,22 @@ impl Recorder<'_> {
                 },
             );
             let s = self.scratch;
-            let buffers = [
-                &params,
-                &part.quants,
-                &part.metas,
-                &s.step,
-                &s.last_tokens,
-                &s.x,
-                &s.history,
+            let bound = [
+                (&params).into(),
+                part.quants.bound(),
+                part.metas.bound(),
+                (&s.step).into(),
+                (&s.last_tokens).into(),
+                (&s.x).into(),
+                (&s.history).into(),
             ];
             let grid = [
                 Axis::Fixed(table.blocks.div_ceil(32)),
                 Axis::Columns,
                 Axis::Fixed(1),
             ];
-            self.push(Kernel::Embed(part.format), &[("WG", 32)], &buffers, grid)?;
+            let kernel = Kernel::Embed(part.format, self.gpu.planes());
+            self.push(kernel, &[("WG", 32)], &bound, grid)?;
         }
         Ok(())
     }
@@ -134,7 +135,7 @@ impl Recorder<'_> {
     fn norm(
         &mut self,
         weight: &Buffer,
-        out: &Buffer,
+        out: &Acts,
         format: ActivationFormat,
         over: Over,
         threads: u32,
@@ -157,7 +158,13 @@ impl Recorder<'_> {
         self.push(
             Kernel::Norm(format, self.gpu.reduction),
             &[("WG", threads), ("TPR", 8)],
-            &[&params, &s.step, out, &s.x, weight],
+            &[
+                (&params).into(),
+                (&s.step).into(),
+                out.bound(format),
+                (&s.x).into(),
+                weight.into(),
+            ],
             [columns, Axis::Fixed(1), Axis::Fixed(1)],
         )
     }
@@ -187,39 +194,39 @@ impl Recorder<'_> {
         for part in &product.matrix.parts {
             let params = gpu::uniform(self.gpu, &self.matrix_params(product, part));
             let input = match product.norm {
-                Some(_) if own_norm => &self.scratch.x,
-                _ => product.input,
+                Some(_) if own_norm => (&self.scratch.x).into(),
+                _ => product.input.bound(product.input_format),
             };
-            let mut buffers = vec![
-                &params,
-                &part.quants,
-                &part.metas,
+            let mut bound = vec![
+                (&params).into(),
+                part.quants.bound(),
+                part.metas.bound(),
                 input,
-                &self.scratch.step,
+                (&self.scratch.step).into(),
             ];
-            buffers.extend(&product.targets);
+            bound.extend(&product.targets);
             let matrix = MatrixKernel {
                 weights: part.format,
                 activations: product.input_format,
                 epilogue: product.epilogue,
             };
-            let software = self.gpu.info.kind == AdapterKind::Software;
+            let rows = self.gpu.planes() == Planes::Images;
             match (self.width, product.norm) {
-                (Width::Short(_), _) if software => {
-                    self.gemv_rows(matrix, part.pairs(), &buffers, product.over)?;
+                (Width::Short(_), _) if rows => {
+                    self.gemv_rows(matrix, part.pairs(), &bound, product.over)?;
                 }
                 (Width::Short(1), Some(weight)) if own_norm => {
-                    buffers.push(weight);
-                    self.gemv(matrix, GemvInput::Normed, plan, part, &buffers, product)?;
+                    bound.push(weight.into());
+                    self.gemv(matrix, GemvInput::Normed, plan, part, &bound, product)?;
                 }
                 (Width::Short(columns), _) => {
                     let input = GemvInput::Stored { columns };
                     let plan = plan.of_columns(columns);
-                    self.gemv(matrix, input, plan, part, &buffers, product)?;
+                    self.gemv(matrix, input, plan, part, &bound, product)?;
                 }
-                (Width::Long, _) => self.gemm(matrix, part.pairs(), &buffers, product.over)?,
+                (Width::Long, _) => self.gemm(matrix, part.pairs(), &bound, product.over)?,
             }
-            self.reads(Reads::Weights(part.quants.size() + part.metas.size()));
+            self.reads(Reads::Weights(part.bytes()));
         }
         Ok(())
     }
@@ -254,7 +261,7 @@ impl Recorder<'_> {
         &mut self,
         matrix: MatrixKernel,
         pairs: u32,
-        buffers: &[&Buffer],
+        bound: &[Bound<'_>],
         over: Over,
     ) -> Result<(), EngineError> {
         let columns = if over == Over::Outputs {
@@ -262,12 +269,13 @@ impl Recorder<'_> {
         } else {
             Axis::Columns
         };
+        let threads = plan::rows_threads(Planes::Images, matrix.epilogue);
         self.push(
             Kernel::GemvRows(matrix, self.gpu.reduction),
-            &[("WG", GLU_PAIRS)],
-            buffers,
+            &[("WG", threads)],
+            bound,
             [
-                Axis::Fixed(pairs.div_ceil(GLU_PAIRS)),
+                Axis::Fixed(pairs.div_ceil(2 * threads)),
                 columns,
                 Axis::Fixed(1),
             ],
@@ -280,7 +288,7 @@ impl Recorder<'_> {
         input: GemvInput,
         plan: plan::GemvPlan,
         part: &Part,
-        buffers: &[&Buffer],
+        bound: &[Bound<'_>],
         product: &Product<'_>,
     ) -> Result<(), EngineError> {
         let columns = if product.over == Over::Outputs {
@@ -295,7 +303,7 @@ impl Recorder<'_> {
         self.push(
             Kernel::Gemv(matrix, self.gpu.reduction, input),
             &overrides,
-            buffers,
+            bound,
             [
                 Axis::Fixed(part.pairs().div_ceil(plan.pairs())),
                 columns,
@@ -308,7 +316,7 @@ impl Recorder<'_> {
         &mut self,
         matrix: MatrixKernel,
         pairs: u32,
-        buffers: &[&Buffer],
+        bound: &[Bound<'_>],
         over: Over,
     ) -> Result<(), EngineError> {
         // Output columns are few: a large tile of them would be mostly empty.
@@ -316,6 +324,8 @@ impl Recorder<'_> {
             Over::Columns => plan::gemm_tile(self.gpu, matrix.activations),
             Over::Outputs => None,
         };
+        let place = self.gpu.planes();
+        let threads = plan::rows_threads(place, matrix.epilogue);
         let (kernel, tile_pairs, tile_columns) = match (matrix.activations, tile) {
             (ActivationFormat::Half, _) => (
                 Kernel::GemmCoop(matrix),
@@ -324,13 +334,13 @@ impl Recorder<'_> {
             ),
             (_, Some(tile)) => (Kernel::Gemm(matrix, tile), tile.pairs(), tile.columns()),
             (_, None) => (
-                Kernel::GemmRows(matrix, self.gpu.reduction),
-                GLU_PAIRS,
+                Kernel::GemmRows(matrix, self.gpu.reduction, place),
+                2 * threads,
                 TILE_COLUMNS,
             ),
         };
         let overrides: &[(&'static str, u32)] = match kernel {
-            Kernel::GemmRows(..) => &[("WG", GLU_PAIRS)],
+            Kernel::GemmRows(..) => &[("WG", threads)],
             _ => &[],
         };
         let columns = match over {
@@ -340,7 +350,7 @@ impl Recorder<'_> {
         self.push(
             kernel,
             overrides,
-            buffers,
+            bound,
             [
                 Axis::Fixed(pairs.div_ceil(tile_pairs)),
                 columns,
@@ -370,14 +380,14 @@ impl Recorder<'_> {
             Kernel::Attention(kernel, self.gpu.reduction),
             &[("WG", threads), ("TPR", kernel.lanes)],
             &[
-                &params,
-                &s.q,
-                k,
-                v,
-                &s.step,
-                &s.attended,
-                &s.partial,
-                &s.sums,
+                (&params).into(),
+                (&s.q).into(),
+                k.into(),
+                v.into(),
+                (&s.step).into(),
+                s.attended.bound(format),
+                (&s.partial).into(),
+                (&s.sums).into(),
             ],
             [
                 Axis::Fixed(c.n_kv_heads * group.div_ceil(kernel.heads)),
@@ -432,7 +442,13 @@ impl Recorder<'_> {
         self.push(
             Kernel::Combine(format),
             &[("WG", threads)],
-            &[&params, &s.step, &s.attended, &s.partial, &s.sums],
+            &[
+                (&params).into(),
+                (&s.step).into(),
+                s.attended.bound(format),
+                (&s.partial).into(),
+                (&s.sums).into(),
+            ],
             [Axis::Fixed(blocks), Axis::Columns, Axis::Fixed(1)],
         )?;
         if let Some(op) = self.recording.ops.last_mut() {
