@@ -35,6 +35,7 @@ const LEAST: f32 = -3.0e38;
 var<workgroup> run_top: array<f32, HEADS * WG / LANES>; // [head, run]
 var<workgroup> run_total: array<f32, HEADS * WG / LANES>;
 var<workgroup> run_out: array<vec4<f32>, 2u * WG>; // [half of a chunk, run, lane]
+var<workgroup> head_whole: array<vec2<f32>, HEADS>; // maximum, sum over the runs
 var<workgroup> joined: array<vec4<f32>, HEADS * HEAD_DIM / 4u>;
 
 fn half_lo(w: vec4<u32>) -> vec4<f32> {
@@ -62,7 +63,7 @@ fn head_sums(h: u32) -> vec2<f32> {
 // Adds the runs' outputs of item i = (head, chunk of the lane) into `joined`.
 fn join(i: u32, lo: vec4<f32>, hi: vec4<f32>, top: f32, direct: bool, lid: u32) {
     let h = i / CHUNKS;
-    let whole = head_sums(h);
+    let whole = head_whole[h];
     let share = exp(top - whole.x);
     run_out[lid] = lo * share;
     run_out[WG + lid] = hi * share;
@@ -181,6 +182,10 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index
         }
     }
     workgroupBarrier();
+    if (lid < HEADS) {
+        head_whole[lid] = head_sums(lid);
+    }
+    workgroupBarrier();
     let direct = DIRECT && splits == 1u;
     let out = (column * params.splits_max + split) * heads + first_head;
     // One by one, not in a loop: compilers do not unroll a loop with barriers, and would keep what it
@@ -194,7 +199,7 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index
     if (ITEMS > 6u) { join(6u, o_lo[min(6u, ITEMS - 1u)], o_hi[min(6u, ITEMS - 1u)], top[min(6u, ITEMS - 1u) / CHUNKS], direct, lid); }
     if (ITEMS > 7u) { join(7u, o_lo[min(7u, ITEMS - 1u)], o_hi[min(7u, ITEMS - 1u)], top[min(7u, ITEMS - 1u) / CHUNKS], direct, lid); }
     if (!direct && lid < heads_here) {
-        sums[out + lid] = head_sums(lid);
+        sums[out + lid] = head_whole[lid];
     }
     if (direct) {
         for (var block = lid; block < heads_here * HEAD_DIM / 32u; block += WG) {
