@@ -3,8 +3,18 @@
 
 var<workgroup> reduce_scratch: array<vec2<f32>, WG>;
 
-// Sums over each run of `TPR` consecutive threads (a power of two), known to all of the run.
-fn run_sum(v: vec2<f32>, lid: u32) -> vec2<f32> {
+// Sums over a run of `TPR` consecutive threads (a power of two): here a part is the whole run.
+
+fn part_threads() -> u32 {
+    return TPR;
+}
+
+fn run_join(v: vec2<f32>, lid: u32) -> vec2<f32> {
+    return v;
+}
+
+// Sums over the thread's run, known to all of it.
+fn part_sum(v: vec2<f32>, lid: u32) -> vec2<f32> {
     reduce_scratch[lid] = v;
     workgroupBarrier();
     for (var step = TPR / 2u; step > 0u; step /= 2u) {
@@ -20,7 +30,7 @@ fn run_sum(v: vec2<f32>, lid: u32) -> vec2<f32> {
 
 // One sum of the same kind.
 fn cluster_sum(v: f32, lid: u32) -> f32 {
-    return run_sum(vec2<f32>(v, 0.0), lid).x;
+    return part_sum(vec2<f32>(v, 0.0), lid).x;
 }
 
 // Sum over eight consecutive threads, known to all of them.

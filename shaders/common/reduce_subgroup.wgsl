@@ -4,6 +4,7 @@
 override SG: u32 = 8u; // threads that shuffles may reach: a power of two, at least 8
 
 var<workgroup> reduce_scratch: array<vec2<f32>, WG / SG>; // one entry each SG threads
+var<workgroup> run_scratch: array<vec2<f32>, WG>; // of runs longer than SG
 
 // Sum over each run of `TPR` consecutive threads (a power of two, at most SG), known to all of the run.
 fn cluster_sum(v: f32, lid: u32) -> f32 {
@@ -14,23 +15,34 @@ fn cluster_sum(v: f32, lid: u32) -> f32 {
     return sum;
 }
 
-// Sums over each run of `TPR` consecutive threads (a power of two), known to all of the run.
-fn run_sum(v: vec2<f32>, lid: u32) -> vec2<f32> {
+// Sums over a run of `TPR` consecutive threads (any power of two up to WG) come in two halves: first
+// over each part of a run that shuffles reach, without barriers; then over the run's parts, for each
+// position in a part by itself.
+
+fn part_threads() -> u32 {
+    return min(TPR, SG);
+}
+
+// Sums over the thread's part, known to all of it.
+fn part_sum(v: vec2<f32>, lid: u32) -> vec2<f32> {
     var sum = v;
     for (var step = min(TPR, SG) / 2u; step > 0u; step /= 2u) {
         sum += subgroupShuffleXor(sum, step);
     }
+    return sum;
+}
+
+// Sums over the threads at the same position of each part of the run, known to all of them.
+fn run_join(v: vec2<f32>, lid: u32) -> vec2<f32> {
     if (TPR <= SG) {
-        return sum;
+        return v;
     }
-    if (lid % SG == 0u) {
-        reduce_scratch[lid / SG] = sum;
-    }
+    run_scratch[lid] = v;
     workgroupBarrier();
-    let first = lid / TPR * (TPR / SG);
-    sum = reduce_scratch[first];
+    let first = lid / TPR * TPR + lid % SG;
+    var sum = run_scratch[first];
     for (var i = 1u; i < TPR / SG; i++) {
-        sum += reduce_scratch[first + i];
+        sum += run_scratch[first + i * SG];
     }
     workgroupBarrier();
     return sum;

@@ -1,20 +1,19 @@
 // Weights of flavour f16: 32 half-precision floats a block, no metadata.
-// Row-major blocks of 32 columns; an even number of rows is stored (the last may be padding).
+// Blocks of 32 columns; an even number of rows is stored (the last may be padding).
 
-@group(0) @binding(1) var<storage, read> weight_quants: array<vec4<u32>>; // [row, block, 4]: 32 f16
-@group(0) @binding(2) var<storage, read> weight_meta: array<u32>; // unused, one word
+// Quant plane: [row, block, 4]: 32 f16.
 
 struct WeightBlock {
     index: u32, // of the block's first vec4
 }
 
 fn load_block(row: u32, block: u32, blocks: u32) -> WeightBlock {
-    return WeightBlock(4u * (row * blocks + block));
+    return WeightBlock(4u * plane_index(row, block, blocks));
 }
 
 // Columns 4i..4i+3 of a block.
 fn values(w: WeightBlock, i: u32) -> vec4<f32> {
-    let q = weight_quants[w.index + i / 2u];
+    let q = quant_at(w.index + i / 2u);
     let pair = select(q.xy, q.zw, (i & 1u) == 1u);
     return vec4<f32>(unpack2x16float(pair.x), unpack2x16float(pair.y));
 }

@@ -1,8 +1,8 @@
 // Weights of flavour q4_0: w = d * (n - 8), n in 0..15, one f16 scale d per 32 columns.
-// Row-major blocks of 32 columns; an even number of rows is stored (the last may be padding).
+// Blocks of 32 columns; an even number of rows is stored (the last may be padding).
 
-@group(0) @binding(1) var<storage, read> weight_quants: array<vec4<u32>>; // [row, block]: 32 nibbles
-@group(0) @binding(2) var<storage, read> weight_meta: array<u32>; // [row, ceil(blocks / 2)]: two f16 scales
+// Quant plane: [row, block]: 32 nibbles.
+// Metadata plane: [row, ceil(blocks / 2)]: two f16 scales.
 
 // 32 weights as bytes in column order: value i = scale * byte i + bias.
 struct WeightBlock {
@@ -13,8 +13,8 @@ struct WeightBlock {
 }
 
 fn load_block(row: u32, block: u32, blocks: u32) -> WeightBlock {
-    let q = weight_quants[row * blocks + block];
-    let scales = unpack2x16float(weight_meta[row * ((blocks + 1u) / 2u) + block / 2u]);
+    let q = quant_at(plane_index(row, block, blocks));
+    let scales = unpack2x16float(meta_at(plane_index(row, block / 2u, (blocks + 1u) / 2u)));
     let d = select(scales.x, scales.y, (block & 1u) == 1u);
     return WeightBlock(q & vec4<u32>(0x0f0f0f0fu), (q >> vec4<u32>(4u)) & vec4<u32>(0x0f0f0f0fu), d, -8.0 * d);
 }

@@ -1,10 +1,10 @@
 // Weights of the flavours q4_z*: w = d * (n - z), n in 0..15, one f16 pair (d, z) per GROUP_BLOCKS
 // blocks (AWQ, asymmetric GPTQ). The zero point is kept as it is, not as a bias: d * z would lose bits
-// as an f16. Row-major blocks of 32 columns; a row's last group may be short; an even number of rows is
+// as an f16. Blocks of 32 columns; a row's last group may be short; an even number of rows is
 // stored (the last may be padding). The kernel table puts `const GROUP_BLOCKS` before this file.
 
-@group(0) @binding(1) var<storage, read> weight_quants: array<vec4<u32>>; // [row, block]: 32 nibbles
-@group(0) @binding(2) var<storage, read> weight_meta: array<u32>; // [row, group]: f16 d, f16 z
+// Quant plane: [row, block]: 32 nibbles.
+// Metadata plane: [row, group]: f16 d, f16 z.
 
 // 32 weights as bytes in column order: value i = scale * byte i + bias.
 struct WeightBlock {
@@ -15,8 +15,8 @@ struct WeightBlock {
 }
 
 fn load_block(row: u32, block: u32, blocks: u32) -> WeightBlock {
-    let q = weight_quants[row * blocks + block];
+    let q = quant_at(plane_index(row, block, blocks));
     let groups = (blocks + GROUP_BLOCKS - 1u) / GROUP_BLOCKS;
-    let pack = unpack2x16float(weight_meta[row * groups + block / GROUP_BLOCKS]);
+    let pack = unpack2x16float(meta_at(plane_index(row, block / GROUP_BLOCKS, groups)));
     return WeightBlock(q & vec4<u32>(0x0f0f0f0fu), (q >> vec4<u32>(4u)) & vec4<u32>(0x0f0f0f0fu), pack.x, -pack.x * pack.y);
 }

@@ -1,8 +1,8 @@
 // Weights of flavour q8_0: w = d * n, n a signed byte, one f16 scale d per 32 columns.
-// Row-major blocks of 32 columns; an even number of rows is stored (the last may be padding).
+// Blocks of 32 columns; an even number of rows is stored (the last may be padding).
 
-@group(0) @binding(1) var<storage, read> weight_quants: array<vec4<u32>>; // [row, block, 2]: 32 bytes
-@group(0) @binding(2) var<storage, read> weight_meta: array<u32>; // [row, ceil(blocks / 2)]: two f16 scales
+// Quant plane: [row, block, 2]: 32 bytes.
+// Metadata plane: [row, ceil(blocks / 2)]: two f16 scales.
 
 // 32 weights as bytes in column order: value i = scale * byte i + bias.
 struct WeightBlock {
@@ -13,8 +13,8 @@ struct WeightBlock {
 }
 
 fn load_block(row: u32, block: u32, blocks: u32) -> WeightBlock {
-    let index = 2u * (row * blocks + block);
-    let scales = unpack2x16float(weight_meta[row * ((blocks + 1u) / 2u) + block / 2u]);
+    let index = 2u * plane_index(row, block, blocks);
+    let scales = unpack2x16float(meta_at(plane_index(row, block / 2u, (blocks + 1u) / 2u)));
     let d = select(scales.x, scales.y, (block & 1u) == 1u);
-    return WeightBlock(weight_quants[index], weight_quants[index + 1u], d, 0.0);
+    return WeightBlock(quant_at(index), quant_at(index + 1u), d, 0.0);
 }

@@ -28,12 +28,14 @@ struct AttentionParams {
 
 override WG: u32 = 64u;
 override TPR: u32 = 8u; // = LANES: the threads that `cluster_sum` adds over
+const ITEMS: u32 = HEADS * CHUNKS; // at most 8
 // Least score: a finite number, so that differences with it are numbers.
 const LEAST: f32 = -3.0e38;
 
 var<workgroup> run_top: array<f32, HEADS * WG / LANES>; // [head, run]
 var<workgroup> run_total: array<f32, HEADS * WG / LANES>;
 var<workgroup> run_out: array<vec4<f32>, 2u * WG>; // [half of a chunk, run, lane]
+var<workgroup> head_whole: array<vec2<f32>, HEADS>; // maximum, sum over the runs
 var<workgroup> joined: array<vec4<f32>, HEADS * HEAD_DIM / 4u>;
 
 fn half_lo(w: vec4<u32>) -> vec4<f32> {
@@ -42,6 +44,40 @@ fn half_lo(w: vec4<u32>) -> vec4<f32> {
 
 fn half_hi(w: vec4<u32>) -> vec4<f32> {
     return vec4<f32>(unpack2x16float(w.z), unpack2x16float(w.w));
+}
+
+// Maximum and sum of head h over all runs.
+fn head_sums(h: u32) -> vec2<f32> {
+    let runs = WG / LANES;
+    var highest = run_top[h * runs];
+    for (var r = 1u; r < runs; r++) {
+        highest = max(highest, run_top[h * runs + r]);
+    }
+    var sum = 0.0;
+    for (var r = 0u; r < runs; r++) {
+        sum += run_total[h * runs + r] * exp(run_top[h * runs + r] - highest);
+    }
+    return vec2<f32>(highest, sum);
+}
+
+// Adds the runs' outputs of item i = (head, chunk of the lane) into `joined`.
+fn join(i: u32, lo: vec4<f32>, hi: vec4<f32>, top: f32, direct: bool, lid: u32) {
+    let h = i / CHUNKS;
+    let whole = head_whole[h];
+    let share = exp(top - whole.x);
+    run_out[lid] = lo * share;
+    run_out[WG + lid] = hi * share;
+    workgroupBarrier();
+    let chunk = (i % CHUNKS) * LANES + lid % LANES;
+    if (lid < 2u * LANES && chunk < HEAD_DIM / 8u) {
+        let half = lid / LANES;
+        var value = vec4<f32>(0.0);
+        for (var r = 0u; r < WG / LANES; r++) {
+            value += run_out[half * WG + r * LANES + lid % LANES];
+        }
+        joined[(h * (HEAD_DIM / 8u) + chunk) * 2u + half] = value / select(1.0, whole.y, direct);
+    }
+    workgroupBarrier();
 }
 
 @compute @workgroup_size(WG)
@@ -146,36 +182,24 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index
         }
     }
     workgroupBarrier();
+    if (lid < HEADS) {
+        head_whole[lid] = head_sums(lid);
+    }
+    workgroupBarrier();
     let direct = DIRECT && splits == 1u;
     let out = (column * params.splits_max + split) * heads + first_head;
-    for (var h = 0u; h < HEADS; h++) {
-        var highest = run_top[h * runs];
-        for (var r = 1u; r < runs; r++) {
-            highest = max(highest, run_top[h * runs + r]);
-        }
-        var sum = 0.0;
-        for (var r = 0u; r < runs; r++) {
-            sum += run_total[h * runs + r] * exp(run_top[h * runs + r] - highest);
-        }
-        let share = exp(top[h] - highest);
-        for (var c = 0u; c < CHUNKS; c++) {
-            run_out[lid] = o_lo[h * CHUNKS + c] * share;
-            run_out[WG + lid] = o_hi[h * CHUNKS + c] * share;
-            workgroupBarrier();
-            let chunk = c * LANES + lid % LANES;
-            if (lid < 2u * LANES && chunk < chunks) {
-                let half = lid / LANES;
-                var value = vec4<f32>(0.0);
-                for (var r = 0u; r < runs; r++) {
-                    value += run_out[half * WG + r * LANES + lid % LANES];
-                }
-                joined[(h * chunks + chunk) * 2u + half] = value / select(1.0, sum, direct);
-            }
-            workgroupBarrier();
-        }
-        if (lid == 0u && !direct && h < heads_here) {
-            sums[out + h] = vec2<f32>(highest, sum);
-        }
+    // One by one, not in a loop: compilers do not unroll a loop with barriers, and would keep what it
+    // indexes in memory instead of registers, everywhere.
+    join(0u, o_lo[0u], o_hi[0u], top[0u], direct, lid);
+    if (ITEMS > 1u) { join(1u, o_lo[min(1u, ITEMS - 1u)], o_hi[min(1u, ITEMS - 1u)], top[min(1u, ITEMS - 1u) / CHUNKS], direct, lid); }
+    if (ITEMS > 2u) { join(2u, o_lo[min(2u, ITEMS - 1u)], o_hi[min(2u, ITEMS - 1u)], top[min(2u, ITEMS - 1u) / CHUNKS], direct, lid); }
+    if (ITEMS > 3u) { join(3u, o_lo[min(3u, ITEMS - 1u)], o_hi[min(3u, ITEMS - 1u)], top[min(3u, ITEMS - 1u) / CHUNKS], direct, lid); }
+    if (ITEMS > 4u) { join(4u, o_lo[min(4u, ITEMS - 1u)], o_hi[min(4u, ITEMS - 1u)], top[min(4u, ITEMS - 1u) / CHUNKS], direct, lid); }
+    if (ITEMS > 5u) { join(5u, o_lo[min(5u, ITEMS - 1u)], o_hi[min(5u, ITEMS - 1u)], top[min(5u, ITEMS - 1u) / CHUNKS], direct, lid); }
+    if (ITEMS > 6u) { join(6u, o_lo[min(6u, ITEMS - 1u)], o_hi[min(6u, ITEMS - 1u)], top[min(6u, ITEMS - 1u) / CHUNKS], direct, lid); }
+    if (ITEMS > 7u) { join(7u, o_lo[min(7u, ITEMS - 1u)], o_hi[min(7u, ITEMS - 1u)], top[min(7u, ITEMS - 1u) / CHUNKS], direct, lid); }
+    if (!direct && lid < heads_here) {
+        sums[out + lid] = head_whole[lid];
     }
     if (direct) {
         for (var block = lid; block < heads_here * HEAD_DIM / 32u; block += WG) {

@@ -1,7 +1,7 @@
 // y[column, row] = sum over k of W[row, k] * x[column, k], COLUMNS columns of activations together.
 //
-// TPR threads share a pair of rows: thread `lane` takes blocks lane, lane + TPR, ..., so that
-// neighbours read neighbouring blocks; the run then adds its sums. Each weight block is read once for
+// TPR threads share a pair of rows (at least 8): thread `lane` takes blocks lane, lane + TPR, ..., so
+// that neighbours read neighbouring blocks; the run then adds its sums. Each weight block is read once for
 // all columns, and every column is summed in the same order whatever COLUMNS is. A workgroup does
 // PASSES * WG / TPR pairs; workgroup (i, j) the i-th such group for columns COLUMNS j ...
 // The activations come from common/input_*.wgsl (stored) or common/normed_*.wgsl (norm first).
@@ -56,18 +56,27 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index
                 }
             }
         }
-        // Every thread of the run learns each sum; thread `lane` sends column `lane`, so that the
-        // columns' epilogues wait for their loads together.
-        for (var start = 0u; start < COLUMNS; start += TPR) {
-            var mine = vec2<f32>(0.0);
-            for (var c = start; c < min(start + TPR, COLUMNS); c++) {
-                let sum = run_sum(sums[c], lid);
-                if (lane == c - start) {
-                    mine = sum;
-                }
+        // Thread `lane` sends column `lane`, so that the columns' epilogues wait for their loads
+        // together. Twice, not in a loop: compilers do not unroll a loop with barriers, and would keep
+        // `sums` in memory instead of registers.
+        let width = min(COLUMNS, part_threads());
+        var mine = vec2<f32>(0.0);
+        for (var c = 0u; c < width; c++) {
+            let sum = part_sum(sums[c], lid);
+            mine = select(mine, sum, lane % part_threads() == c);
+        }
+        mine = run_join(mine, lid);
+        if (lane < width && pair < PAIRS && first + lane < columns_all) {
+            emit(first + lane, lane, params.first_row + 2u * pair, local_pair, mine);
+        }
+        if (COLUMNS > width) {
+            for (var c = 0u; c < width; c++) {
+                let sum = part_sum(sums[(width + c) % COLUMNS], lid);
+                mine = select(mine, sum, lane % part_threads() == c);
             }
-            let column = start + lane;
-            if (column < COLUMNS && pair < PAIRS && first + column < columns_all) {
+            mine = run_join(mine, lid);
+            let column = width + lane;
+            if (lane < width && pair < PAIRS && first + column < columns_all) {
                 emit(first + column, column, params.first_row + 2u * pair, local_pair, mine);
             }
         }

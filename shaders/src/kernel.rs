@@ -1,91 +1,6 @@
 //! The kernel table: which files make up a kernel, what it binds, which overrides it takes.
 
-use crate::{Epilogue, MatrixKernel, RowsOut, Tile, WeightFormat};
-
-/// How activations are stored between kernels.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub enum ActivationFormat {
-    /// 32-bit floats.
-    Float,
-    /// int8 in blocks of 32, with scale and scaled sum.
-    Int8,
-    /// Half precision: for cooperative matrices alone.
-    Half,
-}
-
-impl ActivationFormat {
-    /// Bytes of a block of 32 activations.
-    pub fn block_bytes(self) -> u64 {
-        match self {
-            Self::Float => 128,
-            Self::Int8 => 48,
-            Self::Half => 64,
-        }
-    }
-
-    /// The block type and its dot product with weights.
-    pub(crate) fn block(self) -> &'static str {
-        match self {
-            Self::Float => include_str!("../common/act_float.wgsl"),
-            Self::Int8 => include_str!("../common/act_int8.wgsl"),
-            Self::Half => "",
-        }
-    }
-
-    /// How a stored block is loaded.
-    pub(crate) fn input(self) -> &'static str {
-        match self {
-            Self::Float => include_str!("../common/input_float.wgsl"),
-            Self::Int8 => include_str!("../common/input_int8.wgsl"),
-            Self::Half => "",
-        }
-    }
-
-    /// How a block that one lane loaded reaches the others.
-    pub(crate) fn shared(self) -> &'static str {
-        match self {
-            Self::Float => include_str!("../common/shared_float.wgsl"),
-            Self::Int8 => include_str!("../common/shared_int8.wgsl"),
-            Self::Half => "",
-        }
-    }
-
-    /// How a norm of the residual stream becomes blocks in workgroup memory.
-    pub(crate) fn normed(self) -> &'static str {
-        match self {
-            Self::Float => include_str!("../common/normed_float.wgsl"),
-            Self::Int8 => include_str!("../common/normed_int8.wgsl"),
-            Self::Half => "",
-        }
-    }
-
-    /// Bytes of workgroup memory that a normed column of `blocks` blocks takes.
-    pub fn normed_bytes(self, blocks: u32) -> u32 {
-        match self {
-            Self::Float => 128 * blocks,
-            Self::Int8 => 40 * blocks,
-            // Nothing norms its own input to f16.
-            Self::Half => u32::MAX / 2,
-        }
-    }
-
-    pub(crate) fn output(self) -> &'static str {
-        match self {
-            Self::Float => include_str!("../common/act_out_float.wgsl"),
-            Self::Int8 => include_str!("../common/act_out_int8.wgsl"),
-            Self::Half => include_str!("../common/act_out_half.wgsl"),
-        }
-    }
-
-    /// How the tiled product holds them.
-    pub(crate) fn tile(self) -> &'static str {
-        match self {
-            Self::Float => include_str!("../common/tile_float.wgsl"),
-            Self::Int8 => include_str!("../common/tile_int8.wgsl"),
-            Self::Half => "",
-        }
-    }
-}
+use crate::{ActivationFormat, Epilogue, MatrixKernel, Planes, RowsOut, Tile, WeightFormat};
 
 /// How threads exchange values.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -204,7 +119,7 @@ impl AttentionKernel {
         [
             one(3, 64, 8, 2, ActivationFormat::Float),
             one(4, 128, 16, 2, ActivationFormat::Int8),
-            one(1, 80, 8, 1, ActivationFormat::Float),
+            one(1, 80, 8, 1, ActivationFormat::FloatImage),
             one(2, 256, 32, 1, ActivationFormat::Int8),
         ]
     }
@@ -217,15 +132,15 @@ pub const TILE_COLUMNS: u32 = 8;
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Kernel {
     /// Token embeddings.
-    Embed(WeightFormat),
+    Embed(WeightFormat, Planes),
     /// RMSNorm into activations.
     Norm(ActivationFormat, Reduction),
     /// Matrix product, a few columns.
     Gemv(MatrixKernel, Reduction, GemvInput),
-    /// Matrix product, one column, a thread a row pair.
+    /// Matrix product, one column, a thread two row pairs; planes in images.
     GemvRows(MatrixKernel, Reduction),
-    /// Matrix product, eight columns together, a thread a row pair.
-    GemmRows(MatrixKernel, Reduction),
+    /// Matrix product, eight columns together, a thread two row pairs.
+    GemmRows(MatrixKernel, Reduction, Planes),
     /// Matrix product, a tile of columns.
     Gemm(MatrixKernel, Tile),
     /// Matrix product by cooperative matrices, of f16 activations.
@@ -255,8 +170,16 @@ pub enum BindingKind {
     Read,
     /// A storage buffer that is read and written.
     Write,
+    /// A two-dimensional image that is only read, of so many 32-bit words a texel: 1 or 4.
+    Image {
+        /// Words of a texel.
+        words: u32,
+    },
+    /// A two-dimensional image that is only written, of four 32-bit words a texel.
+    WriteImage,
 }
 
+pub(crate) const IMAGE: &str = include_str!("../common/image.wgsl");
 pub(crate) const STEP: &str = include_str!("../common/step.wgsl");
 const ATTENTION_ROWS: &str = include_str!("../common/attention_rows.wgsl");
 const RMS_SCALE: &str = include_str!("../common/rms_scale.wgsl");
@@ -291,21 +214,22 @@ impl Kernel {
 
     fn files(self) -> Vec<&'static str> {
         match self {
-            Self::Embed(weights) => {
-                let mut files = vec![include_str!("../kernels/embed.wgsl"), STEP];
-                files.extend(weights.files());
+            Self::Embed(weights, place) => {
+                let mut files = vec![include_str!("../kernels/embed.wgsl"), STEP, IMAGE];
+                files.extend(weights.files(place));
                 files
             }
             Self::Norm(act, reduction) => vec![
                 include_str!("../kernels/norm.wgsl"),
                 RMS_SCALE,
                 STEP,
+                IMAGE,
                 reduction.source(),
                 act.output(),
             ],
             Self::Gemv(matrix, reduction, input) => {
                 let mut files = vec![include_str!("../kernels/gemv.wgsl"), reduction.source()];
-                files.extend(matrix.files());
+                files.extend(matrix.files(Planes::Buffers));
                 match input {
                     GemvInput::Normed => files.extend([RMS_SCALE, matrix.activations.normed()]),
                     GemvInput::Stored { .. } => files.extend([
@@ -317,13 +241,13 @@ impl Kernel {
             }
             Self::GemvRows(matrix, reduction) => {
                 let mut files = vec![include_str!("../kernels/gemv_rows.wgsl"), reduction.share()];
-                files.extend(matrix.files());
+                files.extend(matrix.files(Planes::Images));
                 files.extend([matrix.activations.input(), matrix.activations.shared()]);
                 files
             }
-            Self::GemmRows(matrix, reduction) => {
+            Self::GemmRows(matrix, reduction, place) => {
                 let mut files = vec![include_str!("../kernels/gemm_rows.wgsl"), reduction.share()];
-                files.extend(matrix.files());
+                files.extend(matrix.files(place));
                 files.extend([matrix.activations.input(), matrix.activations.shared()]);
                 files
             }
@@ -342,6 +266,7 @@ impl Kernel {
                 vec![
                     include_str!("../kernels/attention.wgsl"),
                     STEP,
+                    IMAGE,
                     reduction.source(),
                     kernel.activations.output(),
                 ]
@@ -354,6 +279,7 @@ impl Kernel {
                     include_str!("../kernels/attention_prefill.wgsl"),
                     ATTENTION_ROWS,
                     STEP,
+                    IMAGE,
                 ];
                 files.extend(out.files());
                 files
@@ -362,11 +288,13 @@ impl Kernel {
                 include_str!("../kernels/attention_prefill_matrix.wgsl"),
                 ATTENTION_ROWS,
                 STEP,
+                IMAGE,
                 act.output(),
             ],
             Self::Copy => vec![include_str!("../kernels/copy.wgsl")],
             Self::Combine(act) => {
-                vec![include_str!("../kernels/combine.wgsl"), STEP, act.output()]
+                let combine = include_str!("../kernels/combine.wgsl");
+                vec![combine, STEP, IMAGE, act.output()]
             }
             Self::Sample(reduction) => {
                 vec![
@@ -390,39 +318,36 @@ impl Kernel {
         use BindingKind::{Read, Uniform, Write};
         let mut list = vec![(0, Uniform)];
         match self {
-            Self::Embed(_) => {
-                list.extend([
-                    (1, Read),
-                    (2, Read),
-                    (4, Read),
-                    (5, Read),
-                    (6, Write),
-                    (7, Write),
-                ]);
+            Self::Embed(..) => {
+                list.extend(self.planes());
+                list.extend([(4, Read), (5, Read), (6, Write), (7, Write)]);
             }
-            Self::Norm(..) => list.extend([(4, Read), (5, Write), (6, Read), (7, Read)]),
+            Self::Norm(act, _) | Self::Combine(act) => {
+                list.extend([(4, Read), (5, act.output_kind()), (6, Read), (7, Read)]);
+            }
             Self::Gemv(matrix, ..)
             | Self::GemvRows(matrix, _)
-            | Self::GemmRows(matrix, _)
+            | Self::GemmRows(matrix, ..)
             | Self::Gemm(matrix, _)
             | Self::GemmCoop(matrix) => {
-                list.extend([(1, Read), (2, Read), (3, Read), (4, Read)]);
+                list.extend(self.planes());
+                list.extend([(3, matrix.activations.input_kind()), (4, Read)]);
                 match matrix.epilogue {
                     Epilogue::Store | Epilogue::Residual => list.push((6, Write)),
-                    Epilogue::Glu(_) => list.push((5, Write)),
+                    Epilogue::Glu(act) => list.push((5, act.output_kind())),
                     Epilogue::Qkv => list.extend([(5, Write), (6, Write), (7, Write), (8, Read)]),
                 }
                 if let Self::Gemv(_, _, GemvInput::Normed) = self {
                     list.push((9, Read));
                 }
             }
-            Self::Attention(..) => {
+            Self::Attention(kernel, _) => {
                 list.extend([
                     (1, Read),
                     (2, Read),
                     (3, Read),
                     (4, Read),
-                    (5, Write),
+                    (5, kernel.activations.output_kind()),
                     (6, Write),
                     (7, Write),
                 ]);
@@ -431,15 +356,15 @@ impl Kernel {
             Self::AttentionPrefill(out) => {
                 list.extend([(1, Read), (2, Read), (3, Read), (4, Read)]);
                 match out {
-                    RowsOut::Activations(_) => list.push((5, Write)),
+                    RowsOut::Activations(act) => list.push((5, act.output_kind())),
                     RowsOut::Partial => list.extend([(6, Write), (7, Write)]),
                 }
             }
-            Self::AttentionPrefillMatrix(_) => {
-                list.extend([(1, Read), (2, Read), (3, Read), (4, Read), (5, Write)]);
+            Self::AttentionPrefillMatrix(act) => {
+                list.extend([(1, Read), (2, Read), (3, Read), (4, Read)]);
+                list.push((5, act.output_kind()));
             }
             Self::Copy => list.extend([(1, Read), (6, Write)]),
-            Self::Combine(_) => list.extend([(4, Read), (5, Write), (6, Read), (7, Read)]),
             Self::Sample(_) => {
                 list.extend([
                     (1, Read),
@@ -455,13 +380,21 @@ impl Kernel {
         list
     }
 
+    /// The bindings of the quant and the metadata plane.
+    fn planes(self) -> [(u32, BindingKind); 2] {
+        match self {
+            Self::Embed(_, Planes::Images)
+            | Self::GemvRows(..)
+            | Self::GemmRows(_, _, Planes::Images) => [
+                (1, BindingKind::Image { words: 4 }),
+                (2, BindingKind::Image { words: 1 }),
+            ],
+            _ => [(1, BindingKind::Read), (2, BindingKind::Read)],
+        }
+    }
+
     /// A short name for labels and reports, such as `gemv.q4_1.int8.glu`.
     pub fn name(self) -> String {
-        let act = |a: ActivationFormat| match a {
-            ActivationFormat::Float => "float",
-            ActivationFormat::Int8 => "int8",
-            ActivationFormat::Half => "half",
-        };
         let matrix = |m: MatrixKernel| {
             let epilogue = match m.epilogue {
                 Epilogue::Store => "store",
@@ -469,26 +402,26 @@ impl Kernel {
                 Epilogue::Qkv => "qkv",
                 Epilogue::Glu(_) => "glu",
             };
-            format!("{}.{}.{epilogue}", m.weights.name(), act(m.activations))
+            format!("{}.{}.{epilogue}", m.weights.name(), m.activations.name())
         };
         match self {
-            Self::Embed(w) => format!("embed.{}", w.name()),
-            Self::Norm(a, _) => format!("norm.{}", act(a)),
+            Self::Embed(w, _) => format!("embed.{}", w.name()),
+            Self::Norm(a, _) => format!("norm.{}", a.name()),
             Self::Gemv(m, _, GemvInput::Normed) => format!("gemv.normed.{}", matrix(m)),
             Self::Gemv(m, _, GemvInput::Stored { columns: 1 }) => format!("gemv.{}", matrix(m)),
             Self::Gemv(m, _, input) => format!("gemv{}.{}", input.columns(), matrix(m)),
             Self::GemvRows(m, _) => format!("gemv_rows.{}", matrix(m)),
-            Self::GemmRows(m, _) => format!("gemm_rows.{}", matrix(m)),
+            Self::GemmRows(m, ..) => format!("gemm_rows.{}", matrix(m)),
             Self::Gemm(m, _) => format!("gemm.{}", matrix(m)),
             Self::GemmCoop(m) => format!("gemm_coop.{}", matrix(m)),
-            Self::Attention(k, _) => format!("attention.{}", act(k.activations)),
+            Self::Attention(k, _) => format!("attention.{}", k.activations.name()),
             Self::Peaks => "peaks".to_owned(),
             Self::AttentionPrefill(RowsOut::Activations(a)) => {
-                format!("attention_prefill.{}", act(a))
+                format!("attention_prefill.{}", a.name())
             }
             Self::AttentionPrefill(RowsOut::Partial) => "attention_prefill.partial".to_owned(),
-            Self::AttentionPrefillMatrix(a) => format!("attention_prefill_matrix.{}", act(a)),
-            Self::Combine(a) => format!("combine.{}", act(a)),
+            Self::AttentionPrefillMatrix(a) => format!("attention_prefill_matrix.{}", a.name()),
+            Self::Combine(a) => format!("combine.{}", a.name()),
             Self::Sample(_) => "sample".to_owned(),
             Self::Copy => "copy".to_owned(),
         }
@@ -496,13 +429,12 @@ impl Kernel {
 
     /// Every kernel there is, and of attention, whose sizes are the model's, a few.
     pub fn all() -> Vec<Self> {
-        let acts = [
-            ActivationFormat::Float,
-            ActivationFormat::Int8,
-            ActivationFormat::Half,
-        ];
+        let acts = ActivationFormat::ALL;
         let reductions = [Reduction::Shared, Reduction::Subgroup];
-        let mut list: Vec<Self> = WeightFormat::ALL.into_iter().map(Self::Embed).collect();
+        let mut list = Vec::new();
+        for place in Planes::ALL {
+            list.extend(WeightFormat::ALL.map(|w| Self::Embed(w, place)));
+        }
         list.push(Self::Copy);
         for act in acts {
             list.push(Self::Combine(act));
@@ -516,6 +448,13 @@ impl Kernel {
         list.extend(acts.map(Self::AttentionPrefillMatrix));
         list.extend(reductions.map(Self::Sample));
         for matrix in MatrixKernel::all() {
+            if matrix.on_software() {
+                list.extend(reductions.map(|r| Self::GemvRows(matrix, r)));
+                list.extend(reductions.map(|r| Self::GemmRows(matrix, r, Planes::Images)));
+            }
+            if !matrix.on_gpu() {
+                continue;
+            }
             for input in GemvInput::ALL {
                 // Workgroups that add to the residual stream must not norm it for themselves.
                 if input == GemvInput::Normed && matrix.epilogue == Epilogue::Residual {
@@ -523,8 +462,7 @@ impl Kernel {
                 }
                 list.extend(reductions.map(|r| Self::Gemv(matrix, r, input)));
             }
-            list.extend(reductions.map(|r| Self::GemvRows(matrix, r)));
-            list.extend(reductions.map(|r| Self::GemmRows(matrix, r)));
+            list.extend(reductions.map(|r| Self::GemmRows(matrix, r, Planes::Buffers)));
             let tiles = Tile::choices(matrix.activations);
             list.extend(tiles.iter().map(|&tile| Self::Gemm(matrix, tile)));
         }

@@ -1,6 +1,7 @@
 //! All GPU mathematics of Hearth: the kernels' WGSL, how a kernel is put together from its files, what
 //! it binds, and the f64 reference of each operation. It knows no GPU interface and does no I/O.
 
+mod activation_format;
 mod kernel;
 pub mod params;
 mod product;
@@ -9,13 +10,12 @@ mod rows_out;
 mod tile;
 mod weight_format;
 
-pub use kernel::{
-    ActivationFormat, AttentionKernel, BindingKind, GemvInput, Kernel, Reduction, TILE_COLUMNS,
-};
+pub use activation_format::ActivationFormat;
+pub use kernel::{AttentionKernel, BindingKind, GemvInput, Kernel, Reduction, TILE_COLUMNS};
 pub use product::{Epilogue, MatrixKernel};
 pub use rows_out::RowsOut;
 pub use tile::{
     COOPERATIVE_BYTES, COOPERATIVE_COLUMNS, COOPERATIVE_PAIRS, COOPERATIVE_SUBGROUP,
     COOPERATIVE_THREADS, Tile,
 };
-pub use weight_format::WeightFormat;
+pub use weight_format::{IMAGE_LINE, IMAGE_TILE_ROWS, Planes, WeightFormat};

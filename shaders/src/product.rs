@@ -1,6 +1,6 @@
 //! The matrix products: what they multiply, what becomes of the results, and which files that takes.
 
-use crate::{ActivationFormat, WeightFormat};
+use crate::{ActivationFormat, Planes, WeightFormat};
 
 const MATRIX: &str = include_str!("../common/matrix.wgsl");
 
@@ -41,8 +41,8 @@ pub struct MatrixKernel {
 }
 
 impl MatrixKernel {
-    pub(crate) fn files(self) -> Vec<&'static str> {
-        let mut files = self.product_files();
+    pub(crate) fn files(self, place: Planes) -> Vec<&'static str> {
+        let mut files = self.product_files(place);
         match self.epilogue {
             Epilogue::Glu(out) => {
                 files.extend([include_str!("../common/epilogue_glu.wgsl"), out.output()]);
@@ -53,7 +53,7 @@ impl MatrixKernel {
     }
 
     pub(crate) fn tile_files(self) -> Vec<&'static str> {
-        let mut files = self.product_files();
+        let mut files = self.product_files(Planes::Buffers);
         files.extend([self.activations.input(), self.activations.tile()]);
         match self.epilogue {
             Epilogue::Glu(out) => {
@@ -68,7 +68,7 @@ impl MatrixKernel {
     }
 
     pub(crate) fn cooperative_files(self) -> Vec<&'static str> {
-        let mut files = self.product_files();
+        let mut files = self.product_files(Planes::Buffers);
         match self.epilogue {
             Epilogue::Glu(out) => files.extend([
                 include_str!("../common/epilogue_glu_value.wgsl"),
@@ -83,9 +83,13 @@ impl MatrixKernel {
     }
 
     /// All but the epilogue.
-    fn product_files(self) -> Vec<&'static str> {
-        let mut files = vec![MATRIX, super::kernel::STEP, self.activations.block()];
-        files.extend(self.weights.files());
+    fn product_files(self, place: Planes) -> Vec<&'static str> {
+        let mut files = vec![MATRIX, super::kernel::STEP, super::kernel::IMAGE];
+        files.push(self.activations.block());
+        files.extend(self.weights.files(place));
+        if self.activations == ActivationFormat::FloatImage {
+            files.push(self.weights.raw());
+        }
         files
     }
 
@@ -111,11 +115,29 @@ impl MatrixKernel {
         })
     }
 
+    fn touches(self, activations: ActivationFormat) -> bool {
+        self.activations == activations || self.epilogue == Epilogue::Glu(activations)
+    }
+
+    /// Tells whether GPUs run it: float activations lie in buffers there.
+    pub(crate) fn on_gpu(self) -> bool {
+        !self.touches(ActivationFormat::FloatImage)
+    }
+
+    /// Tells whether software adapters run it: float activations lie in images there.
+    pub(crate) fn on_software(self) -> bool {
+        !self.touches(ActivationFormat::Float)
+    }
+
     /// Every matrix product there is but those by cooperative matrices.
     pub fn all() -> Vec<Self> {
         let mut list = Vec::new();
         for weights in WeightFormat::ALL {
-            for activations in [ActivationFormat::Float, ActivationFormat::Int8] {
+            for activations in [
+                ActivationFormat::Float,
+                ActivationFormat::FloatImage,
+                ActivationFormat::Int8,
+            ] {
                 if activations == ActivationFormat::Int8 && !weights.is_integer() {
                     continue;
                 }
@@ -124,6 +146,7 @@ impl MatrixKernel {
                     Epilogue::Residual,
                     Epilogue::Qkv,
                     Epilogue::Glu(ActivationFormat::Float),
+                    Epilogue::Glu(ActivationFormat::FloatImage),
                     Epilogue::Glu(ActivationFormat::Int8),
                 ] {
                     list.push(Self {

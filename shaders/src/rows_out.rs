@@ -13,8 +13,9 @@ pub enum RowsOut {
 
 impl RowsOut {
     /// Every output there is.
-    pub const ALL: [Self; 3] = [
+    pub const ALL: [Self; 4] = [
         Self::Activations(ActivationFormat::Float),
+        Self::Activations(ActivationFormat::FloatImage),
         Self::Activations(ActivationFormat::Int8),
         Self::Partial,
     ];

@@ -48,7 +48,7 @@ impl Tile {
         match activations {
             ActivationFormat::Int8 => &INT8,
             ActivationFormat::Float => &FLOAT,
-            ActivationFormat::Half => &[],
+            ActivationFormat::FloatImage | ActivationFormat::Half => &[],
         }
     }
 

@@ -1,5 +1,25 @@
 //! The weight formats: how large their planes are, and which files read them.
 
+/// Where the planes of weight matrices lie.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Planes {
+    /// In storage buffers, row by row.
+    Buffers,
+    /// In images, in tiles of rows: software adapters read those faster.
+    Images,
+}
+
+impl Planes {
+    /// Both places.
+    pub const ALL: [Self; 2] = [Self::Buffers, Self::Images];
+}
+
+/// Texels of a line of an image.
+pub const IMAGE_LINE: u32 = 4096;
+/// Rows of a tile of an image that holds a plane: the tile has all rows' first units, then all
+/// rows' second, and so on.
+pub const IMAGE_TILE_ROWS: u32 = 32;
+
 /// How a weight matrix is stored on the GPU.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum WeightFormat {
@@ -92,6 +112,14 @@ impl WeightFormat {
         !matches!(self, Self::F16 | Self::F32)
     }
 
+    /// Bytes of a unit of the metadata plane: what one read takes; 4 where there is none.
+    pub fn meta_unit_bytes(self) -> u64 {
+        match self {
+            Self::Q4K => 16,
+            _ => 4,
+        }
+    }
+
     /// Lower-case name, as in file names and reports.
     pub fn name(self) -> &'static str {
         match self {
@@ -129,14 +157,33 @@ impl WeightFormat {
     }
 
     /// The WGSL behind `load_block` and `values`.
-    pub(crate) fn files(self) -> [&'static str; 3] {
+    pub(crate) fn files(self, place: Planes) -> Vec<&'static str> {
         let [group, weights] = self.source();
-        let values = if self.is_integer() {
-            include_str!("../common/values_int.wgsl")
+        let mut files = vec![group, weights];
+        if self.is_integer() {
+            files.push(include_str!("../common/values_int.wgsl"));
+        }
+        match place {
+            Planes::Buffers => files.extend([
+                include_str!("../common/planes_buffer.wgsl"),
+                if self == Self::Q4K {
+                    include_str!("../common/meta_wide_buffer.wgsl")
+                } else {
+                    include_str!("../common/meta_buffer.wgsl")
+                },
+            ]),
+            Planes::Images => files.push(include_str!("../common/planes_image.wgsl")),
+        }
+        files
+    }
+
+    /// The WGSL behind `raw_values` and `scaling`.
+    pub(crate) fn raw(self) -> &'static str {
+        if self.is_integer() {
+            include_str!("../common/raw_int.wgsl")
         } else {
-            ""
-        };
-        [group, weights, values]
+            include_str!("../common/raw_float.wgsl")
+        }
     }
 }
 

@@ -204,6 +204,24 @@ fn parameter_blocks_have_one_layout() {
     assert_eq!(seen.len(), all.len(), "seen {seen:?} of {all:?}");
 }
 
+fn image(module: &Module, ty: Handle<naga::Type>) -> BindingKind {
+    let TypeInner::Image { class, .. } = module.types[ty].inner else {
+        panic!("a binding that is no image")
+    };
+    let naga::ImageClass::Storage { format, access } = class else {
+        panic!("{class:?}: only storage images are bound")
+    };
+    let read = access == StorageAccess::LOAD;
+    match format {
+        naga::StorageFormat::Rgba32Uint if access == StorageAccess::STORE => {
+            BindingKind::WriteImage
+        }
+        naga::StorageFormat::Rgba32Uint if read => BindingKind::Image { words: 4 },
+        naga::StorageFormat::R32Uint if read => BindingKind::Image { words: 1 },
+        other => panic!("{other:?}, {access:?}: no such image is bound"),
+    }
+}
+
 #[test]
 fn bindings_are_the_modules_own() {
     for kernel in Kernel::all() {
@@ -220,6 +238,7 @@ fn bindings_are_the_modules_own() {
                         BindingKind::Write
                     }
                     AddressSpace::Storage { .. } => BindingKind::Read,
+                    AddressSpace::Handle => image(&module, global.ty),
                     space => panic!("{}: a binding in {space:?}", kernel.name()),
                 };
                 Some((binding.binding, kind))
@@ -230,7 +249,7 @@ fn bindings_are_the_modules_own() {
         assert_eq!(listed, found, "{}", kernel.name());
         let storage = listed
             .iter()
-            .filter(|(_, kind)| *kind != BindingKind::Uniform)
+            .filter(|(_, kind)| matches!(kind, BindingKind::Read | BindingKind::Write))
             .count();
         // WebGPU promises 8. The fused norm takes one more, and is used where there is room.
         let most = if let Kernel::Gemv(_, _, GemvInput::Normed) = kernel {

@@ -121,14 +121,15 @@ fn refused_kernels_are_replaced() {
             each("gemv4", " subgroup WG=64"),
         ),
         ("a norm apart", each("gemv.normed", "")),
-        ("a thread a row pair", one("gemv.")),
-        ("tiles for few columns", one("gemv")),
+        ("eight columns for one", one("gemv.")),
         ("eight columns instead of a tile", one("gemm.")),
-        ("rows for many columns", one("gemm")),
+        ("few columns for many", one("gemm")),
         ("decode's attention in prefill", one("attention_prefill")),
         (
             "shorter attention loads",
-            one("attention.float subgroup HEADS=2 AHEAD=4"),
+            ["8", "4"]
+                .map(|n| format!("attention.float subgroup HEADS=2 AHEAD={n}"))
+                .to_vec(),
         ),
         ("fewer heads", one("attention.float subgroup HEADS=2")),
         (
@@ -152,6 +153,22 @@ fn refused_kernels_are_replaced() {
         let refusals = engine.model().unwrap().refused_kernels.clone();
         assert!(!refusals.is_empty(), "{what}");
         assert_close(&scores(&engine), &wanted, FLOAT_SLACK, what);
+    }
+}
+
+#[test]
+fn the_adapters_own_kernels_stand_in_for_each_other() {
+    let (_dir, path) = model();
+    let own = |refused: &[&str]| EngineConfig {
+        software_as_gpu: false,
+        ..config(refused)
+    };
+    let wanted = scores(&load(&path, own(&[])).unwrap());
+    for refused in ["gem", "gemv", "gemm"] {
+        match load(&path, own(&[refused])) {
+            Ok(engine) => assert_close(&scores(&engine), &wanted, FLOAT_SLACK, refused),
+            Err(error) => assert_eq!(refused, "gem", "{error}"),
+        }
     }
 }
 

@@ -88,6 +88,23 @@ impl Readback {
         encoder.copy_buffer_to_buffer(source, source_offset, &self.buffer, offset, bytes);
     }
 
+    /// Records a copy of all of `image`, of four words a texel, into it.
+    #[cfg(test)]
+    pub(crate) fn copy_from_image(&self, encoder: &mut wgpu::CommandEncoder, image: &super::Image) {
+        encoder.copy_texture_to_buffer(
+            image.texture.as_image_copy(),
+            wgpu::TexelCopyBufferInfo {
+                buffer: &self.buffer,
+                layout: wgpu::TexelCopyBufferLayout {
+                    offset: 0,
+                    bytes_per_row: Some(16 * hearth_shaders::IMAGE_LINE),
+                    rows_per_image: None,
+                },
+            },
+            image.texture.size(),
+        );
+    }
+
     /// Asks for the mapping; call it right after the submission.
     pub(crate) fn request(&mut self) {
         let (done, mapped) = mpsc::channel();

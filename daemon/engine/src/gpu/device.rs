@@ -3,7 +3,10 @@
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use hearth_shaders::{COOPERATIVE_BYTES, COOPERATIVE_SUBGROUP, COOPERATIVE_THREADS, Reduction};
+use hearth_shaders::{
+    ActivationFormat, COOPERATIVE_BYTES, COOPERATIVE_SUBGROUP, COOPERATIVE_THREADS, Planes,
+    Reduction,
+};
 
 use super::Timestamps;
 use crate::engine::{AdapterInfo, AdapterKind};
@@ -85,21 +88,8 @@ impl Gpu {
             ..Default::default()
         }))
         .map_err(|e| EngineError::Device(e.to_string()))?;
-        let info = AdapterInfo {
-            name: raw.name,
-            vendor_id: raw.vendor,
-            device_id: raw.device,
-            driver: format!("{} {}", raw.driver, raw.driver_info)
-                .trim()
-                .to_owned(),
-            backend: raw.backend.to_string(),
-            kind: match kind(raw.device_type) {
-                AdapterKind::Software if config.software_as_gpu => AdapterKind::Other,
-                kind => kind,
-            },
-            subgroup_size: if subgroups { raw.subgroup_min_size } else { 0 },
-            binding_bytes_max: limits.max_storage_buffer_binding_size,
-        };
+        let subgroup_size = if subgroups { raw.subgroup_min_size } else { 0 };
+        let info = adapter_info(raw, config.software_as_gpu, subgroup_size, &limits);
         let gpu = Self {
             device,
             queue,
@@ -108,11 +98,7 @@ impl Gpu {
             } else {
                 Reduction::Shared
             },
-            threads_per_row: if subgroups {
-                raw.subgroup_min_size.min(32)
-            } else {
-                8
-            },
+            threads_per_row: if subgroups { subgroup_size.min(32) } else { 8 },
             cooperative_matrix,
             checked_shaders: config.checked_shaders,
             timestamps: Timestamps::of(features),
@@ -152,6 +138,22 @@ impl Gpu {
             latch(&self.fault, error.to_string());
         }
         Ok(value)
+    }
+
+    /// Where weight matrices lie on this adapter.
+    pub(crate) fn planes(&self) -> Planes {
+        match self.info.kind {
+            AdapterKind::Software => Planes::Images,
+            _ => Planes::Buffers,
+        }
+    }
+
+    /// How float activations are stored on this adapter.
+    pub(crate) fn float_format(&self) -> ActivationFormat {
+        match self.planes() {
+            Planes::Images => ActivationFormat::FloatImage,
+            Planes::Buffers => ActivationFormat::Float,
+        }
     }
 
     /// Largest buffer that can also be bound whole.
@@ -228,6 +230,29 @@ fn latch(fault: &Mutex<Option<String>>, message: String) {
     if let Ok(mut first) = fault.lock() {
         tracing::error!(%message, "GPU fault");
         first.get_or_insert(message);
+    }
+}
+
+fn adapter_info(
+    raw: wgpu::AdapterInfo,
+    software_as_gpu: bool,
+    subgroup_size: u32,
+    limits: &wgpu::Limits,
+) -> AdapterInfo {
+    AdapterInfo {
+        name: raw.name,
+        vendor_id: raw.vendor,
+        device_id: raw.device,
+        driver: format!("{} {}", raw.driver, raw.driver_info)
+            .trim()
+            .to_owned(),
+        backend: raw.backend.to_string(),
+        kind: match kind(raw.device_type) {
+            AdapterKind::Software if software_as_gpu => AdapterKind::Other,
+            kind => kind,
+        },
+        subgroup_size,
+        binding_bytes_max: limits.max_storage_buffer_binding_size,
     }
 }
 

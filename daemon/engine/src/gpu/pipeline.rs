@@ -6,8 +6,39 @@ use std::rc::Rc;
 
 use hearth_shaders::{BindingKind, Kernel, Reduction};
 
-use super::Gpu;
+use super::image::texel_format;
+use super::{Gpu, Image};
 use crate::error::EngineError;
+
+/// What a kernel binds.
+#[derive(Clone, Copy)]
+pub(crate) enum Bound<'a> {
+    /// A whole buffer.
+    Buffer(&'a wgpu::Buffer),
+    /// An image.
+    Image(&'a Image),
+}
+
+impl<'a> From<&'a wgpu::Buffer> for Bound<'a> {
+    fn from(buffer: &'a wgpu::Buffer) -> Self {
+        Self::Buffer(buffer)
+    }
+}
+
+impl<'a> From<&'a Image> for Bound<'a> {
+    fn from(image: &'a Image) -> Self {
+        Self::Image(image)
+    }
+}
+
+impl<'a> Bound<'a> {
+    fn resource(self) -> wgpu::BindingResource<'a> {
+        match self {
+            Self::Buffer(buffer) => buffer.as_entire_binding(),
+            Self::Image(image) => wgpu::BindingResource::TextureView(&image.view),
+        }
+    }
+}
 
 /// A compiled kernel.
 pub(crate) struct Pipeline {
@@ -18,21 +49,25 @@ pub(crate) struct Pipeline {
 }
 
 impl Pipeline {
-    /// Binds `buffers`, in the order of the kernel's bindings.
-    pub(crate) fn bind(&self, gpu: &Gpu, buffers: &[&wgpu::Buffer]) -> wgpu::BindGroup {
+    /// Binds `bound`, in the order of the kernel's bindings.
+    pub(crate) fn bind<'a, B: Copy + Into<Bound<'a>>>(
+        &self,
+        gpu: &Gpu,
+        bound: &[B],
+    ) -> wgpu::BindGroup {
         assert_eq!(
-            buffers.len(),
+            bound.len(),
             self.bindings.len(),
-            "{} binds as many buffers",
+            "{} binds as many",
             self.name
         );
         let entries: Vec<wgpu::BindGroupEntry<'_>> = self
             .bindings
             .iter()
-            .zip(buffers)
-            .map(|(&binding, buffer)| wgpu::BindGroupEntry {
+            .zip(bound)
+            .map(|(&binding, &bound)| wgpu::BindGroupEntry {
                 binding,
-                resource: buffer.as_entire_binding(),
+                resource: bound.into().resource(),
             })
             .collect();
         gpu.device.create_bind_group(&wgpu::BindGroupDescriptor {
@@ -153,7 +188,7 @@ fn gist(message: &str) -> String {
 fn description(kernel: Kernel, overrides: &[(&'static str, u32)]) -> String {
     let mut text = kernel.name();
     let reduction = match kernel {
-        Kernel::GemvRows(_, r) | Kernel::GemmRows(_, r) => Some(r),
+        Kernel::GemvRows(_, r) | Kernel::GemmRows(_, r, _) => Some(r),
         _ => kernel.reduction(),
     };
     match reduction {
@@ -230,19 +265,27 @@ fn compile(
 }
 
 fn layout_entry(binding: u32, kind: BindingKind) -> wgpu::BindGroupLayoutEntry {
+    let buffer = |ty| wgpu::BindingType::Buffer {
+        ty,
+        has_dynamic_offset: false,
+        min_binding_size: None,
+    };
+    let image = |access, words| wgpu::BindingType::StorageTexture {
+        access,
+        format: texel_format(words),
+        view_dimension: wgpu::TextureViewDimension::D2,
+    };
     let ty = match kind {
-        BindingKind::Uniform => wgpu::BufferBindingType::Uniform,
-        BindingKind::Read => wgpu::BufferBindingType::Storage { read_only: true },
-        BindingKind::Write => wgpu::BufferBindingType::Storage { read_only: false },
+        BindingKind::Uniform => buffer(wgpu::BufferBindingType::Uniform),
+        BindingKind::Read => buffer(wgpu::BufferBindingType::Storage { read_only: true }),
+        BindingKind::Write => buffer(wgpu::BufferBindingType::Storage { read_only: false }),
+        BindingKind::Image { words } => image(wgpu::StorageTextureAccess::ReadOnly, words),
+        BindingKind::WriteImage => image(wgpu::StorageTextureAccess::WriteOnly, 4),
     };
     wgpu::BindGroupLayoutEntry {
         binding,
         visibility: wgpu::ShaderStages::COMPUTE,
-        ty: wgpu::BindingType::Buffer {
-            ty,
-            has_dynamic_offset: false,
-            min_binding_size: None,
-        },
+        ty,
         count: None,
     }
 }

@@ -6,12 +6,12 @@
 use std::collections::{HashMap, HashSet};
 
 use hearth_shaders::{
-    ActivationFormat, AttentionKernel, Epilogue, GemvInput, Kernel, MatrixKernel, Reduction, Tile,
+    ActivationFormat, AttentionKernel, Epilogue, GemvInput, Kernel, MatrixKernel, Planes,
+    Reduction, Tile,
 };
 
 use super::plan::{self, GemvPlan};
 use super::recorder::{Over, Product};
-use crate::engine::AdapterKind;
 use crate::gpu::{Gpu, Overrides};
 
 /// Columns from which a plan is another: see [`GemvPlan::of_columns`].
@@ -34,9 +34,9 @@ pub(crate) struct Cut {
 pub(crate) enum Mapping {
     /// `gemv`: a run of threads shares a row pair.
     Runs,
-    /// `gemv_rows`: a thread a row pair.
+    /// `gemv_rows`: a thread walks row pairs; for software adapters.
     Rows,
-    /// `gemm_rows`: a thread a row pair, eight columns.
+    /// `gemm_rows`: the same with eight columns.
     TileRows,
     /// `gemm`: a tile of columns.
     Tile(Tile),
@@ -121,11 +121,11 @@ impl Choices {
 
     /// How `product` runs over few columns.
     pub(crate) fn short(&self, gpu: &Gpu, product: &Product<'_>) -> Way {
-        let rows = [Mapping::Rows, Mapping::TileRows];
-        let runs = [Mapping::Runs, Mapping::Rows, Mapping::TileRows];
-        // A software adapter's loads cost the same wherever they go.
-        let software = gpu.info.kind == AdapterKind::Software;
-        self.way(gpu, product, if software { &rows } else { &runs })
+        let mappings = match gpu.planes() {
+            Planes::Images => [Mapping::Rows, Mapping::TileRows],
+            Planes::Buffers => [Mapping::Runs, Mapping::TileRows],
+        };
+        self.way(gpu, product, &mappings)
     }
 
     /// How `product` runs over many columns.
@@ -136,11 +136,15 @@ impl Choices {
         let mut mappings = Vec::new();
         // Output columns are few: a large tile of them would be mostly empty. And a software adapter's
         // workgroup memory is slow.
-        if product.over == Over::Columns && gpu.info.kind != AdapterKind::Software {
+        if product.over == Over::Columns && gpu.planes() == Planes::Buffers {
             let tiles = plan::gemm_tiles(gpu, product.input_format);
             mappings.extend(tiles.map(Mapping::Tile));
         }
-        mappings.extend([Mapping::TileRows, Mapping::Rows]);
+        mappings.push(Mapping::TileRows);
+        mappings.push(match gpu.planes() {
+            Planes::Images => Mapping::Rows,
+            Planes::Buffers => Mapping::Runs,
+        });
         self.way(gpu, product, &mappings)
     }
 
@@ -166,7 +170,7 @@ impl Choices {
         });
         let mut first = None;
         for way in ways {
-            if product.kernels().all(|matrix| self.runs(matrix, way)) {
+            if product.kernels().all(|m| self.runs(m, way, gpu.planes())) {
                 return way;
             }
             first.get_or_insert(way);
@@ -178,7 +182,7 @@ impl Choices {
         })
     }
 
-    fn runs(&self, matrix: MatrixKernel, way: Way) -> bool {
+    fn runs(&self, matrix: MatrixKernel, way: Way, place: Planes) -> bool {
         let kernel = match way.mapping {
             Mapping::Runs => {
                 let normed = Kernel::Gemv(matrix, way.reduction, GemvInput::Normed);
@@ -186,7 +190,7 @@ impl Choices {
                     && !(way.cut.own_norm && self.refused.contains(&(normed, way.cut.plan)));
             }
             Mapping::Rows => Kernel::GemvRows(matrix, way.reduction),
-            Mapping::TileRows => Kernel::GemmRows(matrix, way.reduction),
+            Mapping::TileRows => Kernel::GemmRows(matrix, way.reduction, place),
             Mapping::Tile(tile) => Kernel::Gemm(matrix, tile),
             Mapping::Cooperative => Kernel::GemmCoop(matrix),
         };
@@ -313,7 +317,7 @@ impl Choices {
                 })
             }
             Kernel::GemvRows(matrix, _) => all(&|r| Kernel::GemvRows(matrix, r)),
-            Kernel::GemmRows(matrix, _) => all(&|r| Kernel::GemmRows(matrix, r)),
+            Kernel::GemmRows(matrix, _, place) => all(&|r| Kernel::GemmRows(matrix, r, place)),
             Kernel::Gemm(..) => false,
             Kernel::Norm(format, _) => {
                 let kernel = Kernel::Norm(format, Reduction::Shared);
@@ -346,7 +350,7 @@ fn takes_int8(kernel: Kernel) -> bool {
     let format = match kernel {
         Kernel::Gemv(m, ..)
         | Kernel::GemvRows(m, _)
-        | Kernel::GemmRows(m, _)
+        | Kernel::GemmRows(m, ..)
         | Kernel::Gemm(m, _) => match m.epilogue {
             Epilogue::Glu(ActivationFormat::Int8) => ActivationFormat::Int8,
             _ => m.activations,

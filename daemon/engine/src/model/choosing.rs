@@ -1,33 +1,22 @@
 //! Settles which kernels a loaded model takes: from the cache, by measuring, and around what the driver
 //! refuses.
 
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
-use hearth_shaders::{ActivationFormat, Epilogue};
 use serde::Serialize;
 
-use super::ModelConfig;
-use super::choices::{Choices, Cut, Mapping};
+use super::choices::Cut;
 use super::forward::{
-    Builder, ForwardLimits, Layer, LayerFormats, Pass, head_product, layer_products, short_widths,
+    Builder, Layer, LayerFormats, Pass, head_product, layer_products, short_widths,
 };
-use super::recorder::{Product, Recorder, Width};
-use super::scratch::Scratch;
-use super::step::{Column, StepInput};
-use super::tuning::{Bench, Stored, Track, Trial};
+use super::recorder::Width;
+use super::tuner::{Subject, Tuner};
 use super::tuning_cache::TuningCache;
 use super::weights::Matrix;
 use crate::engine::AdapterKind;
 use crate::error::EngineError;
-use crate::gpu::{self, Buffer, Extent, Gpu, Pipelines, Recording};
+use crate::gpu::{Buffer, Recording};
 use crate::request::{EngineConfig, Tuning};
-
-/// Weights that a timed run reads, within
-const RUN_BYTES: u64 = 1 << 30;
-/// so few matrices and
-const RUN_MATRICES_MIN: u64 = 6;
-/// so many.
-const RUN_MATRICES_MAX: u64 = 48;
 
 /// A matrix product of the model and how it is cut.
 #[derive(Debug, Clone, PartialEq, Serialize)]
@@ -49,7 +38,7 @@ pub struct ChosenKernel {
 }
 
 impl ChosenKernel {
-    fn new(product: &str, cut: Cut, share_of_guess: Option<f64>) -> Self {
+    pub(super) fn new(product: &str, cut: Cut, share_of_guess: Option<f64>) -> Self {
         Self {
             product: product.to_owned(),
             threads: cut.plan.threads,
@@ -226,216 +215,5 @@ fn remember(cache: &mut TuningCache, chosen: &[ChosenKernel]) {
     });
     if let Err(error) = cache.store(entries) {
         tracing::warn!(%error, "kernel choices cannot be remembered");
-    }
-}
-
-/// Products that are tuned as one: the same kernel and sizes, of several layers.
-struct Subject<'a> {
-    name: String,
-    products: Vec<Product<'a>>,
-}
-
-/// What choosing works with.
-struct Tuner<'a> {
-    gpu: &'a Gpu,
-    config: &'a ModelConfig,
-    scratch: &'a Scratch,
-    limits: &'a ForwardLimits,
-    pipelines: &'a mut Pipelines,
-    choices: &'a mut Choices,
-    chosen: Vec<ChosenKernel>,
-}
-
-impl Tuner<'_> {
-    /// Takes over what the cache has, as far as this engine still knows it.
-    fn recall(&mut self, subjects: &[Subject<'_>], cache: Option<&TuningCache>) {
-        for subject in subjects {
-            let known = cache.and_then(|cache| cache.get(&subject.name));
-            let cuts = self.choices.cuts(self.gpu, &subject.products[0]);
-            if let Some(cut) = known.filter(|cut| cuts.contains(cut)) {
-                self.choices.tune(&subject.name, Some(cut));
-                self.chosen
-                    .push(ChosenKernel::new(&subject.name, cut, None));
-            }
-        }
-    }
-
-    fn knows(&self, subjects: &[Subject<'_>]) -> bool {
-        subjects.iter().all(|s| self.choices.tuned(&s.name))
-    }
-
-    /// Races the cuts of each product that has none yet, those that read most first.
-    fn measure(
-        &mut self,
-        subjects: &[Subject<'_>],
-        step: &Pass,
-        layers: &[Layer],
-        budget: Duration,
-    ) -> Result<Vec<ChosenKernel>, EngineError> {
-        let started = Instant::now();
-        let mut subjects: Vec<&Subject<'_>> = subjects
-            .iter()
-            .filter(|s| !self.choices.tuned(&s.name))
-            .collect();
-        subjects.sort_by_key(|s| {
-            std::cmp::Reverse(s.products.iter().map(|p| p.matrix.bytes).sum::<u64>())
-        });
-        let before = self.run_step(step);
-        let mut track = Track::new(self.gpu)?;
-        for (n, subject) in subjects.iter().enumerate() {
-            let left = budget.saturating_sub(started.elapsed());
-            let share = left / u32::try_from(subjects.len() - n).unwrap_or(u32::MAX);
-            self.race(&mut track, subject, &before, share)?;
-        }
-        self.forget_step(layers);
-        self.gpu.wait(None)?;
-        Ok(self.chosen.split_off(0))
-    }
-
-    fn race(
-        &mut self,
-        track: &mut Track<'_>,
-        subject: &Subject<'_>,
-        before: &Buffer,
-        budget: Duration,
-    ) -> Result<(), EngineError> {
-        let product = &subject.products[0];
-        let residual = product.epilogue == Epilogue::Residual;
-        let bench = Bench {
-            x: self.scratch.x.clone(),
-            before: (!residual).then(|| before.clone()),
-            results: self.results(product),
-        };
-        let cuts = self.choices.cuts(self.gpu, product);
-        let outcome = track.race(&subject.name, &bench, &cuts, budget, |cut| {
-            self.trial(subject, cut)
-        })?;
-        let cut = outcome.as_ref().map(|o| o.cut);
-        self.choices.tune(&subject.name, cut);
-        if let Some(o) = outcome {
-            let share = o.seconds / o.guess_seconds;
-            tracing::debug!(product = %subject.name, cut = ?o.cut, share, "tuned");
-            self.chosen
-                .push(ChosenKernel::new(&subject.name, o.cut, Some(share)));
-        }
-        Ok(())
-    }
-
-    /// `None`: the driver refuses it.
-    fn trial(&mut self, subject: &Subject<'_>, cut: Cut) -> Result<Option<Trial>, EngineError> {
-        self.choices.tune(&subject.name, Some(cut));
-        let way = self.choices.short(self.gpu, &subject.products[0]);
-        if way.mapping != Mapping::Runs || way.cut != cut {
-            return Ok(None);
-        }
-        let bytes = subject.products[0].matrix.bytes.max(1);
-        let count = (RUN_BYTES / bytes).clamp(RUN_MATRICES_MIN, RUN_MATRICES_MAX);
-        let many = subject.products.iter().cycle();
-        let many = many.take(usize::try_from(count).unwrap_or(1));
-        let recorded = self
-            .record(&subject.products[..1])
-            .and_then(|once| Ok((once, self.record(many)?)));
-        match recorded {
-            Ok((once, many)) => Ok(Some(Trial { cut, once, many })),
-            Err(error @ EngineError::KernelRefused { .. }) => match self.pipelines.take_refused() {
-                Some((kernel, overrides)) => {
-                    self.choices.refuse(self.gpu, kernel, &overrides);
-                    Ok(None)
-                }
-                None => Err(error),
-            },
-            Err(error) => Err(error),
-        }
-    }
-
-    fn record<'p>(
-        &mut self,
-        products: impl IntoIterator<Item = &'p Product<'p>>,
-    ) -> Result<Recording, EngineError> {
-        let mut recorder = Recorder {
-            gpu: self.gpu,
-            pipelines: self.pipelines,
-            choices: self.choices,
-            config: self.config,
-            scratch: self.scratch,
-            block_len: self.limits.block_len,
-            splits_max: self.limits.splits_max,
-            width: Width::Short(1),
-            cooperative_matrix: false,
-            recording: Recording::default(),
-        };
-        for product in products {
-            recorder.product(product)?;
-        }
-        Ok(recorder.recording)
-    }
-
-    /// What a product leaves of one column at position 0.
-    fn results(&self, product: &Product<'_>) -> Vec<(Buffer, u64, Stored)> {
-        let result = |i: usize, values: u32, stored: Stored| {
-            let buffer: &Buffer = product.targets[i];
-            (buffer.clone(), stored.bytes(values), stored)
-        };
-        let c = self.config;
-        match product.epilogue {
-            Epilogue::Store => vec![result(0, product.matrix.rows, Stored::Floats)],
-            Epilogue::Residual => vec![result(0, c.hidden_dim, Stored::Floats)],
-            Epilogue::Glu(ActivationFormat::Float) => vec![result(0, c.ffn_dim, Stored::Floats)],
-            Epilogue::Glu(ActivationFormat::Int8) => vec![result(0, c.ffn_dim, Stored::Int8)],
-            Epilogue::Glu(ActivationFormat::Half) => vec![result(0, c.ffn_dim, Stored::Halves)],
-            Epilogue::Qkv => {
-                // The block that `run_step` names.
-                let block = c.n_kv_heads * self.limits.block_len * c.head_dim;
-                vec![
-                    result(0, c.n_heads * c.head_dim, Stored::Floats),
-                    result(1, block, Stored::Halves),
-                    result(2, block, Stored::Halves),
-                ]
-            }
-        }
-    }
-
-    /// Runs a step of one column, so that every product has a sound input; returns the residual stream
-    /// at its end.
-    fn run_step(&self, step: &Pass) -> Buffer {
-        let input = StepInput {
-            columns: vec![Column {
-                token: 0,
-                position: 0,
-                table: 0,
-                slot: 0,
-            }],
-            tables: vec![0],
-            output_first: 0,
-            outputs: 1,
-            ring: 0,
-        };
-        let words = input.words(0, &self.config.inverse_frequencies());
-        let queue = &self.gpu.queue;
-        queue.write_buffer(&self.scratch.step, 0, bytemuck::cast_slice(&words));
-        let bytes = 4 * u64::from(self.config.hidden_dim);
-        let before = gpu::storage(self.gpu, "x of a step", bytes);
-        let extent = Extent {
-            columns: 1,
-            outputs: 1,
-            splits: 1,
-        };
-        let mut encoder = self.gpu.device.create_command_encoder(&Default::default());
-        step.body.encode(&mut encoder, extent);
-        step.head.encode(&mut encoder, extent);
-        encoder.copy_buffer_to_buffer(&self.scratch.x, 0, &before, 0, bytes);
-        queue.submit([encoder.finish()]);
-        before
-    }
-
-    /// Leaves the KV cache and the slots' histories as if there had been no step.
-    fn forget_step(&self, layers: &[Layer]) {
-        let block = ForwardLimits::kv_block_bytes(self.config, self.limits.block_len);
-        let mut encoder = self.gpu.device.create_command_encoder(&Default::default());
-        for buffer in layers.iter().flat_map(|l| [&l.k, &l.v]) {
-            encoder.clear_buffer(buffer, 0, Some(block));
-        }
-        encoder.clear_buffer(&self.scratch.history, 0, None);
-        self.gpu.queue.submit([encoder.finish()]);
     }
 }

@@ -132,22 +132,7 @@ impl Forward {
         let layer_bytes: u64 = layers.iter().map(Layer::weights_bytes).sum();
         let scratch = Scratch::new(gpu, config, &limits);
         scratch.check_bindings(gpu)?;
-        let mut pipelines = Pipelines::refusing(&engine.refused_kernels);
-        // Float activations are the reference: f16 ones are not taken in their place.
-        let cooperative_matrix = gpu.cooperative_matrix
-            && engine.activations != Activations::Float
-            && cooperative_matrix_works(gpu, &mut pipelines);
-        let mut builder = Builder {
-            gpu,
-            config,
-            activations: engine.activations,
-            pipelines,
-            choices: Choices::default(),
-            scratch,
-            limits,
-            any_int8: false,
-            cooperative_matrix,
-        };
+        let mut builder = Builder::new(gpu, config, engine, scratch, limits);
         let weights = Weights {
             embedding: &embedding,
             layers: &layers,
@@ -371,7 +356,32 @@ pub(super) struct Builder<'a> {
     cooperative_matrix: bool,
 }
 
-impl Builder<'_> {
+impl<'a> Builder<'a> {
+    fn new(
+        gpu: &'a Gpu,
+        config: &'a ModelConfig,
+        engine: &EngineConfig,
+        scratch: Scratch,
+        limits: ForwardLimits,
+    ) -> Self {
+        let mut pipelines = Pipelines::refusing(&engine.refused_kernels);
+        // Float activations are the reference: f16 ones are not taken in their place.
+        let cooperative_matrix = gpu.cooperative_matrix
+            && engine.activations != Activations::Float
+            && cooperative_matrix_works(gpu, &mut pipelines);
+        Self {
+            gpu,
+            config,
+            activations: engine.activations,
+            pipelines,
+            choices: Choices::default(),
+            scratch,
+            limits,
+            any_int8: false,
+            cooperative_matrix,
+        }
+    }
+
     /// The activations that `matrix` takes in a layer of a pass of that width.
     fn layer_format(&mut self, width: Width, matrix: &Matrix) -> ActivationFormat {
         if width == Width::Long && self.cooperative_matrix() && matrix.fits_half() {
@@ -397,7 +407,7 @@ impl Builder<'_> {
             }
         };
         if float || self.choices.float || !matrix.is_integer() {
-            return ActivationFormat::Float;
+            return self.gpu.float_format();
         }
         self.any_int8 = true;
         ActivationFormat::Int8
@@ -502,7 +512,7 @@ pub(super) fn head_product<'a>(
         norm: Some(norm),
         input_format: format,
         epilogue: Epilogue::Store,
-        targets: vec![&s.logits],
+        targets: vec![(&s.logits).into()],
         out_stride: config.vocab_size,
         over: Over::Outputs,
         has_bias: false,
@@ -526,10 +536,10 @@ pub(super) fn layer_products<'a>(
         epilogue: Epilogue::Qkv,
         // Without a bias the binding still needs a buffer; the kernel does not read it.
         targets: vec![
-            &s.q,
-            &layer.k,
-            &layer.v,
-            layer.bias.as_ref().unwrap_or(&layer.ffn_norm),
+            (&s.q).into(),
+            (&layer.k).into(),
+            (&layer.v).into(),
+            layer.bias.as_ref().unwrap_or(&layer.ffn_norm).into(),
         ],
         out_stride: 0,
         over: Over::Columns,
@@ -542,7 +552,7 @@ pub(super) fn layer_products<'a>(
         norm: None,
         input_format: format.output,
         epilogue: Epilogue::Residual,
-        targets: vec![&s.x],
+        targets: vec![(&s.x).into()],
         out_stride: hidden_dim,
         over: Over::Columns,
         has_bias: false,
@@ -554,7 +564,7 @@ pub(super) fn layer_products<'a>(
         norm: Some(&layer.ffn_norm),
         input_format: format.gate_up,
         epilogue: Epilogue::Glu(format.down),
-        targets: vec![&s.ffn],
+        targets: vec![s.ffn.bound(format.down)],
         out_stride: config.ffn_dim,
         over: Over::Columns,
         has_bias: false,
@@ -565,7 +575,7 @@ pub(super) fn layer_products<'a>(
         norm: None,
         input_format: format.down,
         epilogue: Epilogue::Residual,
-        targets: vec![&s.x],
+        targets: vec![(&s.x).into()],
         out_stride: hidden_dim,
         over: Over::Columns,
         has_bias: false,

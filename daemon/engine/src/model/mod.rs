@@ -19,6 +19,7 @@ mod scratch;
 mod self_check;
 mod step;
 mod synthetic;
+mod tuner;
 mod tuning;
 mod tuning_cache;
 #[cfg(test)]

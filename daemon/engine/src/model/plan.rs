@@ -1,7 +1,7 @@
 //! How kernels map threads to work on this adapter: the choices a recorder starts from and the tuner
 //! tries. Pure arithmetic over what the adapter offers.
 
-use hearth_shaders::{ActivationFormat, AttentionKernel, Epilogue, Tile};
+use hearth_shaders::{ActivationFormat, AttentionKernel, Epilogue, Planes, Tile};
 
 use crate::engine::AdapterKind;
 use crate::gpu::Gpu;
@@ -13,7 +13,7 @@ pub(crate) const DECODE_COLUMNS_MAX: u32 = 16;
 /// Storage buffers of the product that norms its own input and writes q, k and v.
 const NORMED_STORAGE_BUFFERS: u32 = 9;
 /// Workgroup memory that a `gemv` takes beside the normed input, at most: sums and a tile of results.
-const GEMV_SHARED_BYTES: u32 = 3 << 10;
+const GEMV_SHARED_BYTES: u32 = 10 << 10;
 
 /// How a `gemv` is cut.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -98,6 +98,16 @@ pub(crate) fn gemv_plans(gpu: &Gpu, epilogue: Epilogue, blocks: u32) -> Vec<Gemv
     plans
 }
 
+/// Threads of a workgroup of the kernels whose threads walk two row pairs each.
+pub(crate) fn rows_threads(place: Planes, epilogue: Epilogue) -> u32 {
+    match (epilogue, place) {
+        (Epilogue::Glu(_), _) => GLU_PAIRS / 2,
+        // One tile: the smaller the workgroups, the more even the cores' shares.
+        (_, Planes::Images) => 8,
+        (_, Planes::Buffers) => 32,
+    }
+}
+
 /// Tells whether a product over rows of `blocks` blocks can norm its own input here.
 pub(crate) fn norms_own_input(gpu: &Gpu, activations: ActivationFormat, blocks: u32) -> bool {
     let limits = gpu.device.limits();
@@ -126,8 +136,8 @@ pub(crate) fn attention_plan(
     let (ahead, threads) = match (software, heads * per_lane) {
         (true, _) => (1, 64),
         (_, 1) => (4, 256),
-        (_, 2..=3) => (4, 128),
-        (_, 4) => (2, 256),
+        (_, 2..=3) => (8, 128),
+        (_, 4) => (2, 128),
         _ => (1, 128),
     };
     let kernel = AttentionKernel {

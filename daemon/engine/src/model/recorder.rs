@@ -8,17 +8,17 @@ use hearth_shaders::params::{
 };
 use hearth_shaders::{
     ActivationFormat, COOPERATIVE_COLUMNS, COOPERATIVE_PAIRS, Epilogue, GemvInput, Kernel,
-    MatrixKernel, Reduction, TILE_COLUMNS,
+    MatrixKernel, Planes, Reduction, TILE_COLUMNS,
 };
 
 use super::ModelConfig;
 use super::choices::{Choices, Mapping, Way};
-use super::plan::GLU_PAIRS;
-use super::scratch::{RING_LEN, Scratch};
+use super::plan;
+use super::scratch::{Acts, RING_LEN, Scratch};
 use super::weights::{Matrix, Part};
 use crate::engine::AdapterKind;
 use crate::error::EngineError;
-use crate::gpu::{self, Axis, Buffer, Gpu, Op, Pipelines, Reads, Recording};
+use crate::gpu::{self, Axis, Bound, Buffer, Gpu, Op, Pipelines, Reads, Recording};
 
 /// How many columns a recording is for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -28,6 +28,9 @@ pub(crate) enum Width {
     /// Many columns: `gemm`, attention in one split.
     Long,
 }
+
+/// How `gemv` takes the columns of long steps, where no kernel for them runs.
+const LONG_INPUT: GemvInput = GemvInput::Stored { columns: 8 };
 
 /// Which columns an operation runs over.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -41,13 +44,13 @@ pub(crate) enum Over {
 /// What a matrix product reads, writes, and does with its results.
 pub(crate) struct Product<'a> {
     pub(crate) matrix: &'a Matrix,
-    pub(crate) input: &'a Buffer,
+    pub(crate) input: &'a Acts,
     /// Weights of the norm that makes `input` of the residual stream, if one does.
     pub(crate) norm: Option<&'a Buffer>,
     pub(crate) input_format: ActivationFormat,
     pub(crate) epilogue: Epilogue,
-    /// Buffers of the epilogue's bindings, in their order.
-    pub(crate) targets: Vec<&'a Buffer>,
+    /// What the epilogue binds, in order.
+    pub(crate) targets: Vec<Bound<'a>>,
     pub(crate) out_stride: u32,
     pub(crate) over: Over,
     /// The qkv epilogue's `has_bias`.
@@ -70,11 +73,11 @@ pub(crate) struct Recorder<'a> {
 }
 
 impl Recorder<'_> {
-    pub(super) fn push(
+    pub(super) fn push<'b, B: Copy + Into<Bound<'b>>>(
         &mut self,
         kernel: Kernel,
         overrides: &[(&'static str, u32)],
-        buffers: &[&Buffer],
+        bound: &[B],
         grid: [Axis; 3],
     ) -> Result<(), EngineError> {
         let mut overrides = overrides.to_vec();
@@ -82,7 +85,7 @@ impl Recorder<'_> {
             overrides.push(("SG", self.gpu.threads_per_row));
         }
         let pipeline = self.pipelines.get(self.gpu, kernel, &overrides)?;
-        let bind_group = pipeline.bind(self.gpu, buffers);
+        let bind_group = pipeline.bind(self.gpu, bound);
         self.recording.ops.push(Op {
             pipeline,
             bind_group,
@@ -113,21 +116,22 @@ impl Recorder<'_> {
                 },
             );
             let s = self.scratch;
-            let buffers = [
-                &params,
-                &part.quants,
-                &part.metas,
-                &s.step,
-                &s.last_tokens,
-                &s.x,
-                &s.history,
+            let bound = [
+                (&params).into(),
+                part.quants.bound(),
+                part.metas.bound(),
+                (&s.step).into(),
+                (&s.last_tokens).into(),
+                (&s.x).into(),
+                (&s.history).into(),
             ];
             let grid = [
                 Axis::Fixed(table.blocks.div_ceil(32)),
                 Axis::Columns,
                 Axis::Fixed(1),
             ];
-            self.push(Kernel::Embed(part.format), &[("WG", 32)], &buffers, grid)?;
+            let kernel = Kernel::Embed(part.format, self.gpu.planes());
+            self.push(kernel, &[("WG", 32)], &bound, grid)?;
         }
         Ok(())
     }
@@ -136,7 +140,7 @@ impl Recorder<'_> {
     fn norm(
         &mut self,
         weight: &Buffer,
-        out: &Buffer,
+        out: &Acts,
         format: ActivationFormat,
         over: Over,
         threads: u32,
@@ -160,7 +164,13 @@ impl Recorder<'_> {
         self.push(
             Kernel::Norm(format, reduction),
             &[("WG", threads), ("TPR", 8)],
-            &[&params, &s.step, out, &s.x, weight],
+            &[
+                (&params).into(),
+                (&s.step).into(),
+                out.bound(format),
+                (&s.x).into(),
+                weight.into(),
+            ],
             [columns, Axis::Fixed(1), Axis::Fixed(1)],
         )
     }
@@ -192,39 +202,38 @@ impl Recorder<'_> {
         for part in &product.matrix.parts {
             let params = gpu::uniform(self.gpu, &self.matrix_params(product, part));
             let input = match product.norm {
-                Some(_) if own_norm => &self.scratch.x,
-                _ => product.input,
+                Some(_) if own_norm => (&self.scratch.x).into(),
+                _ => product.input.bound(product.input_format),
             };
-            let mut buffers = vec![
-                &params,
-                &part.quants,
-                &part.metas,
+            let mut bound = vec![
+                (&params).into(),
+                part.quants.bound(),
+                part.metas.bound(),
                 input,
-                &self.scratch.step,
+                (&self.scratch.step).into(),
             ];
-            buffers.extend(&product.targets);
+            bound.extend(&product.targets);
             let matrix = MatrixKernel {
                 weights: part.format,
                 activations: product.input_format,
                 epilogue: product.epilogue,
             };
-            match (way.mapping, self.width) {
-                (Mapping::Runs, Width::Short(columns)) => {
-                    let input = match product.norm {
-                        Some(weight) if own_norm => {
-                            buffers.push(weight);
+            match way.mapping {
+                Mapping::Runs => {
+                    let input = match (product.norm, self.width) {
+                        (Some(weight), _) if own_norm => {
+                            bound.push(weight.into());
                             GemvInput::Normed
                         }
-                        _ => GemvInput::Stored { columns },
+                        (_, Width::Short(columns)) => GemvInput::Stored { columns },
+                        (_, Width::Long) => LONG_INPUT,
                     };
-                    self.gemv(matrix, input, way, part, &buffers, product)?;
+                    self.gemv(matrix, input, way, part, &bound, product)?;
                 }
-                (Mapping::Rows, _) => self.gemv_rows(matrix, way, part, &buffers, product.over)?,
-                _ => {
-                    self.gemm(matrix, way, part, &buffers, product.over)?;
-                }
+                Mapping::Rows => self.gemv_rows(matrix, way, part, &bound, product.over)?,
+                _ => self.gemm(matrix, way, part, &bound, product.over)?,
             }
-            self.reads(Reads::Weights(part.quants.size() + part.metas.size()));
+            self.reads(Reads::Weights(part.bytes()));
         }
         Ok(())
     }
@@ -260,7 +269,7 @@ impl Recorder<'_> {
         matrix: MatrixKernel,
         way: Way,
         part: &Part,
-        buffers: &[&Buffer],
+        bound: &[Bound<'_>],
         over: Over,
     ) -> Result<(), EngineError> {
         let columns = if over == Over::Outputs {
@@ -268,12 +277,13 @@ impl Recorder<'_> {
         } else {
             Axis::Columns
         };
+        let threads = plan::rows_threads(Planes::Images, matrix.epilogue);
         self.push(
             Kernel::GemvRows(matrix, way.reduction),
-            &[("WG", GLU_PAIRS)],
-            buffers,
+            &[("WG", threads)],
+            bound,
             [
-                Axis::Fixed(part.pairs().div_ceil(GLU_PAIRS)),
+                Axis::Fixed(part.pairs().div_ceil(2 * threads)),
                 columns,
                 Axis::Fixed(1),
             ],
@@ -286,7 +296,7 @@ impl Recorder<'_> {
         input: GemvInput,
         way: Way,
         part: &Part,
-        buffers: &[&Buffer],
+        bound: &[Bound<'_>],
         product: &Product<'_>,
     ) -> Result<(), EngineError> {
         let columns = if product.over == Over::Outputs {
@@ -302,7 +312,7 @@ impl Recorder<'_> {
         self.push(
             Kernel::Gemv(matrix, way.reduction, input),
             &overrides,
-            buffers,
+            bound,
             [
                 Axis::Fixed(part.pairs().div_ceil(plan.pairs())),
                 columns,
@@ -316,9 +326,11 @@ impl Recorder<'_> {
         matrix: MatrixKernel,
         way: Way,
         part: &Part,
-        buffers: &[&Buffer],
+        bound: &[Bound<'_>],
         over: Over,
     ) -> Result<(), EngineError> {
+        let place = self.gpu.planes();
+        let threads = plan::rows_threads(place, matrix.epilogue);
         let (kernel, tile_pairs, tile_columns) = match way.mapping {
             Mapping::Cooperative => (
                 Kernel::GemmCoop(matrix),
@@ -327,13 +339,13 @@ impl Recorder<'_> {
             ),
             Mapping::Tile(tile) => (Kernel::Gemm(matrix, tile), tile.pairs(), tile.columns()),
             _ => (
-                Kernel::GemmRows(matrix, way.reduction),
-                GLU_PAIRS,
+                Kernel::GemmRows(matrix, way.reduction, place),
+                2 * threads,
                 TILE_COLUMNS,
             ),
         };
         let overrides: &[(&'static str, u32)] = match kernel {
-            Kernel::GemmRows(..) => &[("WG", GLU_PAIRS)],
+            Kernel::GemmRows(..) => &[("WG", threads)],
             _ => &[],
         };
         let columns = match over {
@@ -343,7 +355,7 @@ impl Recorder<'_> {
         self.push(
             kernel,
             overrides,
-            buffers,
+            bound,
             [
                 Axis::Fixed(part.pairs().div_ceil(tile_pairs)),
                 columns,
@@ -381,14 +393,14 @@ impl Recorder<'_> {
             Kernel::Attention(kernel, reduction),
             &[("WG", threads), ("TPR", kernel.lanes)],
             &[
-                &params,
-                &s.q,
-                k,
-                v,
-                &s.step,
-                &s.attended,
-                &s.partial,
-                &s.sums,
+                (&params).into(),
+                (&s.q).into(),
+                k.into(),
+                v.into(),
+                (&s.step).into(),
+                s.attended.bound(format),
+                (&s.partial).into(),
+                (&s.sums).into(),
             ],
             [
                 Axis::Fixed(c.n_kv_heads * group.div_ceil(kernel.heads)),
@@ -443,7 +455,13 @@ impl Recorder<'_> {
         self.push(
             Kernel::Combine(format),
             &[("WG", threads)],
-            &[&params, &s.step, &s.attended, &s.partial, &s.sums],
+            &[
+                (&params).into(),
+                (&s.step).into(),
+                s.attended.bound(format),
+                (&s.partial).into(),
+                (&s.sums).into(),
+            ],
             [Axis::Fixed(blocks), Axis::Columns, Axis::Fixed(1)],
         )?;
         if let Some(op) = self.recording.ops.last_mut() {

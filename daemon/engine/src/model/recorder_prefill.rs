@@ -4,7 +4,7 @@ use hearth_shaders::{ActivationFormat, Kernel, RowsOut};
 
 use super::recorder::Recorder;
 use crate::error::EngineError;
-use crate::gpu::{self, Axis, Buffer, Reads};
+use crate::gpu::{self, Axis, Bound, Buffer, Reads};
 
 impl Recorder<'_> {
     /// attended = softmax(q K^T / sqrt(head_dim)) V, for many columns.
@@ -21,13 +21,13 @@ impl Recorder<'_> {
         let grid = [Axis::Fixed(c.n_kv_heads), plan.tiles, Axis::Fixed(1)];
         let partial = plan.kernel == Kernel::AttentionPrefill(RowsOut::Partial);
         let s = self.scratch;
-        let mut buffers = vec![&params, &s.q, k, v, &s.step];
+        let mut bound: Vec<Bound<'_>> = [&params, &s.q, k, v, &s.step].map(Bound::from).into();
         if partial {
-            buffers.extend([&s.partial, &s.sums]);
+            bound.extend([&s.partial, &s.sums].map(Bound::from));
         } else {
-            buffers.push(&s.attended);
+            bound.push(s.attended.bound(format));
         }
-        self.push(plan.kernel, &plan.overrides, &buffers, grid)?;
+        self.push(plan.kernel, &plan.overrides, &bound, grid)?;
         self.reads(Reads::Kv(4 * u64::from(c.n_kv_heads * c.head_dim)));
         if partial {
             self.combine(1, false, format)?;

@@ -4,25 +4,51 @@
 use hearth_shaders::params::{
     ATTENTION_SPLITS_MAX, PEAK_PARTS, STEP_HEADER_WORDS, Sampling, attention_split_len,
 };
-use hearth_shaders::{ActivationFormat, TILE_COLUMNS};
+use hearth_shaders::{ActivationFormat, Planes, TILE_COLUMNS};
 
 use super::ModelConfig;
 use super::forward::ForwardLimits;
 use super::plan::DECODE_COLUMNS_MAX;
 use crate::error::EngineError;
-use crate::gpu::{self, Buffer, Gpu};
+use crate::gpu::{self, Bound, Buffer, Gpu, Image};
 
 /// Output columns whose logits fit at once.
 pub(crate) const OUTPUTS_MAX: u32 = 16;
 /// Entries of the ring of sampled tokens: more than steps can be under way.
 pub(crate) const RING_LEN: u32 = 64;
 
+/// Activations between kernels, in any format.
+pub(crate) struct Acts {
+    buffer: Buffer,
+    /// Where float activations lie on a software adapter.
+    image: Option<Image>,
+}
+
+impl Acts {
+    fn new(gpu: &Gpu, label: &str, blocks: u64) -> Self {
+        let bytes = blocks * ActivationFormat::Float.block_bytes();
+        let image = gpu.planes() == Planes::Images;
+        Self {
+            buffer: gpu::storage(gpu, label, bytes),
+            image: image.then(|| Image::new(gpu, label, 4, bytes)),
+        }
+    }
+
+    /// For a kernel that reads or writes `format`.
+    pub(crate) fn bound(&self, format: ActivationFormat) -> Bound<'_> {
+        match (&self.image, format) {
+            (Some(image), ActivationFormat::FloatImage) => image.into(),
+            _ => (&self.buffer).into(),
+        }
+    }
+}
+
 /// See the module.
 pub(crate) struct Scratch {
     /// Residual stream: f32 `[column, hidden_dim]`.
     pub(crate) x: Buffer,
     /// Normalised hidden state: activations `[column, hidden_dim]`.
-    pub(crate) hidden: Buffer,
+    pub(crate) hidden: Acts,
     /// Queries: f32 `[column, n_heads, head_dim]`.
     pub(crate) q: Buffer,
     /// Unnormalised attention: f32 `[column, split, n_heads, head_dim]`.
@@ -30,11 +56,11 @@ pub(crate) struct Scratch {
     /// Its maxima and sums: 2 f32 `[column, split, n_heads]`.
     pub(crate) sums: Buffer,
     /// Attention's result: activations `[column, n_heads * head_dim]`.
-    pub(crate) attended: Buffer,
+    pub(crate) attended: Acts,
     /// Feed-forward hidden state: activations `[column, ffn_dim]`.
-    pub(crate) ffn: Buffer,
+    pub(crate) ffn: Acts,
     /// Normalised hidden state of output columns: activations `[output, hidden_dim]`.
-    pub(crate) outputs: Buffer,
+    pub(crate) outputs: Acts,
     /// f32 `[output, vocab_size]`.
     pub(crate) logits: Buffer,
     /// Largest logits: value and token of each part of the vocabulary, `[output, PEAK_PARTS]`.
@@ -59,10 +85,7 @@ impl Scratch {
         let attention_dim = u64::from(config.n_heads * config.head_dim);
         // A decode step's columns over all splits, or all columns over one.
         let split_rows = columns.max(u64::from(DECODE_COLUMNS_MAX * limits.splits_max));
-        let block = ActivationFormat::Float.block_bytes();
-        let acts = |label: &str, columns: u64, dim: u64| {
-            gpu::storage(gpu, label, columns * dim / 32 * block)
-        };
+        let acts = |label: &str, columns: u64, dim: u64| Acts::new(gpu, label, columns * dim / 32);
         let hidden = u64::from(config.hidden_dim);
         let vocab = u64::from(config.vocab_size);
         let slots = u64::from(limits.slots);
@@ -92,13 +115,13 @@ impl Scratch {
     fn all(&self) -> [&Buffer; 15] {
         [
             &self.x,
-            &self.hidden,
+            &self.hidden.buffer,
             &self.q,
             &self.partial,
             &self.sums,
-            &self.attended,
-            &self.ffn,
-            &self.outputs,
+            &self.attended.buffer,
+            &self.ffn.buffer,
+            &self.outputs.buffer,
             &self.logits,
             &self.peaks,
             &self.step,
@@ -111,7 +134,9 @@ impl Scratch {
 
     /// Bytes of all of them.
     pub(crate) fn bytes(&self) -> u64 {
-        self.all().iter().map(|b| b.size()).sum()
+        let acts = [&self.hidden, &self.attended, &self.ffn, &self.outputs];
+        let images: u64 = acts.iter().flat_map(|a| &a.image).map(Image::bytes).sum();
+        images + self.all().iter().map(|b| b.size()).sum::<u64>()
     }
 
     /// Refuses a binding limit that one of them exceeds: they are not cut in shards.

@@ -12,7 +12,7 @@ use hearth_shaders::WeightFormat;
 use super::ModelConfig;
 use super::weights::{Part, as_usize};
 use crate::error::EngineError;
-use crate::gpu::{self, Buffer, Gpu};
+use crate::gpu::{self, Bound, Buffer, Gpu, Plane};
 
 /// Bytes of a pattern, if the plane is not smaller.
 const PATTERN_BYTES: u64 = 4 << 20;
@@ -139,9 +139,9 @@ impl Patterns {
         columns: u64,
     ) -> Result<(), EngineError> {
         let (quants, metas) = kinds(part.format, columns);
-        self.fill(gpu, &part.quants, quants)?;
+        self.fill_plane(gpu, &part.quants, quants)?;
         match metas {
-            Some(kind) => self.fill(gpu, &part.metas, kind),
+            Some(kind) => self.fill_plane(gpu, &part.metas, kind),
             None => Ok(()),
         }
     }
@@ -149,6 +149,27 @@ impl Patterns {
     /// Fills a buffer of f16 with numbers between -1 and 1.
     pub(crate) fn fill_halves(&mut self, gpu: &Gpu, buffer: &Buffer) -> Result<(), EngineError> {
         self.fill(gpu, buffer, Kind::Halves(1f32.to_bits()))
+    }
+
+    fn fill_plane(&mut self, gpu: &Gpu, plane: &Plane, kind: Kind) -> Result<(), EngineError> {
+        match plane.bound() {
+            Bound::Buffer(buffer) => self.fill(gpu, buffer, kind),
+            Bound::Image(image) => {
+                let words = self
+                    .random
+                    .words(kind, as_usize(PATTERN_BYTES.min(image.bytes()) / 4));
+                let pattern: &[u8] = bytemuck::cast_slice(&words);
+                let mut at = 0;
+                while at < image.bytes() {
+                    let count = (pattern.len() as u64).min(image.bytes() - at);
+                    image.write(gpu, at, &pattern[..as_usize(count)]);
+                    gpu.queue.submit([]);
+                    gpu.wait(None)?;
+                    at += count;
+                }
+                Ok(())
+            }
+        }
     }
 
     fn fill(&mut self, gpu: &Gpu, buffer: &Buffer, kind: Kind) -> Result<(), EngineError> {

@@ -7,7 +7,7 @@ use super::repack::{self, BLOCK, PlaneRow};
 use super::synthetic::{Patterns, RandomWeights};
 use crate::error::{EngineError, LoadError};
 use crate::format::{Gguf, TensorInfo};
-use crate::gpu::{self, Buffer, Gpu};
+use crate::gpu::{self, Buffer, Gpu, Plane, PlaneShape};
 
 /// Rows of a shard are a multiple of this, so that no rotation pair and no block of 32 gate and up
 /// pairs is cut.
@@ -21,11 +21,16 @@ pub(crate) struct Part {
     pub(crate) first_row: u32,
     /// Rows without padding.
     pub(crate) rows: u32,
-    pub(crate) quants: Buffer,
-    pub(crate) metas: Buffer,
+    pub(crate) quants: Plane,
+    pub(crate) metas: Plane,
 }
 
 impl Part {
+    /// Bytes of GPU memory.
+    pub(crate) fn bytes(&self) -> u64 {
+        self.quants.bytes() + self.metas.bytes()
+    }
+
     /// Row pairs, the last one padded if `rows` is odd.
     pub(crate) fn pairs(&self) -> u32 {
         self.rows.div_ceil(2)
@@ -159,7 +164,7 @@ impl<'a> WeightLoader<'a> {
         for (first, count) in shards(self.gpu, format, blocks, rows)? {
             let part = self.empty_part(&names[0], format, blocks, first, count);
             self.patterns.fill_part(self.gpu, &part, columns)?;
-            let bytes = part.quants.size() + part.metas.size();
+            let bytes = part.bytes();
             matrix.bytes += bytes;
             matrix.parts.push(part);
             self.advance(bytes)?;
@@ -176,14 +181,23 @@ impl<'a> WeightLoader<'a> {
         first: u64,
         rows: u64,
     ) -> Part {
-        let padded = rows.next_multiple_of(2);
-        let quants = padded * format.quant_block_bytes() * blocks;
+        let plane = |row_bytes, unit_bytes, texel_words| {
+            let shape = PlaneShape {
+                rows,
+                units: row_bytes / unit_bytes,
+                unit_bytes,
+                texel_words,
+            };
+            Plane::new(self.gpu, label, self.gpu.planes(), shape)
+        };
+        let quant_bytes = format.quant_block_bytes();
+        let meta_bytes = format.meta_row_bytes(blocks);
         Part {
             format,
             first_row: as_u32(first),
             rows: as_u32(rows),
-            quants: gpu::storage(self.gpu, label, quants),
-            metas: gpu::storage(self.gpu, label, padded * format.meta_row_bytes(blocks)),
+            quants: plane(blocks * quant_bytes, quant_bytes, 4),
+            metas: plane(meta_bytes, format.meta_unit_bytes(), 1),
         }
     }
 
@@ -216,7 +230,7 @@ impl<'a> WeightLoader<'a> {
             for (start, rows) in shards(self.gpu, format, blocks, count)? {
                 let part = self.empty_part(&names[0], format, blocks, first + start, rows);
                 self.fill_part(gguf, &tensors, how, blocks, &part)?;
-                matrix.bytes += part.quants.size() + part.metas.size();
+                matrix.bytes += part.bytes();
                 matrix.parts.push(part);
             }
             first += count;
@@ -238,7 +252,9 @@ impl<'a> WeightLoader<'a> {
         let quant_row = format.quant_block_bytes() * blocks;
         let meta_row = format.meta_row_bytes(blocks);
         let source_row = tensors[0].bytes / tensors[0].rows();
-        let batch = (PIECE_BYTES / source_row).max(2).next_multiple_of(2);
+        let batch = (PIECE_BYTES / source_row)
+            .max(1)
+            .next_multiple_of(SHARD_ROWS);
         let mut at = 0;
         while at < rows {
             let count = batch.min(rows - at);
@@ -257,8 +273,8 @@ impl<'a> WeightLoader<'a> {
                 }
                 self.advance(source.len() as u64)?;
             }
-            gpu::upload(self.gpu, &part.quants, at * quant_row, &quant_bytes)?;
-            gpu::upload(self.gpu, &part.metas, at * meta_row, &meta_bytes)?;
+            part.quants.upload(self.gpu, at, &quant_bytes)?;
+            part.metas.upload(self.gpu, at, &meta_bytes)?;
             at += count;
         }
         Ok(())
@@ -362,15 +378,15 @@ fn shards(
     rows: u64,
 ) -> Result<Vec<(u64, u64)>, EngineError> {
     let row_bytes = format.quant_block_bytes() * blocks;
-    let fit = gpu.info.binding_bytes_max / row_bytes / SHARD_ROWS * SHARD_ROWS;
+    let most = Plane::bytes_max(gpu, gpu.planes());
+    let fit = most / row_bytes / SHARD_ROWS * SHARD_ROWS;
     if fit == 0 {
         return Err(EngineError::AdapterLacks {
             adapter: gpu.info.name.clone(),
             what: format!(
                 "storage bindings of {} bytes: {SHARD_ROWS} rows of a weight matrix need them, \
-                 the limit is {}",
+                 the limit is {most}",
                 row_bytes * SHARD_ROWS,
-                gpu.info.binding_bytes_max
             ),
         });
     }

@@ -212,7 +212,7 @@ impl Case {
         let step = self.step.words(self.split_len, &[]);
         let q = random.floats((columns * self.heads() * p.head_dim) as usize);
         let rows = (columns * p.splits_max * self.heads()) as usize;
-        for format in [ActivationFormat::Float, ActivationFormat::Int8] {
+        for format in [lab.gpu().float_format(), ActivationFormat::Int8] {
             let (kernel, threads) =
                 attention_plan(lab.gpu(), p.head_dim, self.group, p.block_len, format);
             let acts = vec![UNTOUCHED; self.act_words(format)];

@@ -67,7 +67,7 @@ pub(super) fn shapes() {
     for (n, case) in CASES.iter().chain(long).enumerate() {
         let mut random = Random::new(n as u64);
         let data = Data::new(&mut random, case);
-        let formats = [ActivationFormat::Float, ActivationFormat::Int8];
+        let formats = [lab.gpu().float_format(), ActivationFormat::Int8];
         let count = if n == 0 || long_tests() { 2 } else { 1 };
         for &format in &formats[..count] {
             data.run(&mut lab, case, format, false);

@@ -3,9 +3,12 @@
 use std::collections::HashMap;
 
 use hearth_shaders::reference::{BLOCK, INT8_BLOCK_WORDS, int8_values};
-use hearth_shaders::{ActivationFormat, BindingKind, Kernel, Reduction};
+use hearth_shaders::{ActivationFormat, BindingKind, Kernel, Planes, Reduction};
 
-use super::super::{Axis, Extent, Gpu, Op, Pipelines, Readback, Reads, Recording, storage};
+use super::super::{
+    Axis, Bound, Extent, Gpu, Image, Op, Pipelines, Plane, PlaneShape, Readback, Reads, Recording,
+    storage,
+};
 use crate::AdapterKind;
 use crate::request::EngineConfig;
 
@@ -25,6 +28,12 @@ pub(super) enum Buffer {
     Uniform(Vec<u8>),
     /// Words of a storage buffer, without the guard.
     Words(Vec<u32>),
+    /// Rows of a weight plane, one after the other, for a buffer or an image.
+    Plane {
+        words: Vec<u32>,
+        rows: usize,
+        unit_words: u64,
+    },
 }
 
 impl Buffer {
@@ -120,13 +129,13 @@ fn dispatch(
 ) -> Vec<Vec<u32>> {
     let kinds = kernel.bindings();
     assert_eq!(kinds.len(), buffers.len(), "{}", kernel.name());
-    let bound: Vec<wgpu::Buffer> = buffers
+    let bound: Vec<Memory> = buffers
         .iter()
         .zip(&kinds)
         .map(|(buffer, (_, kind))| create(gpu, buffer, *kind))
         .collect();
     let pipeline = pipelines.get(gpu, kernel, overrides).unwrap();
-    let bind_group = pipeline.bind(gpu, &bound.iter().collect::<Vec<_>>());
+    let bind_group = pipeline.bind(gpu, &bound.iter().map(Memory::bound).collect::<Vec<_>>());
     let op = Op {
         pipeline,
         bind_group,
@@ -137,12 +146,8 @@ fn dispatch(
     let mut encoder = gpu.device.create_command_encoder(&Default::default());
     Recording { ops: vec![op] }.encode(&mut encoder, Extent::default());
     let written: Vec<(usize, Readback)> = (0..buffers.len())
-        .filter(|&i| kinds[i].1 == BindingKind::Write)
-        .map(|i| {
-            let readback = Readback::new(gpu, bound[i].size());
-            readback.copy_from(&mut encoder, &bound[i], 0, 0, bound[i].size());
-            (i, readback)
-        })
+        .filter(|&i| matches!(kinds[i].1, BindingKind::Write | BindingKind::WriteImage))
+        .map(|i| (i, bound[i].readback(gpu, &mut encoder)))
         .collect();
     let submission = gpu.queue.submit([encoder.finish()]);
     written
@@ -155,7 +160,7 @@ fn dispatch(
                 })
                 .unwrap();
             let Buffer::Words(before) = &buffers[i] else {
-                panic!("a uniform is not written")
+                panic!("only plain buffers are written")
             };
             let guard = words.split_off(before.len());
             let broken = guard.iter().position(|&w| w != UNTOUCHED);
@@ -171,7 +176,81 @@ fn dispatch(
         .collect()
 }
 
-fn create(gpu: &Gpu, buffer: &Buffer, kind: BindingKind) -> wgpu::Buffer {
+/// What a kernel binds.
+enum Memory {
+    Buffer(wgpu::Buffer),
+    Image(Image),
+    Plane(Plane),
+}
+
+impl Memory {
+    /// Its contents after what `encoder` holds.
+    fn readback(&self, gpu: &Gpu, encoder: &mut wgpu::CommandEncoder) -> Readback {
+        match self {
+            Self::Buffer(buffer) => {
+                let readback = Readback::new(gpu, buffer.size());
+                readback.copy_from(encoder, buffer, 0, 0, buffer.size());
+                readback
+            }
+            Self::Image(image) => {
+                let readback = Readback::new(gpu, image.bytes());
+                readback.copy_from_image(encoder, image);
+                readback
+            }
+            Self::Plane(_) => panic!("a plane is not written"),
+        }
+    }
+
+    fn bound(&self) -> Bound<'_> {
+        match self {
+            Self::Buffer(buffer) => buffer.into(),
+            Self::Image(image) => image.into(),
+            Self::Plane(plane) => plane.bound(),
+        }
+    }
+}
+
+/// What fills the room behind an input or an output.
+fn guard(kind: BindingKind) -> u32 {
+    match kind {
+        BindingKind::Write | BindingKind::WriteImage => UNTOUCHED,
+        BindingKind::Read | BindingKind::Uniform | BindingKind::Image { .. } => NAN_WORD,
+    }
+}
+
+fn create(gpu: &Gpu, buffer: &Buffer, kind: BindingKind) -> Memory {
+    match (buffer, kind) {
+        (
+            Buffer::Plane {
+                words,
+                rows,
+                unit_words,
+            },
+            BindingKind::Image { words: texel_words },
+        ) => {
+            let rows = *rows as u64;
+            let shape = PlaneShape {
+                rows,
+                units: words.len() as u64 / rows / unit_words,
+                unit_bytes: 4 * unit_words,
+                texel_words,
+            };
+            let plane = Plane::new(gpu, "test", Planes::Images, shape);
+            plane.upload(gpu, 0, bytemuck::cast_slice(words)).unwrap();
+            Memory::Plane(plane)
+        }
+        (Buffer::Words(words), BindingKind::Image { .. } | BindingKind::WriteImage) => {
+            let image = Image::new(gpu, "test", 4, 4 * (words.len() + GUARD_WORDS) as u64);
+            let mut guarded = words.clone();
+            guarded.resize(usize::try_from(image.bytes() / 4).unwrap(), guard(kind));
+            image.write(gpu, 0, bytemuck::cast_slice(&guarded));
+            Memory::Image(image)
+        }
+        _ => Memory::Buffer(create_buffer(gpu, buffer, kind)),
+    }
+}
+
+fn create_buffer(gpu: &Gpu, buffer: &Buffer, kind: BindingKind) -> wgpu::Buffer {
     match buffer {
         Buffer::Uniform(bytes) => {
             let uniform = gpu.device.create_buffer(&wgpu::BufferDescriptor {
@@ -183,13 +262,10 @@ fn create(gpu: &Gpu, buffer: &Buffer, kind: BindingKind) -> wgpu::Buffer {
             gpu.queue.write_buffer(&uniform, 0, bytes);
             uniform
         }
-        Buffer::Words(words) => {
+        Buffer::Words(words) | Buffer::Plane { words, .. } => {
             let mut guarded = words.clone();
-            let guard = match kind {
-                BindingKind::Write => UNTOUCHED,
-                BindingKind::Read | BindingKind::Uniform => NAN_WORD,
-            };
-            guarded.resize((words.len() + GUARD_WORDS).next_multiple_of(4), guard);
+            let length = (words.len() + GUARD_WORDS).next_multiple_of(4);
+            guarded.resize(length, guard(kind));
             let buffer = storage(gpu, "test", 4 * guarded.len() as u64);
             gpu.queue
                 .write_buffer(&buffer, 0, bytemuck::cast_slice(&guarded));
@@ -249,7 +325,10 @@ impl Expected {
         before: &[u32],
         after: &[u32],
     ) {
-        if format == ActivationFormat::Float {
+        if matches!(
+            format,
+            ActivationFormat::Float | ActivationFormat::FloatImage
+        ) {
             return self.check_floats(what, before, after);
         }
         if format == ActivationFormat::Half {

@@ -240,10 +240,11 @@ impl Case {
             acts.words = bits(x);
         }
         let step = self.step.words(0, &self.frequencies);
+        let [quants, metas] = planes.buffers();
         let mut buffers = vec![
             Buffer::uniform(&self.params),
-            Buffer::Words(planes.quants),
-            Buffer::Words(planes.metas),
+            quants,
+            metas,
             Buffer::Words(acts.words),
             Buffer::Words(step.clone()),
         ];

@@ -28,7 +28,7 @@ fn long_tests() -> bool {
 fn every_kernel_has_a_test() {
     for kernel in Kernel::all() {
         let test: fn() = match kernel {
-            Kernel::Embed(_) => rows::embeddings,
+            Kernel::Embed(..) => rows::embeddings,
             Kernel::Norm(..) => rows::norms,
             Kernel::Gemv(..)
             | Kernel::GemvRows(..)

@@ -3,11 +3,11 @@
 
 use hearth_shaders::{
     ActivationFormat, COOPERATIVE_COLUMNS, COOPERATIVE_PAIRS, Epilogue, GemvInput, Kernel,
-    MatrixKernel, Reduction, TILE_COLUMNS, Tile, WeightFormat,
+    MatrixKernel, Planes, Reduction, TILE_COLUMNS, Tile, WeightFormat,
 };
 
 use super::super::Gpu;
-use crate::model::plan::{gemm_tiles, gemv_plans, norms_own_input};
+use crate::model::plan::{gemm_tiles, gemv_plans, norms_own_input, rows_threads};
 
 /// One way to run a matrix kernel.
 pub(super) struct Plan {
@@ -21,9 +21,9 @@ pub(super) struct Plan {
 /// The matrix product and the reduction that a kernel is, or `None` if it is no matrix product.
 pub(super) fn matrix(kernel: Kernel) -> Option<(MatrixKernel, Reduction)> {
     match kernel {
-        Kernel::Gemv(m, r, _) | Kernel::GemvRows(m, r) | Kernel::GemmRows(m, r) => Some((m, r)),
+        Kernel::Gemv(m, r, _) | Kernel::GemvRows(m, r) | Kernel::GemmRows(m, r, _) => Some((m, r)),
         Kernel::Gemm(m, _) | Kernel::GemmCoop(m) => Some((m, Reduction::Shared)),
-        Kernel::Embed(_)
+        Kernel::Embed(..)
         | Kernel::Norm(..)
         | Kernel::Attention(..)
         | Kernel::AttentionPrefill(_)
@@ -51,11 +51,8 @@ pub(super) fn plans(kernel: Kernel, gpu: &Gpu, pairs: u32, blocks: u32) -> Vec<P
                 })
                 .collect()
         }
-        Kernel::GemvRows(..) => vec![Plan {
-            overrides: vec![("WG", 32)],
-            pairs: 32,
-            columns: 1,
-        }],
+        Kernel::GemvRows(m, _) => vec![rows_plan(Planes::Images, m, 1)],
+        Kernel::GemmRows(m, _, place) => vec![rows_plan(place, m, TILE_COLUMNS)],
         Kernel::Gemm(m, tile) if gemm_tiles(gpu, m.activations).any(|t| t == tile) => vec![Plan {
             overrides: Vec::new(),
             pairs: tile.pairs(),
@@ -66,14 +63,16 @@ pub(super) fn plans(kernel: Kernel, gpu: &Gpu, pairs: u32, blocks: u32) -> Vec<P
             pairs: COOPERATIVE_PAIRS,
             columns: COOPERATIVE_COLUMNS,
         }],
-        Kernel::GemmRows(..) => {
-            vec![Plan {
-                overrides: vec![("WG", 32)],
-                pairs: 32,
-                columns: TILE_COLUMNS,
-            }]
-        }
         _ => Vec::new(),
+    }
+}
+
+fn rows_plan(place: Planes, m: MatrixKernel, columns: u32) -> Plan {
+    let threads = rows_threads(place, m.epilogue);
+    Plan {
+        overrides: vec![("WG", threads)],
+        pairs: 2 * threads,
+        columns,
     }
 }
 
@@ -81,7 +80,7 @@ pub(super) fn plans(kernel: Kernel, gpu: &Gpu, pairs: u32, blocks: u32) -> Vec<P
 fn normed_fits(gpu: &Gpu, m: MatrixKernel, blocks: u32) -> bool {
     let memory = gpu.device.limits().max_compute_workgroup_storage_size;
     norms_own_input(gpu, m.activations, blocks)
-        || m.activations.normed_bytes(blocks) + (3 << 10) <= memory
+        || m.activations.normed_bytes(blocks) + (10 << 10) <= memory
 }
 
 /// Tells whether the everyday run tests this product.
@@ -126,5 +125,14 @@ pub(super) fn everyday(kernel: Kernel, m: MatrixKernel, reduction: Reduction, gp
     );
     let stored =
         m.epilogue == Epilogue::Store && (!resized || m.activations == ActivationFormat::Int8);
-    stored || thorough && !mixed
+    // Rows kernels take int8 only where somebody asks a software adapter for it, and buffers only
+    // for the logits of several columns; the epilogues are the same.
+    let rare = match kernel {
+        Kernel::GemvRows(..) => m.activations == ActivationFormat::Int8,
+        Kernel::GemmRows(_, _, place) => {
+            place == Planes::Buffers || m.activations == ActivationFormat::Int8
+        }
+        _ => false,
+    };
+    stored || thorough && !mixed && !rare
 }

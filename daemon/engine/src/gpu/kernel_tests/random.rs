@@ -6,7 +6,7 @@ use hearth_shaders::reference::{
 };
 use hearth_shaders::{ActivationFormat, WeightFormat};
 
-use super::lab::NAN_WORD;
+use super::lab::{Buffer, NAN_WORD};
 
 /// A xorshift generator.
 pub(super) struct Random(u64);
@@ -89,6 +89,9 @@ fn scales_alone(format: WeightFormat) -> bool {
 
 /// Planes of a matrix as on the GPU, with its odd row's padding and its metadata's padding NaN.
 pub(super) struct Planes {
+    format: WeightFormat,
+    /// With padding.
+    rows: usize,
     pub(super) quants: Vec<u32>,
     pub(super) metas: Vec<u32>,
     /// `[row, 32 * blocks]`, without padding.
@@ -128,10 +131,25 @@ impl Planes {
             metas.extend(vec![NAN_WORD; meta_row]);
         }
         Self {
+            format,
+            rows: rows.next_multiple_of(2),
             quants,
             metas,
             weights,
         }
+    }
+
+    /// The quant plane and the metadata plane.
+    pub(super) fn buffers(&self) -> [Buffer; 2] {
+        let plane = |words: &[u32], unit_bytes| Buffer::Plane {
+            words: words.to_vec(),
+            rows: self.rows,
+            unit_words: unit_bytes / 4,
+        };
+        [
+            plane(&self.quants, self.format.quant_block_bytes()),
+            plane(&self.metas, self.format.meta_unit_bytes()),
+        ]
     }
 }
 
@@ -154,7 +172,7 @@ impl Acts {
 
     fn stored(format: ActivationFormat, floats: &[f32]) -> Self {
         match format {
-            ActivationFormat::Float => Self {
+            ActivationFormat::Float | ActivationFormat::FloatImage => Self {
                 words: bits(floats),
                 values: wide(floats),
             },

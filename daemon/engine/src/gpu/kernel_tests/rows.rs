@@ -14,7 +14,7 @@ const IN_PROMPT: u32 = 0x8000_0000;
 pub(super) fn embeddings() {
     let mut lab = Lab::open();
     for kernel in Kernel::all() {
-        let Kernel::Embed(format) = kernel else {
+        let Kernel::Embed(format, _) = kernel else {
             continue;
         };
         for seed in 0..6 {
@@ -60,10 +60,11 @@ fn embedding(lab: &mut Lab, random: &mut Random, kernel: Kernel, format: WeightF
         rows,
         vocab,
     };
+    let [quants, metas] = planes.buffers();
     let buffers = [
         Buffer::uniform(&params),
-        Buffer::Words(planes.quants.clone()),
-        Buffer::Words(planes.metas.clone()),
+        quants,
+        metas,
         Buffer::Words(step.words(0, &[])),
         Buffer::Words(last_tokens.clone()),
         Buffer::Words(before_x.clone()),

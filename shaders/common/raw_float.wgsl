@@ -1,0 +1,9 @@
+// Weight values of the float flavours have no scale: (factor, addend) = (1, 0).
+
+fn raw_values(w: WeightBlock, i: u32) -> vec4<f32> {
+    return values(w, i);
+}
+
+fn scaling(w: WeightBlock) -> vec2<f32> {
+    return vec2<f32>(1.0, 0.0);
+}
