@@ -15,6 +15,7 @@ use crate::format::Gguf;
 use crate::gpu::{Gpu, OutOfMemory};
 use crate::kv_cache::BLOCK_LEN;
 use crate::model::{Forward, ForwardLimits, ModelConfig, WeightSource};
+use crate::prefill_pace::prefill_chunk;
 use crate::request::{EngineConfig, GenerateRequest};
 use crate::running::Running;
 use crate::tokenizer::Tokenizer;
@@ -241,6 +242,7 @@ impl EngineLoop {
                 return Err(LoadError::OutOfMemory { needed_bytes });
             }
         };
+        let chunk = prefill_chunk(&self.gpu, &forward, &config, self.config.prefill_chunk)?;
         self.gpu.check()?;
         let model = Arc::new(LoadedModel {
             tokenizer,
@@ -264,7 +266,7 @@ impl EngineLoop {
         self.running = Some(Running::new(
             Arc::clone(&model),
             forward,
-            self.config.prefill_chunk,
+            chunk,
             self.config.speculation,
         ));
         self.shared.set_model(Some(Arc::clone(&model)));

@@ -15,6 +15,7 @@ mod gpu;
 mod kv_cache;
 pub mod limits;
 pub mod model;
+mod prefill_pace;
 mod request;
 mod running;
 mod sampler;

@@ -122,7 +122,7 @@ impl Default for EngineConfig {
             speculation: Speculation::Auto,
             context_len_max: 8192,
             kv_bytes_max: None,
-            prefill_chunk: 128,
+            prefill_chunk: 512,
             slots: 8,
             queue_max: 256,
             binding_bytes_max: None,

@@ -1,0 +1,91 @@
+//! How many prompt tokens a step may take, so that no submission holds the GPU for long: the desktop
+//! stays smooth, other sequences get their turn, and no driver's watchdog fires.
+//!
+//! Measured once a load, and then kept: a chunk's size must not depend on who else is at work.
+
+use std::time::{Duration, Instant};
+
+use crate::AdapterKind;
+use crate::error::EngineError;
+use crate::gpu::Gpu;
+use crate::model::{Column, Forward, ModelConfig, StepInput};
+
+/// Longest that a prefill step should take.
+const STEP_TIME_MAX: Duration = Duration::from_millis(100);
+/// Tokens of the step that is timed, and the chunk of adapters that are not worth timing.
+const PROBE_TOKENS: u32 = 128;
+/// Smallest chunk: below it, reading the weights again costs more than the wait saves.
+const CHUNK_MIN: u32 = 32;
+
+/// Prompt tokens of a step on this adapter, at most `most`.
+///
+/// Leaves the KV cache zeroed, as it found it.
+pub(crate) fn prefill_chunk(
+    gpu: &Gpu,
+    forward: &Forward,
+    config: &ModelConfig,
+    most: u32,
+) -> Result<u32, EngineError> {
+    let limits = forward.limits();
+    let room = limits.context_len.min(limits.columns_max);
+    if gpu.info.kind == AdapterKind::Software || most <= CHUNK_MIN || room < PROBE_TOKENS {
+        return Ok(most.min(PROBE_TOKENS));
+    }
+    let blocks = PROBE_TOKENS.div_ceil(limits.block_len);
+    let step = StepInput {
+        columns: (0..PROBE_TOKENS)
+            .map(|position| Column {
+                token: position % config.vocab_size,
+                position,
+                table: 0,
+                slot: 0,
+            })
+            .collect(),
+        tables: (0..blocks).collect(),
+        ..StepInput::default()
+    };
+    let mut time = Duration::MAX;
+    // The first run finds caches and clocks cold.
+    for _ in 0..3 {
+        let started = Instant::now();
+        forward.write_step(gpu, &step);
+        let mut encoder = gpu.device.create_command_encoder(&Default::default());
+        forward.encode_body(&mut encoder, &step);
+        gpu.queue.submit([encoder.finish()]);
+        gpu.wait(None)?;
+        time = time.min(started.elapsed());
+    }
+    forward.clear_blocks(gpu, config, &step.tables);
+    gpu.wait(None)?;
+    let chunk = chunk_of(time, most);
+    tracing::info!(chunk, probe_us = time.as_micros(), "prefill chunk chosen");
+    Ok(chunk)
+}
+
+/// The chunk for a GPU that takes `time` for the probe: a multiple of the smallest, at most `most`.
+fn chunk_of(time: Duration, most: u32) -> u32 {
+    let per_step = STEP_TIME_MAX.as_micros() * u128::from(PROBE_TOKENS) / time.as_micros().max(1);
+    let tokens = u32::try_from(per_step).unwrap_or(u32::MAX) / CHUNK_MIN * CHUNK_MIN;
+    tokens.max(CHUNK_MIN).min(most)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_chunk_fits_its_time() {
+        let chunk = |ms| chunk_of(Duration::from_millis(ms), 512);
+        assert_eq!(chunk(1), 512, "fast: as much as allowed");
+        assert_eq!(chunk(50), 256);
+        assert_eq!(chunk(100), 128);
+        assert_eq!(chunk(110), 96, "rounded down");
+        assert_eq!(chunk(5000), 32, "slow: never below the least");
+        assert_eq!(chunk_of(Duration::ZERO, 512), 512);
+        assert_eq!(
+            chunk_of(Duration::from_secs(9), 8),
+            8,
+            "but never above the setting"
+        );
+    }
+}
