@@ -1,6 +1,3 @@
-enable f16;
-enable wgpu_cooperative_matrix;
-
 // attention_prefill.wgsl on matrix units: products of 16 x 16 halves, summed in 32 bits.
 //
 // Workgroup (kv_head, n) does WG / 2 consecutive rows (common/attention_rows.wgsl), the last rows first,
@@ -10,6 +7,9 @@ enable wgpu_cooperative_matrix;
 // threads' own registers: a thread has blocks of 32 values of its row, every second one. Queries and
 // weights are rounded to halves. Every thread walks the columns by itself to find the runs, so that
 // the compiler sees that a subgroup stays together. Reference: reference::attention.
+
+enable f16;
+enable wgpu_cooperative_matrix;
 
 @group(0) @binding(1) var<storage, read> q: array<vec4<f32>>; // [column, head, head_dim / 4]
 @group(0) @binding(2) var<storage, read> k_cache: array<vec4<f16>>; // [block, kv_head, slot, head_dim / 4]

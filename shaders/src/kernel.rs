@@ -227,41 +227,11 @@ impl Kernel {
                 reduction.source(),
                 act.output(),
             ],
-            Self::Gemv(matrix, reduction, input) => {
-                let mut files = vec![include_str!("../kernels/gemv.wgsl"), reduction.source()];
-                files.extend(matrix.files(Planes::Buffers));
-                match input {
-                    GemvInput::Normed => files.extend([RMS_SCALE, matrix.activations.normed()]),
-                    GemvInput::Stored { .. } => files.extend([
-                        include_str!("../common/input_stored.wgsl"),
-                        matrix.activations.input(),
-                    ]),
-                }
-                files
-            }
-            Self::GemvRows(matrix, reduction) => {
-                let mut files = vec![include_str!("../kernels/gemv_rows.wgsl"), reduction.share()];
-                files.extend(matrix.files(Planes::Images));
-                files.extend([matrix.activations.input(), matrix.activations.shared()]);
-                files
-            }
-            Self::GemmRows(matrix, reduction, place) => {
-                let mut files = vec![include_str!("../kernels/gemm_rows.wgsl"), reduction.share()];
-                files.extend(matrix.files(place));
-                files.extend([matrix.activations.input(), matrix.activations.shared()]);
-                files
-            }
-            Self::Gemm(matrix, _) => {
-                let mut files = vec![include_str!("../kernels/gemm.wgsl")];
-                files.extend(matrix.tile_files());
-                files
-            }
-            Self::GemmCoop(matrix) => {
-                // First, because it enables extensions.
-                let mut files = vec![include_str!("../kernels/gemm_coop.wgsl")];
-                files.extend(matrix.cooperative_files());
-                files
-            }
+            Self::Gemv(..)
+            | Self::GemvRows(..)
+            | Self::GemmRows(..)
+            | Self::Gemm(..)
+            | Self::GemmCoop(_) => self.product_files(),
             Self::Attention(kernel, reduction) => {
                 vec![
                     include_str!("../kernels/attention.wgsl"),
@@ -305,6 +275,47 @@ impl Kernel {
                     reduction.source(),
                 ]
             }
+        }
+    }
+
+    fn product_files(self) -> Vec<&'static str> {
+        match self {
+            Self::Gemv(matrix, reduction, input) => {
+                let mut files = vec![include_str!("../kernels/gemv.wgsl"), reduction.source()];
+                files.extend(matrix.files(Planes::Buffers));
+                match input {
+                    GemvInput::Normed => files.extend([RMS_SCALE, matrix.activations.normed()]),
+                    GemvInput::Stored { .. } => files.extend([
+                        include_str!("../common/input_stored.wgsl"),
+                        matrix.activations.input(),
+                    ]),
+                }
+                files
+            }
+            Self::GemvRows(matrix, reduction) => {
+                let mut files = vec![include_str!("../kernels/gemv_rows.wgsl"), reduction.share()];
+                files.extend(matrix.files(Planes::Images));
+                files.extend([matrix.activations.input(), matrix.activations.shared()]);
+                files
+            }
+            Self::GemmRows(matrix, reduction, place) => {
+                let mut files = vec![include_str!("../kernels/gemm_rows.wgsl"), reduction.share()];
+                files.extend(matrix.files(place));
+                files.extend([matrix.activations.input(), matrix.activations.shared()]);
+                files
+            }
+            Self::Gemm(matrix, _) => {
+                let mut files = vec![include_str!("../kernels/gemm.wgsl")];
+                files.extend(matrix.tile_files());
+                files
+            }
+            Self::GemmCoop(matrix) => {
+                // First, because it enables extensions.
+                let mut files = vec![include_str!("../kernels/gemm_coop.wgsl")];
+                files.extend(matrix.cooperative_files());
+                files
+            }
+            _ => Vec::new(),
         }
     }
 

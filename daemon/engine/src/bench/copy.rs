@@ -1,10 +1,11 @@
 //! Copy bandwidth: the yardstick for every kernel that reads weights or KV.
 
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use hearth_shaders::Kernel;
 use hearth_shaders::params::CopyParams;
 
+use super::WARM_UP;
 use super::report::CopyReport;
 use crate::AdapterKind;
 use crate::error::EngineError;
@@ -17,8 +18,6 @@ use crate::model::Patterns;
 const BYTES: u64 = 1 << 30;
 /// and on a software adapter.
 const BYTES_SOFTWARE: u64 = 64 << 20;
-/// A GPU is kept busy this long before anything counts, so that its clocks are up.
-const WARM_UP: Duration = Duration::from_millis(300);
 /// Copies of one measurement, and measurements of one way to copy.
 const COPIES: u32 = 8;
 const COPIES_SOFTWARE: u32 = 1;

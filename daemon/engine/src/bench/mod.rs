@@ -13,7 +13,7 @@ mod steps;
 mod tests;
 
 use std::path::PathBuf;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use hearth_shaders::params::Sampling;
 use serde::Serialize;
@@ -33,6 +33,9 @@ use crate::model::{Forward, ForwardLimits, ModelConfig, OUTPUTS_MAX, Patterns, W
 use crate::request::{Activations, EngineConfig};
 use steps::Steps;
 
+/// A GPU is kept busy this long before anything counts, so that its clocks are up.
+const WARM_UP: Duration = Duration::from_millis(300);
+
 /// What to measure.
 #[derive(Debug, Clone, Serialize)]
 pub struct BenchOptions {
@@ -44,7 +47,7 @@ pub struct BenchOptions {
     pub batches: Vec<u32>,
     /// Steps of a decode run.
     pub generate: u32,
-    /// Counted runs of each, after one that does not count.
+    /// Counted runs of each, after some that do not count.
     pub runs: u32,
     /// Time the kernels of each step as well.
     pub kernels: bool,
@@ -274,6 +277,20 @@ fn measure(
     Ok((prefill, decode))
 }
 
+/// Runs that do not count: one, and on a GPU as many as bring its clocks up.
+fn warm_up(
+    steps: &mut Steps,
+    mut run: impl FnMut(&mut Steps) -> Result<(), EngineError>,
+) -> Result<(), EngineError> {
+    let started = Instant::now();
+    loop {
+        run(steps)?;
+        if steps.is_software() || started.elapsed() >= WARM_UP {
+            return Ok(());
+        }
+    }
+}
+
 fn measure_prefill(
     steps: &mut Steps,
     tokens: u32,
@@ -281,11 +298,9 @@ fn measure_prefill(
     copy_rate: f64,
 ) -> Result<PrefillReport, EngineError> {
     let mut rates = Vec::new();
-    for run in 0..=options.runs.max(1) {
-        let seconds = steps.prefill(tokens)?;
-        if run > 0 {
-            rates.push(f64::from(tokens) / seconds);
-        }
+    warm_up(steps, |steps| steps.prefill(tokens).map(drop))?;
+    for _ in 0..options.runs.max(1) {
+        rates.push(f64::from(tokens) / steps.prefill(tokens)?);
     }
     let inputs = steps.prefill_steps(tokens);
     Ok(PrefillReport {
@@ -311,14 +326,15 @@ fn measure_decode(
     let count = options.generate;
     let (mut rates, mut submits) = (Vec::new(), Vec::new());
     let (mut submit_cpu, mut cpu) = (Vec::new(), Vec::new());
-    for run in 0..=options.runs.max(1) {
+    warm_up(steps, |steps| {
+        steps.decode(batch, depth, count, None).map(drop)
+    })?;
+    for _ in 0..options.runs.max(1) {
         let times = steps.decode(batch, depth, count, None)?;
-        if run > 0 {
-            rates.push(f64::from(count) * f64::from(batch) / times.seconds);
-            submits.extend(times.submits);
-            submit_cpu.extend(times.submit_cpu);
-            cpu.extend(times.cpu);
-        }
+        rates.push(f64::from(count) * f64::from(batch) / times.seconds);
+        submits.extend(times.submits);
+        submit_cpu.extend(times.submit_cpu);
+        cpu.extend(times.cpu);
     }
     let step_us = |seconds: Vec<f64>| {
         let each = Spread::of(seconds).median * 1e6 / f64::from(count);

@@ -6,6 +6,7 @@ use std::time::Instant;
 
 use hearth_shaders::params::TOKEN_FROM_SLOT;
 
+use crate::AdapterKind;
 use crate::error::EngineError;
 use crate::gpu::{Gpu, Readback, Stopwatch, SubmissionIndex};
 use crate::model::{Column, Forward, RING_LEN, StepInput};
@@ -39,6 +40,10 @@ pub(super) struct DecodeRun {
 }
 
 impl Steps {
+    pub(super) fn is_software(&self) -> bool {
+        self.gpu.info.kind == AdapterKind::Software
+    }
+
     /// The blocks of the first `batch` sequences: neighbouring positions lie apart, as after a while
     /// of use.
     fn tables(&self, batch: u32) -> Vec<u32> {

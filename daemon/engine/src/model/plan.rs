@@ -137,7 +137,7 @@ pub(crate) fn attention_plan(
         (true, _) => (1, 64),
         (_, 1) => (4, 256),
         (_, 2..=3) => (8, 128),
-        (_, 4) => (2, 128),
+        (_, 4) => (2, 256),
         _ => (1, 128),
     };
     let kernel = AttentionKernel {

@@ -82,7 +82,7 @@ fn all_products(weights: WeightFormat) {
         // `gemv` compiles anew for each length of a row, so it has fewer cases, but all its plans.
         let gemv = matches!(kernel, Kernel::Gemv(..));
         for number in (0..COLUMNS.len()).filter(|n| !gemv || long_tests() || n % 3 == 1) {
-            let mut random = Random::new(1000 * count + number as u64);
+            let mut random = Random::new((1000 * count + number) as u64);
             // Tiles are wider than eight columns, and each case still has to end within one.
             let columns = match kernel {
                 Kernel::Gemm(..) | Kernel::GemmCoop(_) => 9 * COLUMNS[number],
@@ -93,7 +93,7 @@ fn all_products(weights: WeightFormat) {
                 case.norm_own_input(&mut random);
             }
             let mut plans = plans(kernel, lab.gpu(), case.params.pairs, case.params.blocks);
-            let chosen = (count as usize + number) % plans.len().max(1);
+            let chosen = (count + number) % plans.len().max(1);
             if let Some(plan) = plans.get_mut(chosen) {
                 if case.norm.is_some() {
                     plan.overrides.push(("OUTPUTS", case.outputs));

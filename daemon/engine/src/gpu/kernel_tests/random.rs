@@ -166,6 +166,10 @@ impl Acts {
 
     /// `values`, rounded as `format` stores them.
     pub(super) fn of(format: ActivationFormat, values: &[f64]) -> Self {
+        #[expect(
+            clippy::cast_possible_truncation,
+            reason = "rounding to f32 is the point"
+        )]
         let floats: Vec<f32> = values.iter().map(|&v| v as f32).collect();
         Self::stored(format, &floats)
     }
