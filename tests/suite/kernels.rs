@@ -7,29 +7,13 @@ use std::sync::mpsc;
 use std::time::Duration;
 
 use hearth_engine::{
-    Engine, EngineConfig, EngineError, Event, EventSink, GenerateRequest, LoadError,
-    SamplingParams, SendOutcome, Tuning,
+    Engine, EngineConfig, EngineError, Event, GenerateRequest, LoadError, SamplingParams, Tuning,
 };
-use hearth_test_support::tiny_model;
+use hearth_test_support::{ChannelSink, tiny_model};
 use tempfile::TempDir;
 
 /// Most that a log-probability may move by another order of sums.
 const FLOAT_SLACK: f32 = 1e-3;
-
-struct Sink(mpsc::Sender<Event>);
-
-impl EventSink for Sink {
-    fn try_send(&mut self, event: Event) -> SendOutcome {
-        match self.0.send(event) {
-            Ok(()) => SendOutcome::Sent,
-            Err(_) => SendOutcome::Closed,
-        }
-    }
-
-    fn is_closed(&self) -> bool {
-        false
-    }
-}
 
 fn model() -> (TempDir, PathBuf) {
     let dir = tempfile::tempdir().unwrap();
@@ -70,7 +54,9 @@ fn scores(engine: &Engine) -> Vec<(u32, f32)> {
         deadline: None,
         app: "tests".to_owned(),
     };
-    engine.submit(request, Box::new(Sink(sender))).unwrap();
+    engine
+        .submit(request, Box::new(ChannelSink(sender)))
+        .unwrap();
     let mut scores = Vec::new();
     for event in events {
         match event {

@@ -12,7 +12,7 @@ use hearth_engine::{
     Activations, Engine, EngineConfig, EngineStats, Event, EventSink, FinishReason,
     GenerateRequest, SamplingParams, SendOutcome, TokenOutput,
 };
-use hearth_test_support::default_model;
+use hearth_test_support::{ChannelSink, default_model};
 use serde::Deserialize;
 use serde::de::DeserializeOwned;
 
@@ -99,24 +99,11 @@ fn request(prompt: &[u32], max_tokens: u32) -> GenerateRequest {
     }
 }
 
-struct Sink(mpsc::Sender<Event>);
-
-impl EventSink for Sink {
-    fn try_send(&mut self, event: Event) -> SendOutcome {
-        match self.0.send(event) {
-            Ok(()) => SendOutcome::Sent,
-            Err(_) => SendOutcome::Closed,
-        }
-    }
-
-    fn is_closed(&self) -> bool {
-        false
-    }
-}
-
 fn submit(engine: &Engine, request: GenerateRequest) -> mpsc::Receiver<Event> {
     let (sender, events) = mpsc::channel();
-    engine.submit(request, Box::new(Sink(sender))).unwrap();
+    engine
+        .submit(request, Box::new(ChannelSink(sender)))
+        .unwrap();
     events
 }
 

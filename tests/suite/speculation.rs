@@ -5,25 +5,10 @@ use std::sync::mpsc;
 
 use hearth_engine::tokenizer::EncodeOptions;
 use hearth_engine::{
-    Engine, EngineConfig, EngineStats, Event, EventSink, FinishReason, GenerateRequest,
-    SamplingParams, SendOutcome, Speculation,
+    Engine, EngineConfig, EngineStats, Event, FinishReason, GenerateRequest, SamplingParams,
+    Speculation,
 };
-use hearth_test_support::{default_model, tiny_model};
-
-struct Sink(mpsc::Sender<Event>);
-
-impl EventSink for Sink {
-    fn try_send(&mut self, event: Event) -> SendOutcome {
-        match self.0.send(event) {
-            Ok(()) => SendOutcome::Sent,
-            Err(_) => SendOutcome::Closed,
-        }
-    }
-
-    fn is_closed(&self) -> bool {
-        false
-    }
-}
+use hearth_test_support::{ChannelSink, default_model, tiny_model};
 
 /// All that a reader learns of a reply, but the times.
 #[derive(Debug, PartialEq)]
@@ -71,7 +56,7 @@ fn replies(engine: &Engine, requests: &[GenerateRequest]) -> Vec<Reply> {
     let submit = |request: &GenerateRequest| {
         let (sender, events) = mpsc::channel();
         engine
-            .submit(request.clone(), Box::new(Sink(sender)))
+            .submit(request.clone(), Box::new(ChannelSink(sender)))
             .unwrap();
         events
     };

@@ -10,7 +10,9 @@
 
 mod daemon;
 mod process;
+mod sink;
 pub mod tiny_model;
 
 pub use daemon::{Clients, Daemon, Setup, Text, default_model, reason, text_of};
 pub use process::{Process, hearthd_binary};
+pub use sink::ChannelSink;

@@ -136,7 +136,7 @@ pub(crate) fn attention_plan(
     let (ahead, threads) = match (software, heads * per_lane) {
         (true, _) => (1, 64),
         (_, 1) => (4, 256),
-        (_, 2..=3) => (8, 128),
+        (_, 2..=3) => (4, 128),
         (_, 4) => (2, 256),
         _ => (1, 128),
     };
