@@ -9,6 +9,7 @@
 
 mod attention;
 mod attention_prefill;
+mod company;
 mod lab;
 mod matrix;
 mod plan;
