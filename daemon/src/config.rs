@@ -245,7 +245,8 @@ fn defaults() -> Result<Config, ConfigError> {
         models_dir: endpoint::models_dir()?,
         model: None,
         engine: EngineConfig {
-            cache_dir: Some(endpoint::cache_dir()?),
+            // Without a home the kernels are timed at every start; nothing else is lost.
+            cache_dir: endpoint::cache_dir().ok(),
             ..EngineConfig::default()
         },
         log: "info".to_owned(),

@@ -219,7 +219,7 @@ impl Shared {
             reason: "power and memory are not watched by this version".to_owned(),
             slots: engine.slots,
             context_len_max: warm.map_or(engine.context_len_max, |warm| warm.model.context_len),
-            prefill_chunk: engine.prefill_chunk,
+            prefill_chunk: warm.map_or(engine.prefill_chunk, |warm| warm.model.prefill_chunk),
             classes: [
                 v1::Class::Interactive,
                 v1::Class::Utility,

@@ -63,6 +63,8 @@ pub struct LoadedModel {
     pub chat_template: Option<ChatTemplate>,
     /// Longest context of a sequence here, in tokens.
     pub context_len: u32,
+    /// Prompt tokens of a prefill step.
+    pub prefill_chunk: u32,
     /// The activations that run, never `Auto`.
     pub activations: Activations,
     /// Bytes of GPU memory of weights, KV cache and scratch.

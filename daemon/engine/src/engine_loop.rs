@@ -248,6 +248,7 @@ impl EngineLoop {
             tokenizer,
             chat_template,
             context_len: limits.context_len,
+            prefill_chunk: chunk,
             activations: forward.activations,
             weights_bytes: forward.weights_bytes,
             kv_bytes: forward.kv_bytes(),

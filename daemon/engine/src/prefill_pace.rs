@@ -32,8 +32,36 @@ pub(crate) fn prefill_chunk(
         return Ok(most.min(PROBE_TOKENS));
     }
     let blocks = PROBE_TOKENS.div_ceil(limits.block_len);
+    let tables: Vec<u32> = (0..blocks).collect();
+    // A few tokens first: on a slow GPU the larger probe would be the long step that it is to prevent.
+    let mut tokens = CHUNK_MIN;
+    let mut time = probe(gpu, forward, config, &tables, tokens)?;
+    if time * 4 < STEP_TIME_MAX {
+        tokens = PROBE_TOKENS;
+        time = probe(gpu, forward, config, &tables, tokens)?;
+    }
+    forward.clear_blocks(gpu, config, &tables);
+    gpu.wait(None)?;
+    let chunk = chunk_of(time, tokens, most);
+    tracing::info!(
+        chunk,
+        probe_us = time.as_micros(),
+        tokens,
+        "prefill chunk chosen"
+    );
+    Ok(chunk)
+}
+
+/// The time of a step of `tokens` tokens of a prompt; the first of two finds caches and clocks cold.
+fn probe(
+    gpu: &Gpu,
+    forward: &Forward,
+    config: &ModelConfig,
+    tables: &[u32],
+    tokens: u32,
+) -> Result<Duration, EngineError> {
     let step = StepInput {
-        columns: (0..PROBE_TOKENS)
+        columns: (0..tokens)
             .map(|position| Column {
                 token: position % config.vocab_size,
                 position,
@@ -41,12 +69,11 @@ pub(crate) fn prefill_chunk(
                 slot: 0,
             })
             .collect(),
-        tables: (0..blocks).collect(),
+        tables: tables.to_vec(),
         ..StepInput::default()
     };
     let mut time = Duration::MAX;
-    // The first run finds caches and clocks cold.
-    for _ in 0..3 {
+    for _ in 0..2 {
         let started = Instant::now();
         forward.write_step(gpu, &step);
         let mut encoder = gpu.device.create_command_encoder(&Default::default());
@@ -54,19 +81,19 @@ pub(crate) fn prefill_chunk(
         gpu.queue.submit([encoder.finish()]);
         gpu.wait(None)?;
         time = time.min(started.elapsed());
+        if time > STEP_TIME_MAX {
+            break;
+        }
     }
-    forward.clear_blocks(gpu, config, &step.tables);
-    gpu.wait(None)?;
-    let chunk = chunk_of(time, most);
-    tracing::info!(chunk, probe_us = time.as_micros(), "prefill chunk chosen");
-    Ok(chunk)
+    Ok(time)
 }
 
-/// The chunk for a GPU that takes `time` for the probe: a multiple of the smallest, at most `most`.
-fn chunk_of(time: Duration, most: u32) -> u32 {
-    let per_step = STEP_TIME_MAX.as_micros() * u128::from(PROBE_TOKENS) / time.as_micros().max(1);
-    let tokens = u32::try_from(per_step).unwrap_or(u32::MAX) / CHUNK_MIN * CHUNK_MIN;
-    tokens.max(CHUNK_MIN).min(most)
+/// The chunk for a GPU that takes `time` for `tokens` tokens: a multiple of the smallest, at most
+/// `most`.
+fn chunk_of(time: Duration, tokens: u32, most: u32) -> u32 {
+    let per_step = STEP_TIME_MAX.as_micros() * u128::from(tokens) / time.as_micros().max(1);
+    let fit = u32::try_from(per_step).unwrap_or(u32::MAX) / CHUNK_MIN * CHUNK_MIN;
+    fit.max(CHUNK_MIN).min(most)
 }
 
 #[cfg(test)]
@@ -75,15 +102,15 @@ mod tests {
 
     #[test]
     fn a_chunk_fits_its_time() {
-        let chunk = |ms| chunk_of(Duration::from_millis(ms), 512);
+        let chunk = |ms| chunk_of(Duration::from_millis(ms), 128, 512);
         assert_eq!(chunk(1), 512, "fast: as much as allowed");
         assert_eq!(chunk(50), 256);
         assert_eq!(chunk(100), 128);
         assert_eq!(chunk(110), 96, "rounded down");
         assert_eq!(chunk(5000), 32, "slow: never below the least");
-        assert_eq!(chunk_of(Duration::ZERO, 512), 512);
+        assert_eq!(chunk_of(Duration::ZERO, 32, 512), 512);
         assert_eq!(
-            chunk_of(Duration::from_secs(9), 8),
+            chunk_of(Duration::from_secs(9), 32, 8),
             8,
             "but never above the setting"
         );

@@ -30,6 +30,7 @@ use crate::gpu::{Gpu, OutOfMemory, Stopwatch};
 use crate::kv_cache::BLOCK_LEN;
 use crate::limits::CONTEXT_MAX;
 use crate::model::{Forward, ForwardLimits, ModelConfig, OUTPUTS_MAX, Patterns, WeightSource};
+use crate::prefill_pace::prefill_chunk;
 use crate::request::{Activations, EngineConfig};
 use steps::Steps;
 
@@ -129,6 +130,8 @@ pub fn run(
         }
     };
     let load_seconds = started.elapsed().as_secs_f64();
+    // As the engine does.
+    let chunk = prefill_chunk(&gpu, &forward, &model_config, config.prefill_chunk)?;
     // Attention takes as long for any numbers, so histories need no prefill.
     let mut patterns = Patterns::default();
     for buffer in forward.kv_buffers() {
@@ -145,7 +148,7 @@ pub fn run(
     };
     let mut steps = Steps {
         vocab_size: model_config.vocab_size,
-        chunk: config.prefill_chunk,
+        chunk,
         blocks_per_sequence: sequence_blocks(options),
         spare: Vec::new(),
         gpu,

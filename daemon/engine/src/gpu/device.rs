@@ -221,8 +221,8 @@ fn experimental(wanted: bool) -> wgpu::ExperimentalFeatures {
     if !wanted {
         return wgpu::ExperimentalFeatures::disabled();
     }
-    // SAFETY: the one experimental feature is used by one kernel, whose loads and stores of matrices are
-    // within workgroup memory by constant sizes; its results are checked before a model relies on it.
+    // SAFETY: the one experimental feature is used by two kernels, whose loads and stores of matrices are
+    // within workgroup memory by constant sizes. A product is checked before a model relies on them.
     unsafe { wgpu::ExperimentalFeatures::enabled() }
 }
 

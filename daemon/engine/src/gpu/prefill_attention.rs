@@ -11,6 +11,9 @@ pub(crate) struct PrefillAttention {
     pub(crate) overrides: Vec<(&'static str, u32)>,
     /// The grid's second axis; the first is the KV heads.
     pub(crate) tiles: Axis,
+    /// Workgroup memory that the portable kernel takes; what the other takes, the device is known to
+    /// have.
+    pub(crate) shared_bytes: u32,
 }
 
 /// The mapping for heads of `head_dim` values, `group` query heads to a KV head, whose results are
@@ -32,6 +35,12 @@ pub(crate) fn prefill_attention(
         (true, false) => (Kernel::AttentionPrefill(RowsOut::Activations(out)), 64),
         (false, _) => (Kernel::AttentionPrefill(RowsOut::Partial), 64),
     };
+    let shared_bytes = if kernel.uses_cooperative_matrix() {
+        0
+    } else {
+        // A tile of 32 positions, then five vec4 a thread, then a little for the runs of columns.
+        32 * (head_dim / 8 + 1) * 16 + 5 * 16 * threads + 256
+    };
     let mut overrides = vec![("WG", threads), ("G", group), ("HEAD_DIM", head_dim)];
     if kernel.uses_cooperative_matrix() {
         overrides.extend([("LINE", head_dim / 4), ("TILE", threads / 2)]);
@@ -45,5 +54,6 @@ pub(crate) fn prefill_attention(
             group,
             rows: threads / 2,
         },
+        shared_bytes,
     }
 }

@@ -12,6 +12,7 @@ use hearth_shaders::{
 
 use super::plan::{self, GemvPlan};
 use super::recorder::{Over, Product};
+use super::weights::Part;
 use crate::gpu::{Gpu, Overrides};
 
 /// Columns from which a plan is another: see [`GemvPlan::of_columns`].
@@ -112,7 +113,8 @@ impl Choices {
         let normed = product.norm.is_some()
             && plan::norms_own_input(gpu, product.input_format, blocks)
             && !self.is_refused(Kernel::Norm(product.input_format, Reduction::Shared));
-        let plans = plan::gemv_plans(gpu, product.epilogue, blocks);
+        let pairs = product.matrix.parts.iter().map(Part::pairs).max();
+        let plans = plan::gemv_plans_for(gpu, product.epilogue, blocks, pairs.unwrap_or(0));
         let own: &[bool] = if normed { &[true, false] } else { &[false] };
         own.iter()
             .flat_map(|&own_norm| plans.iter().map(move |&plan| Cut { plan, own_norm }))
@@ -170,7 +172,7 @@ impl Choices {
         });
         let mut first = None;
         for way in ways {
-            if product.kernels().all(|m| self.runs(m, way, gpu.planes())) {
+            if product.kernels().all(|m| self.runs(gpu, m, way)) {
                 return way;
             }
             first.get_or_insert(way);
@@ -182,15 +184,20 @@ impl Choices {
         })
     }
 
-    fn runs(&self, matrix: MatrixKernel, way: Way, place: Planes) -> bool {
+    fn runs(&self, gpu: &Gpu, matrix: MatrixKernel, way: Way) -> bool {
         let kernel = match way.mapping {
             Mapping::Runs => {
+                let cut = way.cut;
                 let normed = Kernel::Gemv(matrix, way.reduction, GemvInput::Normed);
-                return self.cut_runs(matrix, way.reduction, way.cut.plan)
-                    && !(way.cut.own_norm && self.refused.contains(&(normed, way.cut.plan)));
+                // Its own norm must add as the norm kernel does for more columns.
+                let norm = self.norm(gpu, matrix.activations, cut.plan.threads);
+                let own_norm_runs = norm == (way.reduction, cut.plan.threads)
+                    && !self.refused.contains(&(normed, cut.plan));
+                return self.cut_runs(matrix, way.reduction, cut.plan)
+                    && (!cut.own_norm || own_norm_runs);
             }
             Mapping::Rows => Kernel::GemvRows(matrix, way.reduction),
-            Mapping::TileRows => Kernel::GemmRows(matrix, way.reduction, place),
+            Mapping::TileRows => Kernel::GemmRows(matrix, way.reduction, gpu.planes()),
             Mapping::Tile(tile) => Kernel::Gemm(matrix, tile),
             Mapping::Cooperative => Kernel::GemmCoop(matrix),
         };
@@ -294,11 +301,18 @@ impl Choices {
             }
             other => (other, plan),
         };
-        self.no_cooperative |= kernel.uses_cooperative_matrix();
         let new = self.refused.insert((kernel, plan));
-        let float = !self.float && takes_int8(kernel) && self.is_last(gpu, kernel, value("BLOCKS"));
+        // Halves are there for cooperative matrices alone.
+        let cooperative = !self.no_cooperative
+            && (kernel.uses_cooperative_matrix()
+                || takes(kernel, ActivationFormat::Half)
+                    && self.is_last(gpu, kernel, value("BLOCKS")));
+        self.no_cooperative |= cooperative;
+        let float = !self.float
+            && takes(kernel, ActivationFormat::Int8)
+            && self.is_last(gpu, kernel, value("BLOCKS"));
         self.float |= float;
-        new || float
+        new || float || cooperative
     }
 
     /// Tells whether no other kernel of the same activations takes the place of this one at the same
@@ -345,19 +359,19 @@ fn reductions(gpu: &Gpu) -> &'static [Reduction] {
     }
 }
 
-/// Tells whether a kernel reads or writes int8 activations.
-fn takes_int8(kernel: Kernel) -> bool {
+/// Tells whether a kernel reads or writes activations of that format.
+fn takes(kernel: Kernel, wanted: ActivationFormat) -> bool {
     let format = match kernel {
         Kernel::Gemv(m, ..)
         | Kernel::GemvRows(m, _)
         | Kernel::GemmRows(m, ..)
         | Kernel::Gemm(m, _) => match m.epilogue {
-            Epilogue::Glu(ActivationFormat::Int8) => ActivationFormat::Int8,
+            Epilogue::Glu(out) if out == wanted => out,
             _ => m.activations,
         },
         Kernel::Norm(format, _) | Kernel::Combine(format) => format,
         Kernel::Attention(k, _) => k.activations,
         _ => ActivationFormat::Float,
     };
-    format == ActivationFormat::Int8
+    format == wanted
 }

@@ -137,6 +137,10 @@ impl Builder<'_> {
         if !self.with_tuner(weights, |tuner, subjects| Ok(tuner.knows(subjects)))? {
             // Which formats run is known once every kernel of a step has compiled.
             let step = self.persist(|builder| builder.pass(Width::Short(1), weights))?;
+            chosen = self.with_tuner(weights, |tuner, subjects| {
+                tuner.recall(subjects, known);
+                Ok(tuner.chosen.split_off(0))
+            })?;
             let measured = self.with_tuner(weights, |tuner, subjects| {
                 tuner.measure(subjects, &step, weights.layers, engine.tuning_budget)
             })?;

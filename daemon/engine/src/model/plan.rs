@@ -98,6 +98,25 @@ pub(crate) fn gemv_plans(gpu: &Gpu, epilogue: Epilogue, blocks: u32) -> Vec<Gemv
     plans
 }
 
+/// The same for `pairs` row pairs: without those that need more workgroups than a grid may have.
+pub(crate) fn gemv_plans_for(
+    gpu: &Gpu,
+    epilogue: Epilogue,
+    blocks: u32,
+    pairs: u32,
+) -> Vec<GemvPlan> {
+    let most = gpu.device.limits().max_compute_workgroups_per_dimension;
+    let mut plans = gemv_plans(gpu, epilogue, blocks);
+    let guess = plans[0];
+    plans.retain(|plan| pairs.div_ceil(plan.pairs()) <= most);
+    if plans.is_empty() {
+        // Only vocabularies are as long, and their product is free to do several pairs in turn.
+        let passes = pairs.div_ceil(most).div_ceil(guess.pairs()) * guess.passes;
+        plans.push(GemvPlan { passes, ..guess });
+    }
+    plans
+}
+
 /// Threads of a workgroup of the kernels whose threads walk two row pairs each.
 pub(crate) fn rows_threads(place: Planes, epilogue: Epilogue) -> u32 {
     match (epilogue, place) {

@@ -378,7 +378,8 @@ impl Recorder<'_> {
             Width::Long => {
                 let plan =
                     gpu::prefill_attention(c.head_dim, group, format, self.cooperative_matrix);
-                if !self.choices.is_refused(plan.kernel) {
+                let memory = self.gpu.device.limits().max_compute_workgroup_storage_size;
+                if plan.shared_bytes <= memory && !self.choices.is_refused(plan.kernel) {
                     return self.attention_long(k, v, format);
                 }
                 1
@@ -503,7 +504,12 @@ impl Recorder<'_> {
             .device
             .limits()
             .max_compute_invocations_per_workgroup;
-        let threads = if software { 256 } else { limit.min(1024) };
+        // A power of two: they halve their number until one is left.
+        let threads = if software {
+            256
+        } else {
+            1 << limit.clamp(1, 1024).ilog2()
+        };
         let (reduction, threads) = self.choices.sample(self.gpu, threads);
         self.push(
             Kernel::Sample(reduction),
