@@ -6,15 +6,9 @@ fn shifted(word: u32) -> vec4<f32> {
     return vec4<f32>(bitcast<vec4<i32>>(top));
 }
 
-// Columns 4i..4i+3 of a block. Call with a constant i, so that the branch folds away.
+// Columns 4i..4i+3 of a block, for a constant i.
 fn raw_values(w: WeightBlock, i: u32) -> vec4<f32> {
-    var word: u32;
-    if (i < 4u) {
-        word = w.lo[i];
-    } else {
-        word = w.hi[i - 4u];
-    }
-    return shifted(word);
+    return shifted(block_word(w, i));
 }
 
 // (factor, addend).

@@ -8,14 +8,6 @@
 // Quant plane: [row, block]: 32 nibbles.
 // Metadata plane: [row, ceil(blocks / 8)]: f16 d, f16 e; s and m.
 
-// 32 weights as bytes in column order: value i = scale * byte i + bias.
-struct WeightBlock {
-    lo: vec4<u32>, // bytes 0..15
-    hi: vec4<u32>, // bytes 16..31
-    scale: f32,
-    bias: f32,
-}
-
 fn load_block(row: u32, block: u32, blocks: u32) -> WeightBlock {
     let q = quant_at(plane_index(row, block, blocks));
     let pack = wide_meta_at(plane_index(row, block / 8u, (blocks + 7u) / 8u));
@@ -23,5 +15,5 @@ fn load_block(row: u32, block: u32, blocks: u32) -> WeightBlock {
     let bits = pack.yzw >> vec3<u32>(4u * (block & 7u));
     let s = (bits.x & 15u) | ((bits.z & 3u) << 4u);
     let m = (bits.y & 15u) | ((bits.z & 12u) << 2u);
-    return WeightBlock(q & vec4<u32>(0x0f0f0f0fu), (q >> vec4<u32>(4u)) & vec4<u32>(0x0f0f0f0fu), d.x * f32(s), -d.y * f32(m));
+    return nibble_block(q, d.x * f32(s), -d.y * f32(m));
 }

@@ -6,17 +6,9 @@
 // Quant plane: [row, block]: 32 nibbles.
 // Metadata plane: [row, group]: f16 d, f16 z.
 
-// 32 weights as bytes in column order: value i = scale * byte i + bias.
-struct WeightBlock {
-    lo: vec4<u32>, // bytes 0..15
-    hi: vec4<u32>, // bytes 16..31
-    scale: f32,
-    bias: f32,
-}
-
 fn load_block(row: u32, block: u32, blocks: u32) -> WeightBlock {
     let q = quant_at(plane_index(row, block, blocks));
     let groups = (blocks + GROUP_BLOCKS - 1u) / GROUP_BLOCKS;
     let pack = unpack2x16float(meta_at(plane_index(row, block / GROUP_BLOCKS, groups)));
-    return WeightBlock(q & vec4<u32>(0x0f0f0f0fu), (q >> vec4<u32>(4u)) & vec4<u32>(0x0f0f0f0fu), pack.x, -pack.x * pack.y);
+    return nibble_block(q, pack.x, -pack.x * pack.y);
 }

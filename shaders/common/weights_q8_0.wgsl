@@ -4,14 +4,6 @@
 // Quant plane: [row, block, 2]: 32 bytes.
 // Metadata plane: [row, ceil(blocks / 2)]: two f16 scales.
 
-// 32 weights as bytes in column order: value i = scale * byte i + bias.
-struct WeightBlock {
-    lo: vec4<u32>, // bytes 0..15
-    hi: vec4<u32>, // bytes 16..31
-    scale: f32,
-    bias: f32,
-}
-
 fn load_block(row: u32, block: u32, blocks: u32) -> WeightBlock {
     let index = 2u * plane_index(row, block, blocks);
     let scales = unpack2x16float(meta_at(plane_index(row, block / 2u, (blocks + 1u) / 2u)));

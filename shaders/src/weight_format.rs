@@ -142,7 +142,7 @@ impl WeightFormat {
         let grouped = include_str!("../common/weights_q4_g.wgsl");
         let zeroed = include_str!("../common/weights_q4_z.wgsl");
         match self {
-            Self::Q4_0 => ["", include_str!("../common/weights_q4_0.wgsl")],
+            Self::Q4_0 => [GROUP_OF_1, grouped],
             Self::Q4_1 => ["", include_str!("../common/weights_q4_1.wgsl")],
             Self::Q4G64 => [GROUP_OF_2, grouped],
             Self::Q4G128 => [GROUP_OF_4, grouped],
