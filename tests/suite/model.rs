@@ -10,9 +10,9 @@ use std::time::{Duration, Instant};
 
 use hearth_engine::{
     Activations, Engine, EngineConfig, EngineStats, Event, EventSink, FinishReason,
-    GenerateRequest, SamplingParams, SendOutcome, TokenOutput,
+    GenerateRequest, SendOutcome, TokenOutput,
 };
-use hearth_test_support::{ChannelSink, default_model};
+use hearth_test_support::{ChannelSink, default_model, request};
 use serde::Deserialize;
 use serde::de::DeserializeOwned;
 
@@ -82,21 +82,6 @@ fn with_activations(activations: Activations) -> Engine {
     });
     assert_eq!(engine.model().unwrap().activations, activations);
     engine
-}
-
-fn request(prompt: &[u32], max_tokens: u32) -> GenerateRequest {
-    GenerateRequest {
-        prompt: prompt.to_vec(),
-        max_tokens: Some(max_tokens),
-        sampling: SamplingParams::default(),
-        stop: Vec::new(),
-        stop_tokens: Vec::new(),
-        ignore_eos: true,
-        logprobs: None,
-        echo: false,
-        deadline: None,
-        app: "tests".to_owned(),
-    }
 }
 
 fn submit(engine: &Engine, request: GenerateRequest) -> mpsc::Receiver<Event> {
@@ -181,7 +166,7 @@ fn float_activations_score_as_the_reference() {
     let hidden: Hidden = oracle("hidden");
     let first = GenerateRequest {
         logprobs: Some(5),
-        ..request(&hidden.ids, 1)
+        ..request(hidden.ids.as_slice(), 1)
     };
     let (_, tokens) = collect(submit(&engine, first));
     assert_eq!(tokens[0].id, hidden.top5[0].id);
@@ -289,7 +274,7 @@ fn company_does_not_change_the_tokens() {
     let alone: Vec<Vec<u32>> = prompts.iter().map(|p| generate(&engine, p, 16)).collect();
     let streams: Vec<_> = prompts
         .iter()
-        .map(|p| submit(&engine, request(p, 16)))
+        .map(|p| submit(&engine, request(*p, 16)))
         .collect();
     for (stream, wanted) in streams.into_iter().zip(&alone) {
         let (_, tokens) = collect(stream);
@@ -346,7 +331,7 @@ fn a_reader_that_leaves_stops_its_sequence() {
         gone: Arc::default(),
     };
     engine
-        .submit(request(prompt, 400), Box::new(leaver))
+        .submit(request(prompt.as_slice(), 400), Box::new(leaver))
         .unwrap();
     wait_until(&engine, |s| s.cancelled == 1 && s.active_now == 0);
     let after = engine.stats();

@@ -5,10 +5,9 @@ use std::sync::mpsc;
 
 use hearth_engine::tokenizer::EncodeOptions;
 use hearth_engine::{
-    Engine, EngineConfig, EngineStats, Event, FinishReason, GenerateRequest, SamplingParams,
-    Speculation,
+    Engine, EngineConfig, EngineStats, Event, FinishReason, GenerateRequest, Speculation,
 };
-use hearth_test_support::{ChannelSink, default_model, tiny_model};
+use hearth_test_support::{ChannelSink, default_model, request, tiny_model};
 
 /// All that a reader learns of a reply, but the times.
 #[derive(Debug, PartialEq)]
@@ -34,21 +33,6 @@ fn started(path: &std::path::Path, config: EngineConfig) -> Engine {
     let engine = Engine::start(config).unwrap();
     engine.load(path, &mut |_| true).unwrap();
     engine
-}
-
-fn request(prompt: Vec<u32>, max_tokens: u32) -> GenerateRequest {
-    GenerateRequest {
-        prompt,
-        max_tokens: Some(max_tokens),
-        sampling: SamplingParams::default(),
-        stop: Vec::new(),
-        stop_tokens: Vec::new(),
-        ignore_eos: true,
-        logprobs: None,
-        echo: false,
-        deadline: None,
-        app: "tests".to_owned(),
-    }
 }
 
 /// Replies to requests that run together.

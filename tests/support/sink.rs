@@ -1,8 +1,8 @@
-//! A reader of engine events: a channel without a bound.
+//! A plain request to the engine, and a reader of its events: a channel without a bound.
 
 use std::sync::mpsc;
 
-use hearth_engine::{Event, EventSink, SendOutcome};
+use hearth_engine::{Event, EventSink, GenerateRequest, SamplingParams, SendOutcome};
 
 /// Sends every event to its channel.
 pub struct ChannelSink(pub mpsc::Sender<Event>);
@@ -17,5 +17,21 @@ impl EventSink for ChannelSink {
 
     fn is_closed(&self) -> bool {
         false
+    }
+}
+
+/// Greedy, to its length, without extras.
+pub fn request(prompt: impl Into<Vec<u32>>, max_tokens: u32) -> GenerateRequest {
+    GenerateRequest {
+        prompt: prompt.into(),
+        max_tokens: Some(max_tokens),
+        sampling: SamplingParams::default(),
+        stop: Vec::new(),
+        stop_tokens: Vec::new(),
+        ignore_eos: true,
+        logprobs: None,
+        echo: false,
+        deadline: None,
+        app: "tests".to_owned(),
     }
 }
