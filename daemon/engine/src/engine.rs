@@ -16,6 +16,7 @@ use crate::limits::{LOGPROBS_TOP_MAX, STOP_TEXT_BYTES_MAX, STOP_TEXTS_MAX};
 use crate::model::{ChosenKernel, ModelConfig};
 use crate::request::{Activations, EngineConfig, GenerateRequest};
 use crate::tokenizer::Tokenizer;
+use crate::usage::Usage;
 
 /// What kind of adapter runs the model.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -115,8 +116,16 @@ pub struct EngineStats {
     pub decode_us: u64,
     /// KV blocks in use now.
     pub kv_blocks_used_now: u32,
+    /// KV blocks kept for later prompts now, not in use.
+    pub kv_blocks_cached_now: u32,
     /// KV blocks in all.
     pub kv_blocks_total: u32,
+    /// Prompt tokens whose KV was reused.
+    pub cached_tokens: u64,
+    /// Times a running sequence had to wait for others, with its KV or without.
+    pub preempted: u64,
+    /// Tokens computed again because their KV had been dropped.
+    pub replayed_tokens: u64,
 }
 
 /// What the engine's thread and its handles share.
@@ -125,6 +134,7 @@ pub(crate) struct Shared {
     stats: Mutex<EngineStats>,
     model: Mutex<Option<Arc<LoadedModel>>>,
     fault: Mutex<Option<String>>,
+    usage: Mutex<Usage>,
     /// Requests on their way to the thread.
     on_the_way: AtomicU32,
 }
@@ -156,6 +166,10 @@ impl Shared {
 
     pub(crate) fn set_fault(&self, fault: String) {
         *self.fault.lock().unwrap_or_else(PoisonError::into_inner) = Some(fault);
+    }
+
+    pub(crate) fn set_usage(&self, usage: Usage) {
+        *self.usage.lock().unwrap_or_else(PoisonError::into_inner) = usage;
     }
 
     /// A request has reached the thread.
@@ -281,7 +295,10 @@ impl Engine {
         check(&request, &model)?;
         let waiting = self.shared.stats().queued_now;
         if waiting >= self.queue_max {
-            return Err(SubmitError::QueueFull { waiting });
+            return Err(SubmitError::QueueFull {
+                waiting,
+                retry_after: Duration::from_secs(1),
+            });
         }
         self.shared.on_the_way.fetch_add(1, Ordering::Relaxed);
         self.send(Command::Submit {
@@ -296,6 +313,15 @@ impl Engine {
     /// The counters now.
     pub fn stats(&self) -> EngineStats {
         self.shared.stats()
+    }
+
+    /// Who runs what now, as of at most a step ago.
+    pub fn usage(&self) -> Usage {
+        self.shared
+            .usage
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .clone()
     }
 
     /// Stops admitting, lets live sequences finish for at most `drain`, ends the rest with
