@@ -15,3 +15,4 @@ mod service;
 mod socket;
 mod speculation;
 mod tidy;
+mod together;
