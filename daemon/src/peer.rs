@@ -1,7 +1,8 @@
 //! Who is at the other end of a connection, and what its app is called.
 //!
 //! The uid decides whether it may speak at all. The name is a label for fairness and accounts:
-//! processes of one user can lie about it, and are no security boundary.
+//! processes of one user can lie about it, and are no security boundary. The label of an app socket
+//! is its launcher's word, and nothing that the process says of itself is asked for.
 
 use interprocess::local_socket::tokio::Stream;
 use interprocess::local_socket::traits::StreamCommon as _;
@@ -13,8 +14,18 @@ use crate::limits::APP_NAME_BYTES_MAX;
 pub struct Peer {
     /// Its process id, where the system tells.
     pub pid: Option<u32>,
-    /// Its app: the systemd scope or service, else the command's name, else `unknown`.
+    /// Its app: the label of the app socket it came through; else the systemd scope or service,
+    /// else the command's name (of which Linux keeps 15 bytes), else `unknown`.
     pub app: String,
+    /// Whether it came through an app socket, and may do less.
+    pub sandbox: Option<Sandbox>,
+}
+
+/// What is known of a sandboxed app besides its name.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Sandbox {
+    /// Which instance of the app it is, as its launcher says.
+    pub instance: Option<String>,
 }
 
 /// A connection that is not served.
@@ -35,9 +46,51 @@ pub enum PeerError {
 
 /// Finds out who is at the other end and whether they may speak.
 ///
+/// The label is read once, here. Between the peer's connect and this read lies about a millisecond,
+/// in which it could end and its process id be given to another, whose label the connection would
+/// get. The kernel can hand out a handle of the peer that rules this out (`SO_PEERPIDFD`, Linux
+/// 6.5), but no crate wraps it without `unsafe`, and the label is no security boundary.
+///
 /// # Errors
 /// They may not.
 pub fn identify(stream: &Stream) -> Result<Peer, PeerError> {
+    let pid = admitted_pid(stream)?;
+    Ok(Peer {
+        pid,
+        app: pid.map_or_else(unknown, app_of),
+        sandbox: None,
+    })
+}
+
+/// As [`identify`], for a connection through the app socket of `app`.
+///
+/// # Errors
+/// They may not: the uid counts here too.
+pub fn identify_sandboxed(
+    stream: &Stream,
+    app: &str,
+    instance: Option<&str>,
+) -> Result<Peer, PeerError> {
+    Ok(Peer {
+        pid: admitted_pid(stream)?,
+        app: app.to_owned(),
+        sandbox: Some(Sandbox {
+            instance: instance.map(str::to_owned),
+        }),
+    })
+}
+
+/// Whether a launcher may give this label: `^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$`.
+pub fn is_label(text: &str) -> bool {
+    text.len() <= APP_NAME_BYTES_MAX
+        && text.starts_with(|first: char| first.is_ascii_alphanumeric())
+        && text
+            .bytes()
+            .all(|byte| byte.is_ascii_alphanumeric() || matches!(byte, b'.' | b'_' | b'-'))
+}
+
+/// The process at the other end, where the system tells, if its user may speak.
+fn admitted_pid(stream: &Stream) -> Result<Option<u32>, PeerError> {
     let credentials = stream.peer_creds().map_err(PeerError::Unknown)?;
     #[cfg(unix)]
     {
@@ -51,14 +104,11 @@ pub fn identify(stream: &Stream) -> Result<Peer, PeerError> {
             }
         }
     }
-    let pid = credentials
+    // 0: a process of a namespace that this one cannot see into.
+    Ok(credentials
         .pid()
         .and_then(|pid| u32::try_from(pid).ok())
-        .filter(|pid| *pid != 0);
-    Ok(Peer {
-        pid,
-        app: pid.map_or_else(unknown, app_of),
-    })
+        .filter(|pid| *pid != 0))
 }
 
 #[cfg_attr(
@@ -160,6 +210,19 @@ mod tests {
             APP_NAME_BYTES_MAX
         );
         assert_eq!(printable(""), None);
+    }
+
+    #[test]
+    fn labels_at_their_edges() {
+        for sound in ["a", "0", "org.example.App", "A_b-c.9", &"x".repeat(64)] {
+            assert!(is_label(sound), "{sound}");
+        }
+        let long = "x".repeat(65);
+        for bad in [
+            "", ".a", "-a", "_a", "a b", "a/b", "ä", "a\n", "(others)", &long,
+        ] {
+            assert!(!is_label(bad), "{bad}");
+        }
     }
 
     #[cfg(target_os = "linux")]
