@@ -7,8 +7,7 @@ use tonic::Streaming;
 use crate::{Client, Error, v1};
 
 /// A socket for one sandboxed app: whatever connects to it is that app for the daemon, and may ask
-/// the model but not manage it. It lives as long as this value and the connection of the
-/// [`Client`] that opened it.
+/// the model but not manage it. It lives as long as this value.
 #[derive(Debug)]
 pub struct AppSocket {
     path: PathBuf,

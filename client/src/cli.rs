@@ -231,13 +231,11 @@ pub(crate) struct NameArg {
 /// `hearth app-socket`
 #[derive(Debug, Args)]
 #[command(after_help = "\
-Everything that connects through the socket is APP to the daemon, whatever it calls itself. It may
-ask the model; it cannot load, import or delete models, open sockets, or see what other apps do.
-Nothing else lies in the socket's folder, so that a launcher can show the whole folder to a sandbox.
+Whatever connects through the socket is APP to the daemon. It may ask the model; it cannot manage
+models, open sockets, or see what other apps do. The socket lies alone in its folder.
 
 Without COMMAND the path is printed, and the socket lives until this command is interrupted. With
-COMMAND the socket lives while it runs, with HEARTH_SOCKET set to the path; its exit code is passed
-on. An end of the socket ends every connection through it.
+COMMAND it lives while that runs, with HEARTH_SOCKET set; the exit code is passed on.
 
   hearth app-socket org.example.App -- org.example.App --some-flag")]
 pub(crate) struct AppSocketArgs {

@@ -226,6 +226,58 @@ mod tests {
     }
 
     #[cfg(target_os = "linux")]
+    #[tokio::test]
+    async fn a_process_is_known_by_its_own_name() {
+        use interprocess::local_socket::traits::tokio::{Listener as _, Stream as _};
+        use interprocess::local_socket::{GenericFilePath, ListenerOptions, ToFsName as _};
+        use std::process::{Command, Stdio};
+        const SOCKET: &str = "HEARTH_TEST_CONNECT_TO";
+
+        // The same program under another name: it connects and waits to be told to end.
+        if let Some(path) = std::env::var_os(SOCKET) {
+            let name = path.to_fs_name::<GenericFilePath>().unwrap();
+            let _stream = Stream::connect(name).await.unwrap();
+            std::io::stdin().read_line(&mut String::new()).unwrap();
+            return;
+        }
+        let dir = tempfile::tempdir().unwrap();
+        let program = dir.path().join("an-app-of-a-long-name");
+        std::os::unix::fs::symlink(std::env::current_exe().unwrap(), &program).unwrap();
+        let path = dir.path().join("s.sock");
+        let name = path.as_path().to_fs_name::<GenericFilePath>().unwrap();
+        let listener = ListenerOptions::new().name(name).create_tokio().unwrap();
+        let mut child = Command::new(&program)
+            .args(["--exact", "peer::tests::a_process_is_known_by_its_own_name"])
+            .env(SOCKET, &path)
+            .stdin(Stdio::piped())
+            .stdout(Stdio::null())
+            .spawn()
+            .unwrap();
+        let stream = listener.accept().await.unwrap();
+        let peer = identify(&stream).unwrap();
+        assert_eq!(peer.pid, Some(child.id()));
+        assert_eq!(peer.sandbox, None);
+        // Where tests run within an app's unit, that is the app, and rightly so.
+        let unit = app_of_cgroup(&std::fs::read_to_string("/proc/self/cgroup").unwrap());
+        assert_eq!(
+            peer.app,
+            unit.unwrap_or_else(|| "an-app-of-a-lon".to_owned())
+        );
+
+        // Through an app socket the launcher's word counts.
+        let peer = identify_sandboxed(&stream, "org.example.App", Some("two")).unwrap();
+        assert_eq!(
+            (peer.app.as_str(), peer.pid),
+            ("org.example.App", Some(child.id()))
+        );
+        assert_eq!(peer.sandbox.unwrap().instance.as_deref(), Some("two"));
+        drop(child.stdin.take());
+        assert!(child.wait().unwrap().success());
+        // The process is gone: nobody else's name is taken for its own.
+        assert_eq!(identify(&stream).unwrap().app, "unknown");
+    }
+
+    #[cfg(target_os = "linux")]
     #[test]
     fn this_process_has_a_name() {
         assert_ne!(app_of(std::process::id()), "unknown");

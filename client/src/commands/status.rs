@@ -55,18 +55,7 @@ fn show(status: &DaemonStatus, output: Output) -> Result<(), Failure> {
 /// The state as text: one fact a line, the most important first.
 pub(crate) fn text(status: &DaemonStatus) -> String {
     let mut lines = Lines(String::new());
-    let state = json::lifecycle(status.state);
-    let uptime = json::ms(status.uptime).map(|ms| format!(", up {}", duration(ms)));
-    let uptime = uptime.unwrap_or_default();
-    // Sandboxed apps are not told.
-    let pid = match status.pid {
-        0 => String::new(),
-        pid => format!(", pid {pid}"),
-    };
-    lines.add(
-        "daemon",
-        &format!("{state}, version {}{pid}{uptime}", status.version),
-    );
+    lines.add("daemon", &daemon(status));
     if let Some(reason) = &status.reason {
         lines.add("", reason);
     }
@@ -124,6 +113,18 @@ pub(crate) fn text(status: &DaemonStatus) -> String {
         lines.add("warning", warning);
     }
     lines.0
+}
+
+fn daemon(status: &DaemonStatus) -> String {
+    let state = json::lifecycle(status.state);
+    let uptime = json::ms(status.uptime).map(|ms| format!(", up {}", duration(ms)));
+    let uptime = uptime.unwrap_or_default();
+    // Sandboxed apps are not told.
+    let pid = match status.pid {
+        0 => String::new(),
+        pid => format!(", pid {pid}"),
+    };
+    format!("{state}, version {}{pid}{uptime}", status.version)
 }
 
 fn model_lines(status: &DaemonStatus, lines: &mut Lines) {
