@@ -201,7 +201,7 @@ impl Connections {
             "connected"
         );
         let (shared, routes) = (Arc::clone(&self.shared), self.routes.clone());
-        let connection = serve(shared, routes, stream, peer, revoked);
+        let connection = until_revoked(serve(shared, routes, stream, peer), revoked);
         let shared = Arc::clone(&self.shared);
         self.tasks
             .spawn(counted(shared, (permit, place), connection));
@@ -224,14 +224,8 @@ async fn counted(
     connection.await;
 }
 
-/// Speaks HTTP/2 on one connection until it ends, or the app socket it came through is closed.
-async fn serve(
-    shared: Arc<Shared>,
-    routes: Routes,
-    stream: Stream,
-    peer: Peer,
-    revoked: Option<watch::Receiver<bool>>,
-) {
+/// Speaks HTTP/2 on one connection until it ends.
+async fn serve(shared: Arc<Shared>, routes: Routes, stream: Stream, peer: Peer) {
     let (app, pid) = (peer.app.clone(), peer.pid);
     let service = hyper::service::service_fn(move |request| Guarded {
         answer: Box::pin(answer(routes.clone(), peer.clone(), request)),
@@ -240,10 +234,6 @@ async fn serve(
     let mut connection = pin!(http2_builder().serve_connection(TokioIo::new(stream), service));
     let ended = tokio::select! {
         ended = &mut connection => ended,
-        () = revocation(revoked) => {
-            tracing::debug!(app, pid, "closed with its app socket");
-            return;
-        }
         () = draining(&mut drain) => {
             connection.as_mut().graceful_shutdown();
             connection.await
@@ -271,15 +261,25 @@ async fn answer(
     routes.call(request).await
 }
 
-/// Done when the app socket that a connection came through is closed by its launcher.
-async fn revocation(revoked: Option<watch::Receiver<bool>>) {
-    if let Some(mut revoked) = revoked
-        && revoked.wait_for(|revoked| *revoked).await.is_ok()
-    {
-        return;
+/// Lets a connection live no longer than the app socket it came through: whatever it is at, it is
+/// dropped when the launcher closes the socket.
+async fn until_revoked(
+    connection: impl Future<Output = ()>,
+    revoked: Option<watch::Receiver<bool>>,
+) {
+    let Some(mut revoked) = revoked else {
+        return connection.await;
+    };
+    let mut connection = pin!(connection);
+    tokio::select! {
+        () = &mut connection => return,
+        revoked = revoked.wait_for(|revoked| *revoked) => if revoked.is_ok() {
+            tracing::debug!("a connection is closed with its app socket");
+            return;
+        }
     }
-    // The main socket, or an app socket closed by a drain: connections end as they will.
-    std::future::pending().await
+    // A drain closed the socket: connections end as they will.
+    connection.await;
 }
 
 /// Done when nothing new is accepted any more.
