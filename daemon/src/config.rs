@@ -6,9 +6,12 @@
 
 use std::fmt;
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use hearth_engine::{Activations, AdapterChoice, EngineConfig, Speculation, Tuning};
 use hearth_proto::endpoint::{self, EndpointError};
+
+use crate::limits::METRICS_INTERVAL;
 
 /// Everything that can be set.
 #[derive(Debug, Clone)]
@@ -22,10 +25,23 @@ pub struct Config {
     pub model: Option<String>,
     /// What the engine does.
     pub engine: EngineConfig,
+    /// Where counters are exported to; nowhere unless asked for.
+    pub metrics: Metrics,
     /// Filter of the log, as `tracing` reads it.
     pub log: String,
     /// Whether log lines are JSON.
     pub log_json: bool,
+}
+
+/// Where the daemon's counters go besides `hearth.v1.Daemon`.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Metrics {
+    /// A file in Prometheus's text format, replaced while something changes.
+    pub file: Option<PathBuf>,
+    /// A local socket that answers `GET /metrics`.
+    pub socket: Option<PathBuf>,
+    /// Least time between two versions of the file.
+    pub interval: Duration,
 }
 
 /// Where a value came from.
@@ -112,7 +128,7 @@ pub(crate) struct Key {
 }
 
 /// All settings, in the order of `hearthd --help`.
-pub(crate) const KEYS: [Key; 17] = [
+pub(crate) const KEYS: [Key; 24] = [
     Key {
         name: "socket",
         variable: Some("HEARTH_SOCKET"),
@@ -172,6 +188,41 @@ pub(crate) const KEYS: [Key; 17] = [
         name: "queue_max",
         variable: None,
         apply: set_queue_max,
+    },
+    Key {
+        name: "app_queue_max",
+        variable: None,
+        apply: set_app_queue_max,
+    },
+    Key {
+        name: "app_slots",
+        variable: None,
+        apply: set_app_slots,
+    },
+    Key {
+        name: "background_share",
+        variable: None,
+        apply: set_background_share,
+    },
+    Key {
+        name: "prefix_cache",
+        variable: None,
+        apply: set_prefix_cache,
+    },
+    Key {
+        name: "metrics_file",
+        variable: Some("HEARTH_METRICS_FILE"),
+        apply: set_metrics_file,
+    },
+    Key {
+        name: "metrics_socket",
+        variable: Some("HEARTH_METRICS_SOCKET"),
+        apply: set_metrics_socket,
+    },
+    Key {
+        name: "metrics_interval_s",
+        variable: None,
+        apply: set_metrics_interval_s,
     },
     Key {
         name: "binding_bytes_max",
@@ -249,6 +300,11 @@ fn defaults() -> Result<Config, ConfigError> {
             cache_dir: endpoint::cache_dir().ok(),
             ..EngineConfig::default()
         },
+        metrics: Metrics {
+            file: None,
+            socket: None,
+            interval: METRICS_INTERVAL,
+        },
         log: "info".to_owned(),
         log_json: false,
     })
@@ -282,6 +338,7 @@ fn apply_file(config: &mut Config, path: &Path, text: &str) -> Result<(), Config
             toml::de::DeValue::Integer(number) if number.radix() == 10 => {
                 number.as_str().to_owned()
             }
+            toml::de::DeValue::Float(number) => number.as_str().to_owned(),
             other => {
                 return Err(ConfigError::BadValue {
                     origin: at,
@@ -396,6 +453,50 @@ fn set_queue_max(config: &mut Config, value: &str) -> Result<(), &'static str> {
     Ok(())
 }
 
+fn set_app_queue_max(config: &mut Config, value: &str) -> Result<(), &'static str> {
+    config.engine.app_queue_max = number(value, 0, 65_536, "from 0 to 65536")?;
+    Ok(())
+}
+
+fn set_app_slots(config: &mut Config, value: &str) -> Result<(), &'static str> {
+    config.engine.app_slots_max = number(value, 1, 64, "from 1 to 64")?;
+    Ok(())
+}
+
+fn set_background_share(config: &mut Config, value: &str) -> Result<(), &'static str> {
+    let allowed = "above 0 and at most 1";
+    let share: f32 = number(value, 0.0, 1.0, allowed)?;
+    config.engine.background_share = Some(share).filter(|share| *share > 0.0).ok_or(allowed)?;
+    Ok(())
+}
+
+fn set_prefix_cache(config: &mut Config, value: &str) -> Result<(), &'static str> {
+    config.engine.prefix_cache = truth(value)?;
+    Ok(())
+}
+
+fn set_metrics_file(config: &mut Config, value: &str) -> Result<(), &'static str> {
+    // A name is needed: the file is written beside itself, under another one.
+    let path = Some(PathBuf::from(value))
+        .filter(|path| path.is_absolute() && path.file_name().is_some())
+        .ok_or("the absolute path of a file")?;
+    config.metrics.file = Some(path);
+    Ok(())
+}
+
+fn set_metrics_socket(config: &mut Config, value: &str) -> Result<(), &'static str> {
+    let path = endpoint::check_socket_path(PathBuf::from(value))
+        .map_err(|_| "an absolute path of at most 103 bytes")?;
+    config.metrics.socket = Some(path);
+    Ok(())
+}
+
+fn set_metrics_interval_s(config: &mut Config, value: &str) -> Result<(), &'static str> {
+    let seconds = number(value, 1, 3600, "from 1 to 3600 seconds")?;
+    config.metrics.interval = Duration::from_secs(seconds);
+    Ok(())
+}
+
 fn set_binding_bytes_max(config: &mut Config, value: &str) -> Result<(), &'static str> {
     let bytes = number(
         value,
@@ -448,100 +549,4 @@ fn number<T: std::str::FromStr + PartialOrd>(
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn load_text(
-        text: &str,
-        variables: &[(&str, &str)],
-        flags: &[(&'static str, String)],
-    ) -> Result<Config, ConfigError> {
-        let dir = tempfile::tempdir().unwrap();
-        let path = dir.path().join("config.toml");
-        std::fs::write(&path, text).unwrap();
-        let variable = |name: &str| {
-            variables
-                .iter()
-                .find(|(key, _)| *key == name)
-                .map(|(_, value)| (*value).to_owned())
-        };
-        load(Some(&path), &variable, flags)
-    }
-
-    #[test]
-    fn flags_beat_the_environment_and_that_the_file() {
-        let text = "context_len = 1_024\nslots = 2\nlog = 'warn'\n";
-        let variables = [("HEARTH_CONTEXT_LEN", "2048"), ("HEARTH_LOG", "debug")];
-        let config = load_text(text, &variables, &[("log", "error".to_owned())]).unwrap();
-        assert_eq!(config.engine.slots, 2);
-        assert_eq!(config.engine.context_len_max, 2048);
-        assert_eq!(config.log, "error");
-    }
-
-    #[test]
-    fn complaints_name_the_line() {
-        let cases = [
-            (
-                "slots = 1\n\ncontext_len = 'many'\n",
-                ":3: context_len must be from 16 to 1048576",
-            ),
-            ("slots = 1\nsolts = 2\n", ":2: there is no setting `solts`"),
-            ("slots = = 1\n", ":1: "),
-            (
-                "slots = 1\nadapter = 'fast'\n",
-                ":2: adapter must be auto, integrated",
-            ),
-            ("slots = 0\n", ":1: slots must be from 1 to 64, not `0`"),
-            ("slots = 65\n", "not `65`"),
-            ("slots = -1\n", "not `-1`"),
-            ("slots = 1.5\n", ":1: slots must be"),
-            ("model = '../x'\n", ":1: model must be"),
-            (
-                "socket = 'relative'\n",
-                ":1: socket must be an absolute path",
-            ),
-            ("[engine]\nslots = 1\n", ":1: there is no setting `engine`"),
-            (
-                "speculation = 'always'\n",
-                ":1: speculation must be auto or off",
-            ),
-            ("tuning = true\n", ":1: tuning must be auto or off"),
-            ("log = '%%%='\n", ":1: log must be"),
-        ];
-        for (text, wanted) in cases {
-            let error = load_text(text, &[], &[]).unwrap_err().to_string();
-            assert!(error.contains(wanted), "{text:?}: {error}");
-        }
-    }
-
-    #[test]
-    fn complaints_name_the_variable_and_the_flag() {
-        let error = load_text("", &[("HEARTH_ACTIVATIONS", "x")], &[])
-            .unwrap_err()
-            .to_string();
-        assert!(
-            error.starts_with("environment variable HEARTH_ACTIVATIONS: "),
-            "{error}"
-        );
-        let error = load_text("", &[], &[("models_dir", "x".to_owned())])
-            .unwrap_err()
-            .to_string();
-        assert!(error.starts_with("flag --models-dir: "), "{error}");
-    }
-
-    #[test]
-    fn a_named_file_must_exist() {
-        let error = load(Some(Path::new("/nonexistent/x.toml")), &|_| None, &[]).unwrap_err();
-        assert!(matches!(error, ConfigError::Unreadable { .. }));
-    }
-
-    #[test]
-    fn adapters_have_names() {
-        let config = load_text("adapter = 'name:Arc'", &[], &[]).unwrap();
-        assert_eq!(
-            config.engine.adapter,
-            AdapterChoice::Named("Arc".to_owned())
-        );
-        assert!(load_text("adapter = 'name:'", &[], &[]).is_err());
-    }
-}
+mod tests;

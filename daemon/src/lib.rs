@@ -5,13 +5,16 @@
 //! the daemon's side; the engine knows nothing of it.
 
 pub mod bench;
+mod changes;
 pub mod config;
 mod hardening;
 pub mod lifecycle;
 pub mod limits;
 mod loading;
 mod logging;
+mod metrics;
 pub mod peer;
+mod presence;
 mod server;
 mod service;
 pub mod socket;
@@ -24,7 +27,7 @@ use std::future::Future;
 use std::sync::Arc;
 
 use config::Config;
-use socket::BoundSocket;
+use socket::{BoundSocket, SocketError};
 use store::{Store, StoreError};
 
 pub use hardening::forbid_core_files;
@@ -36,6 +39,9 @@ pub enum ServeError {
     /// The store of models is unusable.
     #[error("the store of models cannot be used")]
     Store(#[from] StoreError),
+    /// The socket of the metrics cannot be had.
+    #[error("the metrics socket cannot be used")]
+    Metrics(#[from] SocketError),
     /// The contract's own description is broken: a build that should not exist.
     #[error("the reflection service cannot be built")]
     Reflection(#[from] tonic_reflection::server::Error),
@@ -57,6 +63,7 @@ pub async fn serve(
     server::report_start(&health).await;
     let shared = Arc::new(state::Shared::new(config, store, health));
     let routes = server::routes(&shared, health_service)?;
+    let exports = metrics::Exports::start(&shared)?;
     let starting = tokio::spawn(loading::start(Arc::clone(&shared)));
     tracing::info!(
         socket = %socket.path().display(),
@@ -86,6 +93,7 @@ pub async fn serve(
     }
     connections.finish(limits::FLUSH_MAX).await;
     shared.lifecycle.stop();
+    exports.finish().await;
     tracing::info!("stopped");
     Ok(())
 }

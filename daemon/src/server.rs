@@ -5,7 +5,6 @@ use std::future::Future;
 use std::panic::AssertUnwindSafe;
 use std::pin::{Pin, pin};
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
@@ -29,6 +28,7 @@ use tonic_health::server::HealthReporter;
 use tower::Service as _;
 
 use crate::lifecycle::{Phase, State};
+use crate::presence::Present;
 use crate::service::{DaemonService, InferenceService, ModelsService};
 use crate::state::Shared;
 use crate::{limits, peer, status};
@@ -164,25 +164,33 @@ impl Connections {
             return;
         };
         tracing::debug!(app = peer.app, pid = peer.pid, "connected");
+        let app = peer.app.clone();
         let connection = serve(Arc::clone(&self.shared), self.routes.clone(), stream, peer);
         self.tasks
-            .spawn(counted(Arc::clone(&self.shared), permit, connection));
+            .spawn(counted(Arc::clone(&self.shared), permit, app, connection));
     }
 }
 
+/// Counts a connection while it lives, and tells watchers when that changes.
 async fn counted(
     shared: Arc<Shared>,
     _permit: OwnedSemaphorePermit,
+    app: String,
     connection: impl Future<Output = ()>,
 ) {
-    struct Counted(Arc<Shared>);
+    struct Counted {
+        shared: Arc<Shared>,
+        present: Option<Present>,
+    }
     impl Drop for Counted {
         fn drop(&mut self) {
-            self.0.connections.fetch_sub(1, Ordering::Relaxed);
+            self.present.take();
+            self.shared.activity.send_replace(());
         }
     }
-    shared.connections.fetch_add(1, Ordering::Relaxed);
-    let _counted = Counted(shared);
+    let present = Some(shared.presence.enter(&app));
+    shared.activity.send_replace(());
+    let _counted = Counted { shared, present };
     connection.await;
 }
 

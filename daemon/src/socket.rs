@@ -89,14 +89,29 @@ impl BoundSocket {
 pub fn bind(path: &Path) -> Result<BoundSocket, SocketError> {
     #[cfg(unix)]
     let lock = {
-        let folder = path.parent().unwrap_or(Path::new("/"));
-        unix::secure_folder(folder)?;
-        let lock = unix::lock(path)?;
-        unix::remove_stale(path)?;
-        Some(lock)
+        unix::secure_folder(folder_of(path))?;
+        Some(unix::lock(path)?)
     };
     #[cfg(not(unix))]
     let lock = None;
+    Ok(BoundSocket {
+        listener: listen(path)?,
+        lock: Lock(lock),
+        path: path.to_owned(),
+    })
+}
+
+/// Listens on `path` under the same rules, but without a lock: for the further sockets of a daemon
+/// that holds one. Dropping the listener removes the socket.
+///
+/// # Errors
+/// See [`SocketError`].
+pub(crate) fn listen(path: &Path) -> Result<Listener, SocketError> {
+    #[cfg(unix)]
+    {
+        unix::secure_folder(folder_of(path))?;
+        unix::remove_stale(path)?;
+    }
     let failed = |source| SocketError::Io {
         what: "listen on",
         path: path.to_owned(),
@@ -112,11 +127,12 @@ pub fn bind(path: &Path) -> Result<BoundSocket, SocketError> {
     let listener = options.create_tokio().map_err(failed)?;
     #[cfg(unix)]
     unix::confirm_socket(path)?;
-    Ok(BoundSocket {
-        listener,
-        lock: Lock(lock),
-        path: path.to_owned(),
-    })
+    Ok(listener)
+}
+
+#[cfg(unix)]
+fn folder_of(path: &Path) -> &Path {
+    path.parent().unwrap_or(Path::new("/"))
 }
 
 #[cfg(unix)]
@@ -208,7 +224,7 @@ mod unix {
         Ok(file)
     }
 
-    /// Removes a socket that nobody listens on. The lock must be held.
+    /// Removes a socket that nobody listens on. The daemon's lock must be held.
     pub(super) fn remove_stale(path: &Path) -> Result<(), SocketError> {
         let found = match path.symlink_metadata() {
             Ok(found) => found,

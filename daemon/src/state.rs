@@ -4,7 +4,7 @@
 //! `server.rs`.
 
 use std::path::PathBuf;
-use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, OnceLock, PoisonError, RwLock};
 use std::time::Instant;
 
@@ -17,6 +17,7 @@ use tonic_health::server::HealthReporter;
 use crate::config::Config;
 use crate::lifecycle::{Lifecycle, State};
 use crate::limits::IMPORTS_MAX;
+use crate::presence::Presence;
 use crate::store::{Manifest, ModelFacts, Store};
 use crate::{status, wire};
 
@@ -68,7 +69,7 @@ pub(crate) struct Shared {
     pub(crate) imports: Semaphore,
     /// Changes whenever a request begins or ends, for watchers.
     pub(crate) activity: watch::Sender<()>,
-    pub(crate) connections: AtomicU32,
+    pub(crate) presence: Arc<Presence>,
     pub(crate) refused: AtomicU64,
     engine: OnceLock<Arc<Engine>>,
     warm: RwLock<Option<Arc<Warm>>>,
@@ -85,7 +86,7 @@ impl Shared {
             load_lock: Mutex::new(()),
             imports: Semaphore::new(IMPORTS_MAX),
             activity: watch::Sender::new(()),
-            connections: AtomicU32::new(0),
+            presence: Arc::default(),
             refused: AtomicU64::new(0),
             engine: OnceLock::new(),
             warm: RwLock::new(None),
@@ -166,6 +167,8 @@ impl Shared {
         let phase = self.lifecycle.now();
         let engine = self.engine();
         let stats = engine.map(|engine| engine.stats()).unwrap_or_default();
+        let usage = engine.map(|engine| engine.usage()).unwrap_or_default();
+        let connections = self.presence.by_app();
         let warm = self.warm();
         let slots = self.config.engine.slots;
         v1::DaemonStatus {
@@ -202,12 +205,12 @@ impl Shared {
                 app_waiting_max: self.config.engine.app_queue_max,
             }),
             plan: Some(self.plan(warm.as_deref())),
-            apps: Vec::new(),
-            sequences: Vec::new(),
+            connections: connections.values().sum(),
+            apps: wire::apps(usage.apps, connections),
+            sequences: usage.sequences.into_iter().map(wire::sequence).collect(),
             warnings: self.warnings(),
             socket_path: self.config.socket.display().to_string(),
             models_dir: self.store.root().display().to_string(),
-            connections: self.connections.load(Ordering::Relaxed),
             rss_bytes: rss_bytes(),
         }
     }
