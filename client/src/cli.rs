@@ -71,6 +71,8 @@ pub(crate) enum Command {
     Unload,
     /// Show the daemon's state
     Status(StatusArgs),
+    /// Show who runs what now, or who has used how much
+    Ps(PsArgs),
     /// Look for what keeps Hearth from working, and say how to mend it
     Doctor,
     /// Measure the engine's speed (arguments go to `hearthd bench`)
@@ -109,6 +111,10 @@ pub(crate) struct RunArgs {
     /// Report the prompt's tokens too (with --logprobs: how likely each was)
     #[arg(long)]
     pub(crate) echo: bool,
+    /// If the daemon is busy, try again when it says to, for at most TIME if one is given
+    #[arg(long, value_name = "TIME", num_args = 0..=1, require_equals = true,
+        value_parser = parse_duration)]
+    pub(crate) wait: Option<Option<Duration>>,
     /// If the prompt is too long, drop its oldest part instead of failing
     #[arg(long)]
     pub(crate) allow_truncation: bool,
@@ -171,6 +177,9 @@ pub(crate) struct GenerationArgs {
     /// How urgent the request is
     #[arg(long, value_enum, value_name = "CLASS")]
     pub(crate) class: Option<Class>,
+    /// Who may reuse the work on this prompt for a later one that begins the same way
+    #[arg(long, value_enum, value_name = "WHO")]
+    pub(crate) cache: Option<Cache>,
     /// Give up after this time, such as 30s, 500ms or 2m
     #[arg(long, value_name = "TIME", value_parser = parse_duration)]
     pub(crate) timeout: Option<Duration>,
@@ -185,6 +194,17 @@ pub(crate) enum Class {
     Utility,
     /// Whenever there is time and power
     Background,
+}
+
+/// Who may reuse a prompt's beginning.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub(crate) enum Cache {
+    /// The same app, which is the default
+    App,
+    /// Every app: others can tell by the time it takes that the prompt was seen
+    Shared,
+    /// Nobody: nothing is kept
+    None,
 }
 
 /// `hearth tokenize`
@@ -232,6 +252,18 @@ pub(crate) struct StatusArgs {
     /// Print again at every change, until Ctrl-C
     #[arg(long, short)]
     pub(crate) watch: bool,
+}
+
+/// `hearth ps`
+#[derive(Debug, Args)]
+#[command(after_help = "\
+STATE is `prefill` while a prompt is read, `decode` while text is made, or `queued N` with N requests
+ahead. PROMPT, CACHED and GENERATED count tokens; CACHED of PROMPT did not need to be computed. KV
+counts blocks of the cache, KEPT those kept for an app's later prompts.")]
+pub(crate) struct PsArgs {
+    /// Show each app's account since the daemon's start, the busiest first
+    #[arg(long, short)]
+    pub(crate) apps: bool,
 }
 
 /// `hearth bench`
@@ -312,6 +344,18 @@ mod tests {
     }
 
     #[test]
+    fn wait_takes_an_optional_time_and_leaves_the_prompt_alone() {
+        let minute = Duration::from_secs(60);
+        assert_eq!(run_args(&["run", "x"]).wait, None);
+        assert_eq!(run_args(&["run", "--wait", "5"]).wait, Some(None));
+        assert_eq!(run_args(&["run", "--wait", "5"]).prompt, ["5"]);
+        assert_eq!(
+            run_args(&["run", "--wait=1m", "x"]).wait,
+            Some(Some(minute))
+        );
+    }
+
+    #[test]
     fn global_flags_stand_anywhere() {
         for args in [["--json", "ls"], ["ls", "--json"]] {
             assert!(parse(&args).is_ok_and(|cli| cli.global.json), "{args:?}");
@@ -348,6 +392,10 @@ mod tests {
             &["run", "--timeout", "0", "x"],
             &["run", "--timeout", "25h", "x"],
             &["run", "--class", "urgent", "x"],
+            &["run", "--cache", "everyone", "x"],
+            &["run", "--wait=soon", "x"],
+            &["chat", "--wait"],
+            &["ps", "extra"],
             &["run", "--top-k", "-1", "x"],
             &["tokenize", "--ids", "--count", "x"],
             &["show"],

@@ -107,6 +107,8 @@ fn no_daemon_exits_with_8_and_says_how_to_start_it() {
         &["unload"],
         &["status"],
         &["status", "--watch"],
+        &["ps"],
+        &["ps", "--apps"],
     ] {
         let output = run(args);
         let stderr = text(&output.stderr);
