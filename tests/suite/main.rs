@@ -7,6 +7,7 @@
 
 mod beside;
 mod kernels;
+mod metrics;
 mod model;
 mod models;
 mod params;
