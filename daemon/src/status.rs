@@ -337,22 +337,13 @@ mod tests {
             waiting_max: 8,
             retry_after,
         };
-        for (error, wanted, facts) in [
-            (full, "QUEUE_FULL", &[("waiting", "256")][..]),
-            (
-                app_full,
-                "APP_QUEUE_FULL",
-                &[("waiting", "9"), ("waiting_max", "8")],
-            ),
-        ] {
+        for (error, wanted) in [(full, "QUEUE_FULL 256 -"), (app_full, "APP_QUEUE_FULL 9 8")] {
             let status = of_submit(&error, "prompt");
             assert_eq!(status.code(), Code::ResourceExhausted);
-            assert_eq!(reason(&status), wanted);
             let told = status.get_details_error_info().unwrap().metadata;
-            assert_eq!(told.len(), facts.len());
-            for (key, value) in facts {
-                assert_eq!(told[*key], *value, "{wanted}");
-            }
+            let fact = |key| told.get(key).map_or("-", String::as_str);
+            let (waiting, most) = (fact("waiting"), fact("waiting_max"));
+            assert_eq!(format!("{} {waiting} {most}", reason(&status)), wanted);
             let retry = status.get_details_retry_info().unwrap();
             assert_eq!(retry.retry_delay, Some(retry_after), "{wanted}");
         }

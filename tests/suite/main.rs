@@ -16,3 +16,4 @@ mod service;
 mod socket;
 mod speculation;
 mod tidy;
+mod who;

@@ -1,5 +1,7 @@
 //! Tests of the configuration: which source wins, what complaints say, the edges of settings.
 
+use hearth_engine::AdapterChoice;
+
 use super::*;
 
 fn load_text(
