@@ -39,6 +39,8 @@ struct Open {
     id: u32,
     /// Bytes of its body so far; `None` once the body is complete.
     body: Option<usize>,
+    /// Its answer has begun, and has earned the peer frames.
+    answered: bool,
 }
 
 /// See the module.
@@ -106,7 +108,12 @@ impl Meter {
     pub(crate) fn sent(&mut self, mut bytes: &[u8]) {
         while let Some(head) = self.outbound.next(&mut bytes) {
             match head.kind {
-                HEADERS => self.earn(f64::from(limits::FRAMES_PER_ANSWER)),
+                HEADERS => {
+                    self.earn(f64::from(limits::FRAMES_PER_ANSWER));
+                    if let Some(open) = self.find(head.stream) {
+                        open.answered = true;
+                    }
+                }
                 DATA if head.len >= limits::DATA_BYTES_EARNING => {
                     self.earn(f64::from(limits::FRAMES_PER_DATA));
                 }
@@ -125,6 +132,11 @@ impl Meter {
 
     fn count(&mut self, head: Head) -> Result<(), Flood> {
         let cost = match head.kind {
+            // What a request has earned by being answered is lost when it is cancelled: else a peer
+            // could have requests begun, and cancel them, for ever.
+            RST_STREAM if self.find(head.stream).is_some_and(|open| open.answered) => {
+                1 + limits::FRAMES_PER_ANSWER
+            }
             // Its bytes are bounded by what follows and by flow control.
             DATA if head.len >= limits::DATA_BYTES_SMALL => 0,
             // Each one touches every open stream.
@@ -171,13 +183,16 @@ impl Meter {
         self.open.push(Open {
             id: head.stream,
             body: (!head.has(END_STREAM)).then_some(0),
+            answered: false,
         });
         Ok(())
     }
 
     fn grow(&mut self, head: Head) -> Result<(), Flood> {
-        let body = self.body(head.stream);
-        let Some(bytes) = body else { return Ok(()) };
+        let open = self.find(head.stream);
+        let Some(bytes) = open.and_then(|open| open.body.as_mut()) else {
+            return Ok(());
+        };
         *bytes += head.len;
         self.body_bytes += head.len;
         if self.body_bytes > limits::REQUEST_BYTES_MAX {
@@ -189,15 +204,13 @@ impl Meter {
         Ok(())
     }
 
-    fn body(&mut self, stream: u32) -> Option<&mut usize> {
-        let open = self.open.iter_mut().find(|open| open.id == stream);
-        open.and_then(|open| open.body.as_mut())
+    fn find(&mut self, stream: u32) -> Option<&mut Open> {
+        self.open.iter_mut().find(|open| open.id == stream)
     }
 
     /// The peer has sent all of its request.
     fn complete(&mut self, stream: u32) {
-        let open = self.open.iter_mut().find(|open| open.id == stream);
-        let body = open.and_then(|open| open.body.take());
+        let body = self.find(stream).and_then(|open| open.body.take());
         self.body_bytes -= body.unwrap_or_default();
     }
 

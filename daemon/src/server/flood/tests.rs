@@ -119,6 +119,27 @@ fn whatever_answers_a_stream_earns_frames_and_nothing_else_does() {
 }
 
 #[test]
+fn a_cancel_takes_back_what_the_answers_head_earned() {
+    let (mut meter, now) = begun();
+    let spent = |meter: &Meter| f64::from(limits::FRAMES_BURST) - meter.credit;
+    meter.received(&frame(HEADERS, 0x5, 1, 10), now).unwrap();
+    meter.received(&frame(RST_STREAM, 0, 1, 4), now).unwrap();
+    assert!((spent(&meter) - 2.0).abs() < 1e-9, "nothing was earned");
+    meter.credit -= 100.0;
+    meter.received(&frame(HEADERS, 0x5, 3, 10), now).unwrap();
+    meter.sent(&frame(HEADERS, 0x4, 3, 10));
+    meter.received(&frame(RST_STREAM, 0, 3, 4), now).unwrap();
+    assert!((spent(&meter) - 104.0).abs() < 1e-9);
+    // Again and again it comes to an end.
+    let cancels = (5..).step_by(2).take_while(|id| {
+        let asked = meter.received(&frame(HEADERS, 0x5, *id, 10), now);
+        meter.sent(&frame(HEADERS, 0x4, *id, 10));
+        asked.is_ok() && meter.received(&frame(RST_STREAM, 0, *id, 4), now).is_ok()
+    });
+    assert!(cancels.count() <= limits::FRAMES_BURST as usize / 2);
+}
+
+#[test]
 fn streams_end_from_either_side() {
     let (mut meter, now) = begun();
     for id in [1, 3, 5, 7] {
