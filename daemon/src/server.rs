@@ -1,6 +1,10 @@
 //! Connections: accept, check who it is, speak HTTP/2 within limits, hand requests to the
 //! services, and end all of it within bounds.
 
+mod flood;
+mod seats;
+mod watched;
+
 use std::future::Future;
 use std::panic::AssertUnwindSafe;
 use std::pin::{Pin, pin};
@@ -17,6 +21,7 @@ use hyper::server::conn::http2;
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use interprocess::local_socket::tokio::{Listener, Stream};
 use interprocess::local_socket::traits::tokio::Listener as _;
+use tokio::io::AsyncWriteExt as _;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
 use tokio::task::JoinSet;
 use tonic::body::Body;
@@ -32,6 +37,8 @@ use crate::presence::Present;
 use crate::service::{DaemonService, InferenceService, ModelsService};
 use crate::state::Shared;
 use crate::{limits, peer, status};
+use seats::{Seats, Taken};
+use watched::Watched;
 
 /// Health names that follow the warm model.
 const HEALTH_OF_MODEL: [&str; 2] = ["", "hearth.v1.Inference"];
@@ -102,6 +109,7 @@ pub(crate) struct Connections {
     shared: Arc<Shared>,
     routes: Routes,
     permits: Arc<Semaphore>,
+    seats: Seats,
     tasks: JoinSet<()>,
 }
 
@@ -112,6 +120,7 @@ impl Connections {
             shared,
             routes,
             permits,
+            seats: Seats::default(),
             tasks: JoinSet::new(),
         }
     }
@@ -155,27 +164,54 @@ impl Connections {
                 return;
             }
         };
-        let Ok(permit) = Arc::clone(&self.permits).try_acquire_owned() else {
-            tracing::warn!(
-                app = peer.app,
-                pid = peer.pid,
-                "too many connections: one is refused"
-            );
-            return;
-        };
         tracing::debug!(app = peer.app, pid = peer.pid, "connected");
-        let app = peer.app.clone();
-        let connection = serve(Arc::clone(&self.shared), self.routes.clone(), stream, peer);
-        self.tasks
-            .spawn(counted(Arc::clone(&self.shared), permit, app, connection));
+        let permits = Arc::clone(&self.permits);
+        let (shared, routes) = (Arc::clone(&self.shared), self.routes.clone());
+        let seats = self.seats.clone();
+        self.tasks.spawn(async move {
+            let Some(permit) = place(&permits, &seats).await else {
+                tracing::warn!(
+                    app = peer.app,
+                    pid = peer.pid,
+                    "too many connections: one is refused"
+                );
+                return refuse(stream).await;
+            };
+            let taken = seats.take(&peer.app);
+            let app = peer.app.clone();
+            let connection = serve(Arc::clone(&shared), routes, stream, peer, &taken);
+            counted(shared, permit, &app, connection).await;
+        });
     }
+}
+
+/// A place for one more connection; that of one that is asked to leave if all are taken.
+async fn place(permits: &Arc<Semaphore>, seats: &Seats) -> Option<OwnedSemaphorePermit> {
+    if let Ok(permit) = Arc::clone(permits).try_acquire_owned() {
+        return Some(permit);
+    }
+    // Each that waits was preceded by one that leaves: so many wait at most.
+    if !seats.ask_one_to_leave() {
+        return None;
+    }
+    let waits = Arc::clone(permits).acquire_owned();
+    let permit = tokio::time::timeout(limits::PLACE_WAIT_MAX, waits).await;
+    permit.ok().and_then(Result::ok)
+}
+
+/// Closes a connection that finds no place, and says why in HTTP/2's words.
+async fn refuse(mut stream: Stream) {
+    let mut frames = vec![0, 0, 0, 0x4, 0, 0, 0, 0, 0];
+    frames.extend(watched::goaway(0, "too many connections"));
+    // A peer that does not take these few bytes learns of it by the end of the connection.
+    let _ = tokio::time::timeout(limits::REFUSAL_MAX, stream.write_all(&frames)).await;
 }
 
 /// Counts a connection while it lives, and tells watchers when that changes.
 async fn counted(
     shared: Arc<Shared>,
     _permit: OwnedSemaphorePermit,
-    app: String,
+    app: &str,
     connection: impl Future<Output = ()>,
 ) {
     struct Counted {
@@ -188,14 +224,21 @@ async fn counted(
             self.shared.activity.send_replace(());
         }
     }
-    let present = Some(shared.presence.enter(&app));
+    let present = Some(shared.presence.enter(app));
     shared.activity.send_replace(());
     let _counted = Counted { shared, present };
     connection.await;
 }
 
 /// Speaks HTTP/2 on one connection until it ends.
-async fn serve(shared: Arc<Shared>, routes: Routes, stream: Stream, peer: peer::Peer) {
+async fn serve(
+    shared: Arc<Shared>,
+    routes: Routes,
+    stream: Stream,
+    peer: peer::Peer,
+    taken: &Taken,
+) {
+    let seat = taken.seat();
     let (app, pid) = (peer.app.clone(), peer.pid);
     let service = hyper::service::service_fn(move |mut request: Request<Incoming>| {
         request.extensions_mut().insert(peer.clone());
@@ -204,12 +247,26 @@ async fn serve(shared: Arc<Shared>, routes: Routes, stream: Stream, peer: peer::
         }
     });
     let mut drain = shared.lifecycle.watch();
-    let mut connection = pin!(http2_builder().serve_connection(TokioIo::new(stream), service));
+    let io = TokioIo::new(Watched::new(stream, taken.seat()));
+    let mut connection = pin!(http2_builder().serve_connection(io, service));
     let ended = tokio::select! {
         ended = &mut connection => ended,
         () = draining(&mut drain) => {
             connection.as_mut().graceful_shutdown();
             connection.await
+        }
+        () = seat.does_not_begin(limits::HANDSHAKE_MAX) => {
+            tracing::debug!(app, pid, "no HTTP/2 came: the connection is closed");
+            return;
+        }
+        () = seat.is_asked_to_leave() => {
+            connection.as_mut().graceful_shutdown();
+            match tokio::time::timeout(limits::LEAVE_MAX, &mut connection).await {
+                Ok(ended) => ended,
+                // A request came in between: it is answered, and the connection ends after it.
+                Err(_) if !seat.is_idle() => connection.await,
+                Err(_) => Ok(()),
+            }
         }
     };
     match ended {
