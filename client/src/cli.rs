@@ -69,6 +69,8 @@ pub(crate) enum Command {
     Load(NameArg),
     /// Take the warm model off the GPU
     Unload,
+    /// Open a socket for one sandboxed app, which may ask the model and manage nothing
+    AppSocket(AppSocketArgs),
     /// Show the daemon's state
     Status(StatusArgs),
     /// Show who runs what now, or who has used how much
@@ -244,6 +246,28 @@ pub(crate) struct NameArg {
     /// Name of the model, as `hearth ls` shows it
     #[arg(value_name = "NAME")]
     pub(crate) name: String,
+}
+
+/// `hearth app-socket`
+#[derive(Debug, Args)]
+#[command(after_help = "\
+Whatever connects through the socket is APP to the daemon. It may ask the model; it cannot manage
+models, open sockets, or see what other apps do. The socket lies alone in its folder.
+
+Without COMMAND the path is printed, and the socket lives until this command is interrupted. With
+COMMAND it lives while that runs, with HEARTH_SOCKET set; the exit code is passed on.
+
+  hearth app-socket org.example.App -- org.example.App --some-flag")]
+pub(crate) struct AppSocketArgs {
+    /// Name of the app, such as org.example.App (A-Z, a-z, 0-9, `.`, `_`, `-`; at most 64)
+    #[arg(value_name = "APP")]
+    pub(crate) app: String,
+    /// Which of several instances of the app it is, for `hearth status`
+    #[arg(long, value_name = "NAME")]
+    pub(crate) instance: Option<String>,
+    /// Command to run, with its arguments, after `--`
+    #[arg(value_name = "COMMAND", last = true)]
+    pub(crate) command: Vec<OsString>,
 }
 
 /// `hearth status`

@@ -11,24 +11,26 @@ use tokio::time::Instant;
 use crate::lifecycle::Phase;
 use crate::state::Shared;
 
-/// A follower of the daemon's state.
-pub(crate) struct Changes {
+/// A follower of the daemon's state as `view` shows it.
+pub(crate) struct Changes<V> {
     shared: Arc<Shared>,
     interval: Duration,
+    view: V,
     life: watch::Receiver<Phase>,
     activity: watch::Receiver<()>,
     told: Option<v1::DaemonStatus>,
     looked: Option<Instant>,
 }
 
-impl Changes {
+impl<V: Fn(v1::DaemonStatus) -> v1::DaemonStatus> Changes<V> {
     /// One that has been told nothing yet.
-    pub(crate) fn new(shared: Arc<Shared>, interval: Duration) -> Self {
+    pub(crate) fn new(shared: Arc<Shared>, interval: Duration, view: V) -> Self {
         Self {
             life: shared.lifecycle.watch(),
             activity: shared.activity.subscribe(),
             shared,
             interval,
+            view,
             told: None,
             looked: None,
         }
@@ -49,14 +51,16 @@ impl Changes {
             self.activity.mark_unchanged();
             let status = self.shared.describe();
             self.looked = Some(Instant::now());
+            let busy = status
+                .queue
+                .is_some_and(|queue| queue.active + queue.waiting > 0);
+            // What the view hides is no difference: not even the time of a message tells of it.
+            let status = (self.view)(status);
             let state = still(&status);
             if self.told.as_ref() != Some(&state) {
                 self.told = Some(state);
                 return status;
             }
-            let busy = status
-                .queue
-                .is_some_and(|queue| queue.active + queue.waiting > 0);
             if !busy {
                 tokio::select! {
                     _ = self.life.changed() => {}

@@ -14,6 +14,12 @@ pub const LEAVE_MAX: Duration = Duration::from_secs(1);
 pub const PLACE_WAIT_MAX: Duration = Duration::from_secs(3);
 /// How long a refused connection may take to be told so.
 pub const REFUSAL_MAX: Duration = Duration::from_millis(100);
+/// Most connections that one app may have open at once; more are closed at once.
+pub const APP_CONNECTIONS_MAX: usize = 64;
+/// Most app sockets at once.
+pub const APP_SOCKETS_MAX: usize = 64;
+/// Connections accepted on app sockets that wait to be admitted; more wait in the system's queue.
+pub const ARRIVALS_WAITING_MAX: usize = 16;
 /// Most streams open at once on a connection.
 pub const STREAMS_MAX: u32 = 32;
 /// Largest message that is received, in bytes.

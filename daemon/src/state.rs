@@ -14,10 +14,11 @@ use tokio::sync::{Mutex, Semaphore, watch};
 use tonic::Status;
 use tonic_health::server::HealthReporter;
 
+use crate::app_sockets::AppSockets;
 use crate::config::Config;
 use crate::lifecycle::{Lifecycle, State};
 use crate::limits::IMPORTS_MAX;
-use crate::presence::Presence;
+use crate::places::Places;
 use crate::store::{Manifest, ModelFacts, Store};
 use crate::{status, wire};
 
@@ -69,7 +70,9 @@ pub(crate) struct Shared {
     pub(crate) imports: Semaphore,
     /// Changes whenever a request begins or ends, for watchers.
     pub(crate) activity: watch::Sender<()>,
-    pub(crate) presence: Arc<Presence>,
+    /// Connections by app.
+    pub(crate) places: Places,
+    pub(crate) app_sockets: AppSockets,
     pub(crate) refused: AtomicU64,
     engine: OnceLock<Arc<Engine>>,
     warm: RwLock<Option<Arc<Warm>>>,
@@ -77,7 +80,12 @@ pub(crate) struct Shared {
 }
 
 impl Shared {
-    pub(crate) fn new(config: Config, store: Store, health: HealthReporter) -> Self {
+    pub(crate) fn new(
+        config: Config,
+        store: Store,
+        health: HealthReporter,
+        app_sockets: AppSockets,
+    ) -> Self {
         Self {
             config,
             store,
@@ -86,7 +94,8 @@ impl Shared {
             load_lock: Mutex::new(()),
             imports: Semaphore::new(IMPORTS_MAX),
             activity: watch::Sender::new(()),
-            presence: Arc::default(),
+            places: Places::default(),
+            app_sockets,
             refused: AtomicU64::new(0),
             engine: OnceLock::new(),
             warm: RwLock::new(None),
@@ -168,7 +177,7 @@ impl Shared {
         let engine = self.engine();
         let stats = engine.map(|engine| engine.stats()).unwrap_or_default();
         let usage = engine.map(|engine| engine.usage()).unwrap_or_default();
-        let connections = self.presence.by_app();
+        let connections = self.places.by_app();
         let warm = self.warm();
         let slots = self.config.engine.slots;
         v1::DaemonStatus {
@@ -212,6 +221,7 @@ impl Shared {
             socket_path: self.config.socket.display().to_string(),
             models_dir: self.store.root().display().to_string(),
             rss_bytes: rss_bytes(),
+            app_sockets: self.app_sockets.list(),
         }
     }
 

@@ -91,6 +91,21 @@ fn bench_takes_everything() {
 }
 
 #[test]
+fn a_command_stands_after_two_dashes() {
+    let cli = parse(&["app-socket", "--instance", "1", "a.b", "--", "sh", "--json"]);
+    let cli = cli.unwrap_or_else(|error| panic!("{error}"));
+    assert!(!cli.global.json, "the flag is the command's");
+    let Command::AppSocket(args) = cli.command else {
+        panic!("an app socket")
+    };
+    assert_eq!(
+        (args.app.as_str(), args.instance.as_deref()),
+        ("a.b", Some("1"))
+    );
+    assert_eq!(args.command, ["sh", "--json"]);
+}
+
+#[test]
 fn wrong_command_lines_are_refused() {
     for args in [
         &[][..],
@@ -108,6 +123,8 @@ fn wrong_command_lines_are_refused() {
         &["run", "--top-k", "-1", "x"],
         &["tokenize", "--ids", "--count", "x"],
         &["show"],
+        &["app-socket"],
+        &["app-socket", "a", "sh"],
         &["completions", "cobol"],
     ] {
         assert!(parse(args).is_err(), "{args:?}");

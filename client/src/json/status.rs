@@ -23,6 +23,9 @@ pub(crate) fn status(status: &v1::DaemonStatus) -> Value {
         "adapter": status.adapter.as_ref().map(adapter),
         "model": status.model.as_ref().map(warm_model),
     });
+    if !status.app_sockets.is_empty() {
+        value["app_sockets"] = status.app_sockets.iter().map(app_socket).collect();
+    }
     if status.model.is_some() {
         value["activations"] = activations(status.activations).into();
     }
@@ -122,6 +125,15 @@ pub(crate) fn usage(status: &v1::DaemonStatus) -> Value {
     json!({
         "sequences": status.sequences.iter().map(sequence).collect::<Vec<_>>(),
         "apps": status.apps.iter().map(app).collect::<Vec<_>>(),
+    })
+}
+
+fn app_socket(socket: &v1::AppSocketStatus) -> Value {
+    json!({
+        "app": socket.app,
+        "instance": socket.instance,
+        "launcher_pid": socket.launcher_pid,
+        "connections": socket.connections,
     })
 }
 

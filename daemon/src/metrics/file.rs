@@ -45,7 +45,7 @@ async fn follow(
 ) {
     let path: Arc<Path> = path.into();
     let mut failing = false;
-    let mut changes = Changes::new(Arc::clone(&shared), interval);
+    let mut changes = Changes::new(Arc::clone(&shared), interval, |status| status);
     loop {
         tokio::select! {
             status = changes.next() => write(&path, status, &mut failing).await,

@@ -32,7 +32,7 @@ impl Exports {
         let metrics = &shared.config.metrics;
         let socket = match &metrics.socket {
             Some(path) => {
-                let listener = socket::listen(path)?;
+                let listener = socket::listen_beside(path)?;
                 Some(tokio::spawn(http::serve(listener, Arc::clone(shared))))
             }
             None => None,
