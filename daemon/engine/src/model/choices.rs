@@ -11,7 +11,7 @@ use hearth_shaders::{
 };
 
 use super::plan::{self, GemvPlan};
-use super::recorder::{Over, Product};
+use super::recorder::Product;
 use super::weights::Part;
 use crate::gpu::{Gpu, Overrides};
 
@@ -121,9 +121,11 @@ impl Choices {
             .collect()
     }
 
-    /// How `product` runs over few columns.
-    pub(crate) fn short(&self, gpu: &Gpu, product: &Product<'_>) -> Way {
+    /// How `product` runs over a step of up to `columns` columns.
+    pub(crate) fn short(&self, gpu: &Gpu, product: &Product<'_>, columns: u32) -> Way {
         let mappings = match gpu.planes() {
+            // A column's sums are the same to the bit in both.
+            Planes::Images if columns > plan::LONE_ROWS_MAX => [Mapping::TileRows, Mapping::Rows],
             Planes::Images => [Mapping::Rows, Mapping::TileRows],
             Planes::Buffers => [Mapping::Runs, Mapping::TileRows],
         };
@@ -136,9 +138,8 @@ impl Choices {
             return self.way(gpu, product, &[Mapping::Cooperative]);
         }
         let mut mappings = Vec::new();
-        // Output columns are few: a large tile of them would be mostly empty. And a software adapter's
-        // workgroup memory is slow.
-        if product.over == Over::Columns && gpu.planes() == Planes::Buffers {
+        // A software adapter's workgroup memory is slow.
+        if gpu.planes() == Planes::Buffers {
             let tiles = plan::gemm_tiles(gpu, product.input_format);
             mappings.extend(tiles.map(Mapping::Tile));
         }

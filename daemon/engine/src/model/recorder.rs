@@ -177,7 +177,11 @@ impl Recorder<'_> {
 
     /// A matrix product with its epilogue, part by part, after the norm of its input if it has one.
     pub(crate) fn product(&mut self, product: &Product<'_>) -> Result<(), EngineError> {
-        let short = self.choices.short(self.gpu, product);
+        let columns = match self.width {
+            Width::Short(columns) => columns,
+            Width::Long => 1,
+        };
+        let short = self.choices.short(self.gpu, product, columns);
         let way = match self.width {
             Width::Short(_) => short,
             Width::Long => self.choices.long(self.gpu, product),
