@@ -74,6 +74,8 @@ pub struct AttentionKernel {
     pub lanes: u32,
     /// Positions that a run of threads loads together.
     pub ahead: u32,
+    /// Neighbouring positions that a run of threads takes in turn: 1, or `block_len` if `ahead` is 1.
+    pub stretch: u32,
     /// How the result of a single split is stored.
     pub activations: ActivationFormat,
 }
@@ -93,7 +95,8 @@ impl AttentionKernel {
         format!(
             "const GROUP: u32 = {}u;\nconst HEADS: u32 = {}u;\nconst BLOCK_LEN: u32 = {}u;\n\
              const HEAD_DIM: u32 = {}u;\nconst LANES: u32 = {}u;\n\
-             const CHUNKS: u32 = {}u;\nconst AHEAD: u32 = {}u;\nconst DIRECT: bool = {};\n",
+             const CHUNKS: u32 = {}u;\nconst AHEAD: u32 = {}u;\nconst STRETCH: u32 = {}u;\n\
+             const DIRECT: bool = {};\n",
             self.group,
             self.heads,
             self.block_len,
@@ -101,26 +104,28 @@ impl AttentionKernel {
             self.lanes,
             self.chunks(),
             self.ahead,
+            self.stretch,
             self.direct()
         )
     }
 
     /// A few that differ in what they exercise.
     fn samples() -> [Self; 4] {
-        let one = |heads, head_dim, lanes, ahead, activations| Self {
+        let one = |heads, head_dim, lanes, (ahead, stretch), activations| Self {
             group: heads,
             heads,
             block_len: 16,
             head_dim,
             lanes,
             ahead,
+            stretch,
             activations,
         };
         [
-            one(3, 64, 8, 2, ActivationFormat::Float),
-            one(4, 128, 16, 2, ActivationFormat::Int8),
-            one(1, 80, 8, 1, ActivationFormat::FloatImage),
-            one(2, 256, 32, 1, ActivationFormat::Int8),
+            one(3, 64, 8, (2, 1), ActivationFormat::Float),
+            one(4, 128, 16, (2, 1), ActivationFormat::Int8),
+            one(1, 80, 8, (1, 16), ActivationFormat::FloatImage),
+            one(2, 256, 32, (1, 1), ActivationFormat::Int8),
         ]
     }
 }
