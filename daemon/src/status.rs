@@ -184,12 +184,24 @@ pub(crate) fn of_submit(error: &SubmitError, field: &str) -> Status {
             format!("must be {}, not {}", error.allowed, error.value),
         ),
         SubmitError::Field { field, problem } => bad_field(&format!("options.{field}"), problem),
-        SubmitError::QueueFull { waiting } => {
-            fault(Code::ResourceExhausted, "QUEUE_FULL", error.to_string())
-                .facts([("waiting", waiting.to_string())])
-                .retry(RETRY_DELAY)
-                .status()
-        }
+        SubmitError::QueueFull {
+            waiting,
+            retry_after,
+        } => fault(Code::ResourceExhausted, "QUEUE_FULL", error.to_string())
+            .facts([("waiting", waiting.to_string())])
+            .retry(*retry_after)
+            .status(),
+        SubmitError::AppQueueFull {
+            waiting,
+            waiting_max,
+            retry_after,
+        } => fault(Code::ResourceExhausted, "APP_QUEUE_FULL", error.to_string())
+            .facts([
+                ("waiting", waiting.to_string()),
+                ("waiting_max", waiting_max.to_string()),
+            ])
+            .retry(*retry_after)
+            .status(),
         SubmitError::Stopped => draining(),
     }
 }
@@ -315,7 +327,13 @@ mod tests {
 
     #[test]
     fn refusals_for_load_say_when_to_come_back() {
-        let status = of_submit(&SubmitError::QueueFull { waiting: 256 }, "prompt");
+        let status = of_submit(
+            &SubmitError::QueueFull {
+                waiting: 256,
+                retry_after: Duration::from_secs(3),
+            },
+            "prompt",
+        );
         assert_eq!(status.code(), Code::ResourceExhausted);
         assert!(
             status

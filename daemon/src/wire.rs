@@ -168,7 +168,7 @@ pub(crate) fn counters(stats: &EngineStats, refused: u64) -> v1::Counters {
         refused,
         cancelled: stats.cancelled,
         prompt_tokens: stats.prompt_tokens,
-        cached_tokens: 0,
+        cached_tokens: stats.cached_tokens,
         generated_tokens: stats.generated_tokens,
         drafted_tokens: stats.drafted_tokens,
         accepted_tokens: stats.accepted_tokens,
@@ -177,6 +177,8 @@ pub(crate) fn counters(stats: &EngineStats, refused: u64) -> v1::Counters {
         decode_time: Some(duration(Duration::from_micros(stats.decode_us))),
         energy: None,
         device_rebuilds: 0,
+        preempted: stats.preempted,
+        replayed_tokens: stats.replayed_tokens,
     }
 }
 

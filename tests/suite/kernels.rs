@@ -7,7 +7,8 @@ use std::sync::mpsc;
 use std::time::Duration;
 
 use hearth_engine::{
-    Engine, EngineConfig, EngineError, Event, GenerateRequest, LoadError, SamplingParams, Tuning,
+    CacheScope, Caller, Class, Engine, EngineConfig, EngineError, Event, GenerateRequest,
+    LoadError, SamplingParams, Tuning,
 };
 use hearth_test_support::{ChannelSink, tiny_model};
 use tempfile::TempDir;
@@ -52,7 +53,9 @@ fn scores(engine: &Engine) -> Vec<(u32, f32)> {
         logprobs: Some(0),
         echo: true,
         deadline: None,
-        app: "tests".to_owned(),
+        caller: Caller::default(),
+        class: Class::Interactive,
+        cache_scope: CacheScope::Nobody,
     };
     engine
         .submit(request, Box::new(ChannelSink(sender)))

@@ -2,7 +2,9 @@
 
 use std::sync::mpsc;
 
-use hearth_engine::{Event, EventSink, GenerateRequest, SamplingParams, SendOutcome};
+use hearth_engine::{
+    CacheScope, Caller, Class, Event, EventSink, GenerateRequest, SamplingParams, SendOutcome,
+};
 
 /// Sends every event to its channel.
 pub struct ChannelSink(pub mpsc::Sender<Event>);
@@ -32,6 +34,8 @@ pub fn request(prompt: impl Into<Vec<u32>>, max_tokens: u32) -> GenerateRequest 
         logprobs: None,
         echo: false,
         deadline: None,
-        app: "tests".to_owned(),
+        caller: Caller::default(),
+        class: Class::Interactive,
+        cache_scope: CacheScope::App,
     }
 }

@@ -1,6 +1,7 @@
 //! The engine's errors: facts and sources; the daemon turns them into statuses, the client into words.
 
 use std::io;
+use std::time::Duration;
 
 use crate::chat_template::TemplateError;
 use crate::format::FormatError;
@@ -125,6 +126,18 @@ pub enum SubmitError {
     QueueFull {
         /// Requests waiting.
         waiting: u32,
+        /// When there should be room again, judged by the pace at which requests end now.
+        retry_after: Duration,
+    },
+    /// The app has its share of the queue.
+    #[error("{waiting} requests of this app wait; at most {waiting_max} may")]
+    AppQueueFull {
+        /// Requests of the app waiting.
+        waiting: u32,
+        /// Most that may.
+        waiting_max: u32,
+        /// When there should be room again.
+        retry_after: Duration,
     },
     /// The engine has stopped.
     #[error("the engine has stopped")]

@@ -16,6 +16,8 @@ mod kv_cache;
 pub mod limits;
 pub mod model;
 mod prefill_pace;
+mod prefix_cache;
+mod queue;
 mod request;
 mod running;
 mod sampler;
@@ -25,6 +27,7 @@ mod speculation;
 #[cfg(test)]
 mod speculation_tests;
 pub mod tokenizer;
+mod usage;
 
 pub use engine::{AdapterInfo, AdapterKind, Engine, EngineStats, LoadProgress, LoadedModel};
 pub use error::{EngineError, LoadError, SubmitError};
@@ -32,6 +35,7 @@ pub use event::{
     EndReport, Event, EventSink, FinishReason, SendOutcome, TokenLogprob, TokenOutput,
 };
 pub use request::{
-    Activations, AdapterChoice, EngineConfig, GenerateRequest, ParamError, SamplingParams,
-    Speculation, Tuning,
+    Activations, AdapterChoice, CacheScope, Caller, Class, EngineConfig, GenerateRequest,
+    ParamError, SamplingParams, Speculation, Tuning,
 };
+pub use usage::{AppUsage, SequenceUsage, Usage};

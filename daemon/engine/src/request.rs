@@ -1,6 +1,7 @@
 //! What a caller may ask of the engine: its configuration, and one generation request.
 
 use std::path::PathBuf;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 /// Which GPU adapter to take.
@@ -88,6 +89,15 @@ pub struct EngineConfig {
     pub slots: u32,
     /// Most requests waiting; more are refused.
     pub queue_max: u32,
+    /// Most requests of one app waiting; more are refused.
+    pub app_queue_max: u32,
+    /// Most sequences of one app alive at once; its others wait.
+    pub app_slots_max: u32,
+    /// Keep the KV of finished sequences for later prompts that begin the same way.
+    pub prefix_cache: bool,
+    /// Share of the GPU's time, above 0 and at most 1, that background requests may take while more
+    /// urgent ones are at work.
+    pub background_share: f32,
     /// Lowers the adapter's storage binding limit, in bytes: matrices are cut in row shards
     /// below it. `None`: the adapter's own limit.
     pub binding_bytes_max: Option<u64>,
@@ -124,7 +134,11 @@ impl Default for EngineConfig {
             kv_bytes_max: None,
             prefill_chunk: 512,
             slots: 8,
-            queue_max: 256,
+            queue_max: 512,
+            app_queue_max: 256,
+            app_slots_max: u32::MAX,
+            prefix_cache: true,
+            background_share: 0.2,
             binding_bytes_max: None,
             no_subgroups: false,
             cooperative_matrix: true,
@@ -277,6 +291,48 @@ pub struct GenerateRequest {
     pub echo: bool,
     /// When the request must be over; it then ends with [`crate::FinishReason::Deadline`].
     pub deadline: Option<Instant>,
-    /// Who asked, as one word for fairness and accounting.
-    pub app: String,
+    /// Who asked.
+    pub caller: Caller,
+    /// How urgent it is.
+    pub class: Class,
+    /// Who may reuse the KV of its prompt and of what it generates.
+    pub cache_scope: CacheScope,
+}
+
+/// Who asks, for fairness and accounts.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Caller {
+    /// The app, as one word.
+    pub app: Arc<str>,
+    /// Its process, where it is known.
+    pub pid: Option<u32>,
+}
+
+/// How urgent a request is; the most urgent first.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default)]
+pub enum Class {
+    /// A person waits for the answer.
+    #[default]
+    Interactive,
+    /// A person will want the answer soon.
+    Utility,
+    /// Nobody waits.
+    Background,
+}
+
+impl Class {
+    /// All of them, the most urgent first.
+    pub const ALL: [Self; 3] = [Self::Interactive, Self::Utility, Self::Background];
+}
+
+/// Who may reuse a prompt's KV.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
+pub enum CacheScope {
+    /// The calling app alone.
+    #[default]
+    App,
+    /// Every app: another can then tell by timing that the prompt was seen before.
+    Shared,
+    /// Nobody: nothing is looked up and nothing is kept.
+    Nobody,
 }

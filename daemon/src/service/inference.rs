@@ -3,6 +3,7 @@
 use std::sync::Arc;
 use std::time::Instant;
 
+use hearth_engine::Caller;
 use hearth_proto::v1;
 use hearth_proto::v1::inference_server::Inference;
 use tokio_stream::StreamExt as _;
@@ -51,12 +52,15 @@ impl InferenceService {
     }
 }
 
-/// The caller's app, as its connection is labelled.
-fn app_of<T>(request: &Request<T>) -> String {
+/// The caller, as its connection is labelled.
+fn caller_of<T>(request: &Request<T>) -> Caller {
     request
         .extensions()
         .get::<Peer>()
-        .map_or_else(String::new, |peer| peer.app.clone())
+        .map_or_else(Caller::default, |peer| Caller {
+            app: peer.app.as_str().into(),
+            pid: peer.pid,
+        })
 }
 
 fn check_text(field: &str, text: &str) -> Result<(), Status> {
@@ -80,9 +84,9 @@ impl Inference for InferenceService {
         request: Request<v1::ChatRequest>,
     ) -> Result<Response<Self::ChatStream>, Status> {
         let received = Instant::now();
-        let app = app_of(&request);
+        let caller = caller_of(&request);
         let (metadata, _, request) = request.into_parts();
-        let settings = options::check(request.options, received, &metadata, app);
+        let settings = options::check(request.options, received, &metadata, caller);
         let ask = Ask::Chat(request.messages, "messages");
         let events = self.generate_events(request.model, ask, settings).await?;
         let reply = |event| v1::ChatResponse { event: Some(event) };
@@ -97,9 +101,9 @@ impl Inference for InferenceService {
     ) -> Result<Response<Self::GenerateStream>, Status> {
         use v1::generate_request::Input;
         let received = Instant::now();
-        let app = app_of(&request);
+        let caller = caller_of(&request);
         let (metadata, _, request) = request.into_parts();
-        let settings = options::check(request.options, received, &metadata, app);
+        let settings = options::check(request.options, received, &metadata, caller);
         let ask = match request.input {
             Some(Input::Prompt(text)) => {
                 Ask::Text(text, encode_options(request.special_tokens, true), "prompt")

@@ -7,7 +7,7 @@ use std::hash::{BuildHasher as _, RandomState};
 use std::time::{Duration, Instant};
 
 use hearth_engine::limits::{LOGPROBS_TOP_MAX, STOP_TEXT_BYTES_MAX, STOP_TEXTS_MAX};
-use hearth_engine::{GenerateRequest, SamplingParams};
+use hearth_engine::{CacheScope, Caller, Class, GenerateRequest, SamplingParams};
 use hearth_proto::v1;
 use tonic::Status;
 use tonic::metadata::MetadataMap;
@@ -31,14 +31,12 @@ pub(super) fn check(
     options: Option<v1::GenerationOptions>,
     received: Instant,
     metadata: &MetadataMap,
-    app: String,
+    caller: Caller,
 ) -> Result<Settings, Status> {
     let options = options.unwrap_or_default();
     refuse_later_fields(&options)?;
-    v1::Class::try_from(options.class)
-        .map_err(|_| bad_field("options.class", "is not a known class"))?;
-    v1::CacheScope::try_from(options.cache_scope)
-        .map_err(|_| bad_field("options.cache_scope", "is not a known scope"))?;
+    let class = class(options.class)?;
+    let cache_scope = cache_scope(options.cache_scope)?;
     if options.logprobs.is_some_and(|n| n > LOGPROBS_TOP_MAX) {
         let problem = format!("must be from 0 to {LOGPROBS_TOP_MAX}");
         return Err(bad_field("options.logprobs", problem));
@@ -63,10 +61,30 @@ pub(super) fn check(
                 .into_iter()
                 .flatten()
                 .min(),
-            app,
+            caller,
+            class,
+            cache_scope,
         },
         allow_truncation: options.allow_truncation,
     })
+}
+
+fn class(class: i32) -> Result<Class, Status> {
+    match v1::Class::try_from(class) {
+        Ok(v1::Class::Unspecified | v1::Class::Interactive) => Ok(Class::Interactive),
+        Ok(v1::Class::Utility) => Ok(Class::Utility),
+        Ok(v1::Class::Background) => Ok(Class::Background),
+        Err(_) => Err(bad_field("options.class", "is not a known class")),
+    }
+}
+
+fn cache_scope(scope: i32) -> Result<CacheScope, Status> {
+    match v1::CacheScope::try_from(scope) {
+        Ok(v1::CacheScope::Unspecified | v1::CacheScope::App) => Ok(CacheScope::App),
+        Ok(v1::CacheScope::Shared) => Ok(CacheScope::Shared),
+        Ok(v1::CacheScope::None) => Ok(CacheScope::Nobody),
+        Err(_) => Err(bad_field("options.cache_scope", "is not a known scope")),
+    }
 }
 
 fn refuse_later_fields(options: &v1::GenerationOptions) -> Result<(), Status> {
@@ -179,7 +197,7 @@ mod tests {
             Some(options),
             Instant::now(),
             &MetadataMap::new(),
-            "app".to_owned(),
+            Caller::default(),
         )
     }
 
@@ -202,7 +220,7 @@ mod tests {
 
     #[test]
     fn defaults_are_the_promised_ones() {
-        let settings = check(None, Instant::now(), &MetadataMap::new(), "app".to_owned()).unwrap();
+        let settings = check(None, Instant::now(), &MetadataMap::new(), Caller::default()).unwrap();
         let sampling = settings.request.sampling;
         assert_eq!((sampling.temperature, sampling.top_k), (0.7, 40));
         assert_eq!((sampling.top_p, sampling.min_p), (0.95, 0.05));
@@ -381,7 +399,7 @@ mod tests {
                 }),
                 ..Default::default()
             };
-            let settings = check(Some(options), now, &metadata, String::new()).unwrap();
+            let settings = check(Some(options), now, &metadata, Caller::default()).unwrap();
             settings.request.deadline.unwrap() - now
         };
         assert_eq!(after("5S"), Duration::from_secs(5));
