@@ -96,7 +96,7 @@ pub(crate) struct Forward {
     vocab_size: u32,
     /// Steps of few columns, the narrowest first.
     short: Vec<ShortPass>,
-    /// Embedding and layers of longer steps.
+    /// Embedding and layers of prompts.
     long: Recording,
     sample: Recording,
     pub(crate) weights_bytes: u64,
@@ -261,7 +261,7 @@ impl Forward {
 }
 
 fn is_short(step: &StepInput) -> bool {
-    step.columns.len() <= DECODE_COLUMNS_MAX as usize
+    !step.prefill && step.columns.len() <= DECODE_COLUMNS_MAX as usize
 }
 
 /// The most columns of each recording of decode kernels, in order. Software adapters have two kernels

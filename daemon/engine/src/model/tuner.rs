@@ -208,9 +208,8 @@ impl Tuner<'_> {
                 slot: 0,
             }],
             tables: vec![0],
-            output_first: 0,
             outputs: 1,
-            ring: 0,
+            ..StepInput::default()
         };
         let words = input.words(0, &self.config.inverse_frequencies());
         let queue = &self.gpu.queue;
