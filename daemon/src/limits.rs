@@ -6,6 +6,12 @@ use std::time::Duration;
 
 /// Most connections open at once; more are closed at once.
 pub const CONNECTIONS_MAX: usize = 256;
+/// Most connections that one app may have open at once; more are closed at once.
+pub const APP_CONNECTIONS_MAX: usize = 64;
+/// Most app sockets at once.
+pub const APP_SOCKETS_MAX: usize = 64;
+/// Connections accepted on app sockets that wait to be admitted; more wait in the system's queue.
+pub const ARRIVALS_WAITING_MAX: usize = 16;
 /// Most streams open at once on a connection.
 pub const STREAMS_MAX: u32 = 32;
 /// Largest message that is received, in bytes.

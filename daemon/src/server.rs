@@ -18,7 +18,7 @@ use hyper::server::conn::http2;
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use interprocess::local_socket::tokio::{Listener, Stream};
 use interprocess::local_socket::traits::tokio::Listener as _;
-use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, watch};
 use tokio::task::JoinSet;
 use tonic::body::Body;
 use tonic::server::NamedService;
@@ -28,10 +28,13 @@ use tonic_health::pb::health_server::{Health, HealthServer};
 use tonic_health::server::HealthReporter;
 use tower::Service as _;
 
+use crate::app_sockets::Arrival;
 use crate::lifecycle::{Phase, State};
+use crate::peer::{Peer, PeerError};
+use crate::places::Place;
 use crate::service::{DaemonService, InferenceService, ModelsService};
 use crate::state::Shared;
-use crate::{limits, peer, status};
+use crate::{access, limits, peer, status};
 
 /// Health names that follow the warm model.
 const HEALTH_OF_MODEL: [&str; 2] = ["", "hearth.v1.Inference"];
@@ -102,29 +105,43 @@ pub(crate) struct Connections {
     shared: Arc<Shared>,
     routes: Routes,
     permits: Arc<Semaphore>,
+    /// What comes through app sockets.
+    arrivals: mpsc::Receiver<Arrival>,
     tasks: JoinSet<()>,
 }
 
 impl Connections {
-    pub(crate) fn new(shared: Arc<Shared>, routes: Routes) -> Self {
+    pub(crate) fn new(
+        shared: Arc<Shared>,
+        routes: Routes,
+        arrivals: mpsc::Receiver<Arrival>,
+    ) -> Self {
         let permits = Arc::new(Semaphore::new(limits::CONNECTIONS_MAX));
         Self {
             shared,
             routes,
             permits,
+            arrivals,
             tasks: JoinSet::new(),
         }
     }
 
-    /// Accepts connections until `shutdown` is done.
+    /// Accepts connections, on the main socket and on those of apps, until `shutdown` is done.
     pub(crate) async fn accept(&mut self, listener: &Listener, shutdown: impl Future<Output = ()>) {
         let mut shutdown = pin!(shutdown);
         loop {
             tokio::select! {
-                () = &mut shutdown => return,
+                () = &mut shutdown => break,
                 Some(_) = self.tasks.join_next(), if !self.tasks.is_empty() => {}
+                Some(arrival) = self.arrivals.recv() => {
+                    let peer = arrival.identify();
+                    self.admit(arrival.stream, peer, Some(arrival.revoked));
+                }
                 accepted = listener.accept() => match accepted {
-                    Ok(stream) => self.admit(stream),
+                    Ok(stream) => {
+                        let peer = peer::identify(&stream);
+                        self.admit(stream, peer, None);
+                    }
                     Err(error) => {
                         tracing::warn!(%error, "cannot accept a connection");
                         // Out of descriptors or memory: others must end first.
@@ -133,6 +150,9 @@ impl Connections {
                 },
             }
         }
+        // What was not admitted yet is closed with its socket.
+        self.arrivals.close();
+        while self.arrivals.try_recv().is_ok() {}
     }
 
     /// Lets connections finish for at most `bound`, then closes what is left.
@@ -147,8 +167,13 @@ impl Connections {
         }
     }
 
-    fn admit(&mut self, stream: Stream) {
-        let peer = match peer::identify(&stream) {
+    fn admit(
+        &mut self,
+        stream: Stream,
+        peer: Result<Peer, PeerError>,
+        revoked: Option<watch::Receiver<bool>>,
+    ) {
+        let peer = match peer {
             Ok(peer) => peer,
             Err(error) => {
                 tracing::warn!(%error, "a connection is refused");
@@ -163,16 +188,29 @@ impl Connections {
             );
             return;
         };
-        tracing::debug!(app = peer.app, pid = peer.pid, "connected");
-        let connection = serve(Arc::clone(&self.shared), self.routes.clone(), stream, peer);
+        let Some(place) = self.shared.places.take(&peer.app) else {
+            // No warning: an app that tries on and on would fill the log.
+            let max = limits::APP_CONNECTIONS_MAX;
+            tracing::debug!(app = peer.app, pid = peer.pid, max, "too many of one app");
+            return;
+        };
+        tracing::debug!(
+            app = peer.app,
+            pid = peer.pid,
+            sandboxed = peer.sandbox.is_some(),
+            "connected"
+        );
+        let (shared, routes) = (Arc::clone(&self.shared), self.routes.clone());
+        let connection = until_revoked(serve(shared, routes, stream, peer), revoked);
+        let shared = Arc::clone(&self.shared);
         self.tasks
-            .spawn(counted(Arc::clone(&self.shared), permit, connection));
+            .spawn(counted(shared, (permit, place), connection));
     }
 }
 
 async fn counted(
     shared: Arc<Shared>,
-    _permit: OwnedSemaphorePermit,
+    _places: (OwnedSemaphorePermit, Place),
     connection: impl Future<Output = ()>,
 ) {
     struct Counted(Arc<Shared>);
@@ -187,13 +225,10 @@ async fn counted(
 }
 
 /// Speaks HTTP/2 on one connection until it ends.
-async fn serve(shared: Arc<Shared>, routes: Routes, stream: Stream, peer: peer::Peer) {
+async fn serve(shared: Arc<Shared>, routes: Routes, stream: Stream, peer: Peer) {
     let (app, pid) = (peer.app.clone(), peer.pid);
-    let service = hyper::service::service_fn(move |mut request: Request<Incoming>| {
-        request.extensions_mut().insert(peer.clone());
-        Guarded {
-            answer: Box::pin(routes.clone().call(request)),
-        }
+    let service = hyper::service::service_fn(move |request| Guarded {
+        answer: Box::pin(answer(routes.clone(), peer.clone(), request)),
     });
     let mut drain = shared.lifecycle.watch();
     let mut connection = pin!(http2_builder().serve_connection(TokioIo::new(stream), service));
@@ -211,6 +246,40 @@ async fn serve(shared: Arc<Shared>, routes: Routes, stream: Stream, peer: peer::
             tracing::debug!(app, pid, error, "the connection broke");
         }
     }
+}
+
+/// Answers a request, if this peer may ask it.
+async fn answer(
+    mut routes: Routes,
+    peer: Peer,
+    mut request: Request<Incoming>,
+) -> Result<Response<Body>, std::convert::Infallible> {
+    if let Err(refused) = access::check_call(&peer, request.uri().path()) {
+        return Ok(refused.into_http());
+    }
+    request.extensions_mut().insert(peer);
+    routes.call(request).await
+}
+
+/// Lets a connection live no longer than the app socket it came through: whatever it is at, it is
+/// dropped when the launcher closes the socket.
+async fn until_revoked(
+    connection: impl Future<Output = ()>,
+    revoked: Option<watch::Receiver<bool>>,
+) {
+    let Some(mut revoked) = revoked else {
+        return connection.await;
+    };
+    let mut connection = pin!(connection);
+    tokio::select! {
+        () = &mut connection => return,
+        revoked = revoked.wait_for(|revoked| *revoked) => if revoked.is_ok() {
+            tracing::debug!("a connection is closed with its app socket");
+            return;
+        }
+    }
+    // A drain closed the socket: connections end as they will.
+    connection.await;
 }
 
 /// Done when nothing new is accepted any more.

@@ -5,6 +5,7 @@
     reason = "in a test, a failure where none may be is a failed test"
 )]
 
+mod app_sockets;
 mod beside;
 mod kernels;
 mod model;
@@ -15,3 +16,4 @@ mod service;
 mod socket;
 mod speculation;
 mod tidy;
+mod together;

@@ -67,11 +67,45 @@ async fn a_foreign_user_is_refused() {
 #[tokio::test(flavor = "multi_thread")]
 async fn more_connections_than_the_limit_are_closed() {
     let (daemon, mut clients) = Daemon::ready(Setup::empty()).await;
-    let held: Vec<UnixStream> = (0..hearthd::limits::CONNECTIONS_MAX - 1)
+    // No app may have them all: three more have as many as an app may.
+    let launcher = hearth::Client::connect_to(&daemon.socket).await.unwrap();
+    let each = hearthd::limits::APP_CONNECTIONS_MAX;
+    let mut sockets = Vec::new();
+    let mut held = Vec::new();
+    for app in ["a", "b", "c"] {
+        let socket = launcher.open_app_socket(app, None).await.unwrap();
+        held.extend((0..each).map(|_| UnixStream::connect(socket.path()).unwrap()));
+        sockets.push(socket);
+    }
+    let left = hearthd::limits::CONNECTIONS_MAX - 2 - 3 * each;
+    held.extend((0..left).map(|_| UnixStream::connect(&daemon.socket).unwrap()));
+    clients
+        .wait_for("full", |status| status.connections == 256)
+        .await;
+    let other = launcher.open_app_socket("d", None).await.unwrap();
+    let mut one_more = UnixStream::connect(other.path()).unwrap();
+    one_more
+        .set_read_timeout(Some(Duration::from_secs(5)))
+        .unwrap();
+    assert_eq!(one_more.read(&mut [0; 64]).unwrap_or(0), 0);
+    drop(held);
+    clients
+        .wait_for("empty again", |status| status.connections == 2)
+        .await;
+    let mut again = daemon.clients().await;
+    assert_eq!(again.status().await.connections, 3);
+    daemon.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn one_app_has_its_share_of_connections_and_no_more() {
+    let (daemon, mut clients) = Daemon::ready(Setup::empty()).await;
+    let each = hearthd::limits::APP_CONNECTIONS_MAX;
+    let held: Vec<UnixStream> = (0..each - 1)
         .map(|_| UnixStream::connect(&daemon.socket).unwrap())
         .collect();
     clients
-        .wait_for("full", |status| status.connections == 256)
+        .wait_for("full", |status| status.connections == 64)
         .await;
     let mut one_more = UnixStream::connect(&daemon.socket).unwrap();
     one_more
@@ -82,8 +116,7 @@ async fn more_connections_than_the_limit_are_closed() {
     clients
         .wait_for("empty again", |status| status.connections == 1)
         .await;
-    let mut again = daemon.clients().await;
-    assert_eq!(again.status().await.connections, 2);
+    daemon.clients().await;
     daemon.stop().await;
 }
 
