@@ -4,12 +4,12 @@
 //! nothing of sequences, queues or text.
 
 use hearth_shaders::params::attention_split_len;
-use hearth_shaders::{ActivationFormat, Epilogue};
+use hearth_shaders::{ActivationFormat, Epilogue, TILE_COLUMNS_FEW};
 
 use super::ModelConfig;
 use super::choices::Choices;
 use super::choosing::{ChosenKernel, Passes, Weights};
-use super::plan::{DECODE_COLUMNS_MAX, LONE_ROWS_MAX};
+use super::plan::DECODE_COLUMNS_MAX;
 use super::recorder::{Over, Product, Recorder, Width};
 use super::scratch::{Scratch, splits_max};
 use super::self_check::cooperative_matrix_works;
@@ -264,11 +264,11 @@ fn is_short(step: &StepInput) -> bool {
     !step.prefill && step.columns.len() <= DECODE_COLUMNS_MAX as usize
 }
 
-/// The most columns of each recording of decode kernels, in order. Software adapters have two kernels
-/// for them: of one column and of eight.
+/// The most columns of each recording of decode kernels, in order. Software adapters have kernels of
+/// one, of few and of eight columns.
 pub(super) fn short_widths(gpu: &Gpu) -> Vec<u32> {
     if gpu.info.kind == AdapterKind::Software {
-        return vec![LONE_ROWS_MAX, DECODE_COLUMNS_MAX];
+        return vec![1, TILE_COLUMNS_FEW, DECODE_COLUMNS_MAX];
     }
     std::iter::successors(Some(1), |n| Some(2 * n))
         .take_while(|n| *n <= DECODE_COLUMNS_MAX)

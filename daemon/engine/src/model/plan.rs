@@ -10,8 +10,6 @@ use crate::gpu::Gpu;
 pub(crate) const GLU_PAIRS: u32 = 32;
 /// Most columns that one `gemv` does together, and most columns of a step that takes it.
 pub(crate) const DECODE_COLUMNS_MAX: u32 = 16;
-/// Most columns of a step that `gemv_rows` does one by one; from the next on eight together cost less.
-pub(crate) const LONE_ROWS_MAX: u32 = 2;
 /// Storage buffers of the product that norms its own input and writes q, k and v.
 const NORMED_STORAGE_BUFFERS: u32 = 9;
 /// Workgroup memory that a `gemv` takes beside the normed input, at most: sums and a tile of results.

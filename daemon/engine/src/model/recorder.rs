@@ -8,7 +8,7 @@ use hearth_shaders::params::{
 };
 use hearth_shaders::{
     ActivationFormat, COOPERATIVE_COLUMNS, COOPERATIVE_PAIRS, Epilogue, GemvInput, Kernel,
-    MatrixKernel, Planes, Reduction, TILE_COLUMNS,
+    MatrixKernel, Planes, Reduction,
 };
 
 use super::ModelConfig;
@@ -342,11 +342,12 @@ impl Recorder<'_> {
                 COOPERATIVE_COLUMNS,
             ),
             Mapping::Tile(tile) => (Kernel::Gemm(matrix, tile), tile.pairs(), tile.columns()),
-            _ => (
-                Kernel::GemmRows(matrix, way.reduction, place),
+            Mapping::TileRows { columns } => (
+                Kernel::GemmRows(matrix, way.reduction, place, columns),
                 2 * threads,
-                TILE_COLUMNS,
+                columns,
             ),
+            Mapping::Runs | Mapping::Rows => unreachable!("those have kernels of their own"),
         };
         let overrides: &[(&'static str, u32)] = match kernel {
             Kernel::GemmRows(..) => &[("WG", threads)],
