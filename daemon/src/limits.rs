@@ -52,9 +52,9 @@ pub const REQUEST_BYTES_MAX: usize = 4 * MESSAGE_BYTES_MAX;
 pub const SEND_BUFFER_BYTES_MAX: usize = 64 << 10;
 /// Events of a generation that wait for its reader; the engine pauses the sequence beyond that.
 pub const EVENTS_WAITING_MAX: usize = 256;
-/// Events that the reader of a full stream has to take within the engine's `READER_STALL_MAX`, or it
-/// loses the stream. A reply of 20 tokens a second makes three times as many.
-pub const READER_EVENTS_MIN: usize = 64;
+/// Tokens that the reader of a full stream has to take within the engine's `READER_STALL_MAX`, or it
+/// loses the stream.
+pub const READER_TOKENS_MIN: u64 = 64;
 /// How long live streams may go on after the daemon was told to stop.
 pub const DRAIN_MAX: Duration = Duration::from_secs(15);
 /// How long connections may take to deliver what is left after the drain.

@@ -6,11 +6,13 @@
 )]
 
 mod beside;
+mod cancel;
 mod kernels;
 mod model;
 mod models;
 mod params;
 mod privacy;
+mod readers;
 mod service;
 mod socket;
 mod speculation;

@@ -1,6 +1,7 @@
 //! The socket and the process: who may connect, who may serve, what a death leaves behind.
 
-use std::io::Read as _;
+use std::collections::VecDeque;
+use std::io::{ErrorKind, Read as _, Write as _};
 use std::os::unix::fs::{MetadataExt as _, PermissionsExt as _, symlink};
 use std::os::unix::net::UnixStream;
 use std::time::{Duration, Instant};
@@ -64,26 +65,95 @@ async fn a_foreign_user_is_refused() {
     daemon.stop().await;
 }
 
+/// Reads all that comes until the other side closes; gives up after 30 s.
+async fn heard(mut stream: UnixStream) -> Vec<u8> {
+    let wait = Some(Duration::from_secs(30));
+    stream.set_read_timeout(wait).unwrap();
+    let read = tokio::task::spawn_blocking(move || {
+        let mut heard = Vec::new();
+        // A reset is an end too.
+        let ended = stream.read_to_end(&mut heard);
+        let kind = ended.err().map(|error| error.kind());
+        assert!(matches!(kind, None | Some(ErrorKind::ConnectionReset)));
+        heard
+    });
+    read.await.unwrap()
+}
+
 #[tokio::test(flavor = "multi_thread")]
-async fn more_connections_than_the_limit_are_closed() {
+async fn the_longest_idle_connection_makes_room() {
     let (daemon, mut clients) = Daemon::ready(Setup::empty()).await;
-    let held: Vec<UnixStream> = (0..hearthd::limits::CONNECTIONS_MAX - 1)
+    let mut held: VecDeque<UnixStream> = (0..hearthd::limits::CONNECTIONS_MAX - 1)
         .map(|_| UnixStream::connect(&daemon.socket).unwrap())
         .collect();
     clients
         .wait_for("full", |status| status.connections == 256)
         .await;
-    let mut one_more = UnixStream::connect(&daemon.socket).unwrap();
-    one_more
-        .set_read_timeout(Some(Duration::from_secs(5)))
-        .unwrap();
-    assert_eq!(one_more.read(&mut [0; 64]).unwrap_or(0), 0);
+    let mut again = daemon.clients().await;
+    assert_eq!(again.status().await.connections, 256);
+    heard(held.pop_front().unwrap()).await;
     drop(held);
+    clients
+        .wait_for("empty again", |status| status.connections == 2)
+        .await;
+    daemon.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn without_an_idle_connection_one_more_is_told_and_closed() {
+    let (daemon, mut clients) = Daemon::ready(Setup::empty()).await;
+    let watch = || v1::WatchStatusRequest {
+        min_interval: Some(Duration::from_secs(3600).try_into().unwrap()),
+    };
+    let mut held = Vec::new();
+    for _ in 1..hearthd::limits::CONNECTIONS_MAX {
+        let mut own = daemon.clients().await;
+        let stream = own.daemon.watch_status(watch()).await.unwrap();
+        held.push((own, stream));
+    }
+    let own = clients.daemon.watch_status(watch()).await.unwrap();
+    let told = heard(UnixStream::connect(&daemon.socket).unwrap()).await;
+    assert_eq!(told[..4], [0, 0, 0, 4], "SETTINGS come first");
+    assert_eq!(told[12], 7, "then GOAWAY");
+    assert!(told.ends_with(b"too many connections"));
+    assert_eq!(clients.status().await.connections, 256);
+    drop((held, own));
     clients
         .wait_for("empty again", |status| status.connections == 1)
         .await;
-    let mut again = daemon.clients().await;
-    assert_eq!(again.status().await.connections, 2);
+    daemon.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_connection_that_never_speaks_http2_is_closed() {
+    const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
+    let (daemon, mut clients) = Daemon::ready(Setup::empty()).await;
+    let connect = |bytes: &[u8]| {
+        let mut stream = UnixStream::connect(&daemon.socket).unwrap();
+        stream.write_all(bytes).unwrap();
+        stream
+    };
+    let (silent, half, whole) = (connect(b""), connect(&PREFACE[..9]), connect(PREFACE));
+    let mut speaking = connect(PREFACE);
+    speaking.write_all(&[0, 0, 0, 4, 0, 0, 0, 0, 0]).unwrap();
+    for stream in [silent, half, whole] {
+        heard(stream).await;
+    }
+    clients
+        .wait_for("rid of them", |status| status.connections == 2)
+        .await;
+    speaking.write_all(&[0, 0, 8, 6, 0, 0, 0, 0, 0]).unwrap();
+    speaking.write_all(b"stillok?").unwrap();
+    let mut answer = Vec::new();
+    speaking
+        .set_read_timeout(Some(Duration::from_secs(30)))
+        .unwrap();
+    while !answer.ends_with(b"stillok?") {
+        let mut more = [0; 256];
+        let count = speaking.read(&mut more).unwrap();
+        assert_ne!(count, 0, "it was closed");
+        answer.extend(&more[..count]);
+    }
     daemon.stop().await;
 }
 
