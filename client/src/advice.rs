@@ -64,7 +64,7 @@ fn kind_of_rpc(rpc: &RpcError) -> Kind {
         Some("SCHEMA_UNMET") => return Kind::SchemaUnmet,
         Some("LOAD_IN_PROGRESS" | "STORE_BUSY") => return Kind::Busy,
         Some("OUT_OF_GPU_MEMORY" | "BAD_MODEL_FILE") => return Kind::ModelUnavailable,
-        Some("STORAGE") => return Kind::Runtime,
+        Some("STORAGE" | "SOCKET") => return Kind::Runtime,
         Some(reason) if reason.contains("DEFERRED") => return Kind::Deferred,
         _ => {}
     }
@@ -101,7 +101,7 @@ fn hint_of_rpc(rpc: &RpcError) -> Option<String> {
                     .to_owned(),
             );
         }
-        Some("BAD_MODEL_FILE" | "STORAGE") => return None,
+        Some("BAD_MODEL_FILE" | "STORAGE" | "SOCKET") => return None,
         _ => {}
     }
     match kind_of_rpc(rpc) {
@@ -160,6 +160,18 @@ mod tests {
             ),
             (Code::InvalidArgument, None, None, Kind::Usage),
             (Code::PermissionDenied, None, None, Kind::Denied),
+            (
+                Code::PermissionDenied,
+                Some("SANDBOXED"),
+                None,
+                Kind::Denied,
+            ),
+            (
+                Code::FailedPrecondition,
+                Some("SOCKET"),
+                None,
+                Kind::Runtime,
+            ),
             (
                 Code::NotFound,
                 Some("MODEL_NOT_FOUND"),

@@ -69,6 +69,8 @@ pub(crate) enum Command {
     Load(NameArg),
     /// Take the warm model off the GPU
     Unload,
+    /// Open a socket for one sandboxed app, which may ask the model and manage nothing
+    AppSocket(AppSocketArgs),
     /// Show the daemon's state
     Status(StatusArgs),
     /// Look for what keeps Hearth from working, and say how to mend it
@@ -226,6 +228,28 @@ pub(crate) struct NameArg {
     pub(crate) name: String,
 }
 
+/// `hearth app-socket`
+#[derive(Debug, Args)]
+#[command(after_help = "\
+Whatever connects through the socket is APP to the daemon. It may ask the model; it cannot manage
+models, open sockets, or see what other apps do. The socket lies alone in its folder.
+
+Without COMMAND the path is printed, and the socket lives until this command is interrupted. With
+COMMAND it lives while that runs, with HEARTH_SOCKET set; the exit code is passed on.
+
+  hearth app-socket org.example.App -- org.example.App --some-flag")]
+pub(crate) struct AppSocketArgs {
+    /// Name of the app, such as org.example.App (A-Z, a-z, 0-9, `.`, `_`, `-`; at most 64)
+    #[arg(value_name = "APP")]
+    pub(crate) app: String,
+    /// Which of several instances of the app it is, for `hearth status`
+    #[arg(long, value_name = "NAME")]
+    pub(crate) instance: Option<String>,
+    /// Command to run, with its arguments, after `--`
+    #[arg(value_name = "COMMAND", last = true)]
+    pub(crate) command: Vec<OsString>,
+}
+
 /// `hearth status`
 #[derive(Debug, Args)]
 pub(crate) struct StatusArgs {
@@ -338,6 +362,21 @@ mod tests {
     }
 
     #[test]
+    fn a_command_stands_after_two_dashes() {
+        let cli = parse(&["app-socket", "--instance", "1", "a.b", "--", "sh", "--json"]);
+        let cli = cli.unwrap_or_else(|error| panic!("{error}"));
+        assert!(!cli.global.json, "the flag is the command's");
+        let Command::AppSocket(args) = cli.command else {
+            panic!("an app socket")
+        };
+        assert_eq!(
+            (args.app.as_str(), args.instance.as_deref()),
+            ("a.b", Some("1"))
+        );
+        assert_eq!(args.command, ["sh", "--json"]);
+    }
+
+    #[test]
     fn wrong_command_lines_are_refused() {
         for args in [
             &[][..],
@@ -351,6 +390,8 @@ mod tests {
             &["run", "--top-k", "-1", "x"],
             &["tokenize", "--ids", "--count", "x"],
             &["show"],
+            &["app-socket"],
+            &["app-socket", "a", "sh"],
             &["completions", "cobol"],
         ] {
             assert!(parse(args).is_err(), "{args:?}");

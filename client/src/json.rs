@@ -225,6 +225,17 @@ pub(crate) fn status(status: &v1::DaemonStatus) -> Value {
         "adapter": status.adapter.as_ref().map(adapter),
         "model": status.model.as_ref().map(warm_model),
     });
+    if !status.app_sockets.is_empty() {
+        let row = |socket: &v1::AppSocketStatus| {
+            json!({
+                "app": socket.app,
+                "instance": socket.instance,
+                "launcher_pid": socket.launcher_pid,
+                "connections": socket.connections,
+            })
+        };
+        value["app_sockets"] = status.app_sockets.iter().map(row).collect();
+    }
     if status.model.is_some() {
         value["activations"] = activations(status.activations).into();
     }

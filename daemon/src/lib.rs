@@ -4,6 +4,8 @@
 //! `loading` (the engine and its model), `store` (models on disk). Only this crate knows gRPC on
 //! the daemon's side; the engine knows nothing of it.
 
+mod access;
+mod app_sockets;
 pub mod bench;
 pub mod config;
 mod hardening;
@@ -12,6 +14,7 @@ pub mod limits;
 mod loading;
 mod logging;
 pub mod peer;
+mod places;
 mod server;
 mod service;
 pub mod socket;
@@ -21,6 +24,7 @@ pub mod store;
 mod wire;
 
 use std::future::Future;
+use std::path::Path;
 use std::sync::Arc;
 
 use config::Config;
@@ -43,7 +47,7 @@ pub enum ServeError {
 
 /// Serves on `socket` until `shutdown` is done, then drains: what runs may go on for at most
 /// [`limits::DRAIN_MAX`]. The API answers at once, while the GPU is opened and the model loaded
-/// behind it. The socket is gone before the drain begins, its lock after it ends.
+/// behind it. The socket and those of apps are gone before the drain begins, its lock after it ends.
 ///
 /// # Errors
 /// See [`ServeError`]; failures of the GPU or of a load are no errors here but states to be seen.
@@ -55,7 +59,9 @@ pub async fn serve(
     let store = Store::open(&config.models_dir)?;
     let (health, health_service) = tonic_health::server::health_reporter();
     server::report_start(&health).await;
-    let shared = Arc::new(state::Shared::new(config, store, health));
+    let folder = socket.path().parent().unwrap_or(Path::new("/"));
+    let (app_sockets, arrivals) = app_sockets::AppSockets::new(folder);
+    let shared = Arc::new(state::Shared::new(config, store, health, app_sockets));
     let routes = server::routes(&shared, health_service)?;
     let starting = tokio::spawn(loading::start(Arc::clone(&shared)));
     tracing::info!(
@@ -64,12 +70,13 @@ pub async fn serve(
         pid = std::process::id(),
         "serving"
     );
-    let mut connections = server::Connections::new(Arc::clone(&shared), routes);
+    let mut connections = server::Connections::new(Arc::clone(&shared), routes, arrivals);
     connections.accept(socket.listener(), shutdown).await;
 
     tracing::info!("draining");
     shared.lifecycle.drain();
     let _lock = socket.close();
+    shared.app_sockets.gone(limits::FLUSH_MAX).await;
     server::report_end(&shared.health).await;
     // A load in progress sees the drain and stops; the engine must be there to be shut down.
     if tokio::time::timeout(limits::DRAIN_MAX, starting)

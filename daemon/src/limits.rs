@@ -6,6 +6,13 @@ use std::time::Duration;
 
 /// Most connections open at once. For one more, the longest idle is asked to leave, or it is closed.
 pub const CONNECTIONS_MAX: usize = 256;
+/// Most connections that one app may have open at once. For one more, its longest idle is asked to
+/// leave, or it is closed.
+pub const APP_CONNECTIONS_MAX: usize = 64;
+/// Most app sockets at once.
+pub const APP_SOCKETS_MAX: usize = 64;
+/// Connections accepted on app sockets that wait to be admitted; more wait in the system's queue.
+pub const ARRIVALS_WAITING_MAX: usize = 16;
 /// How long a new connection may take to send its first HTTP/2 frame.
 pub const HANDSHAKE_MAX: Duration = Duration::from_secs(10);
 /// How long an idle connection that is asked to leave may take, before it is closed.

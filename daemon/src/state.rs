@@ -14,9 +14,11 @@ use tokio::sync::{Mutex, Semaphore, watch};
 use tonic::Status;
 use tonic_health::server::HealthReporter;
 
+use crate::app_sockets::AppSockets;
 use crate::config::Config;
 use crate::lifecycle::{Lifecycle, State};
 use crate::limits::IMPORTS_MAX;
+use crate::places::Places;
 use crate::store::{Manifest, ModelFacts, Store};
 use crate::{status, wire};
 
@@ -69,6 +71,9 @@ pub(crate) struct Shared {
     /// Changes whenever a request begins or ends, for watchers.
     pub(crate) activity: watch::Sender<()>,
     pub(crate) connections: AtomicU32,
+    /// Connections by app.
+    pub(crate) places: Places,
+    pub(crate) app_sockets: AppSockets,
     pub(crate) refused: AtomicU64,
     engine: OnceLock<Arc<Engine>>,
     warm: RwLock<Option<Arc<Warm>>>,
@@ -76,7 +81,12 @@ pub(crate) struct Shared {
 }
 
 impl Shared {
-    pub(crate) fn new(config: Config, store: Store, health: HealthReporter) -> Self {
+    pub(crate) fn new(
+        config: Config,
+        store: Store,
+        health: HealthReporter,
+        app_sockets: AppSockets,
+    ) -> Self {
         Self {
             config,
             store,
@@ -86,6 +96,8 @@ impl Shared {
             imports: Semaphore::new(IMPORTS_MAX),
             activity: watch::Sender::new(()),
             connections: AtomicU32::new(0),
+            places: Places::default(),
+            app_sockets,
             refused: AtomicU64::new(0),
             engine: OnceLock::new(),
             warm: RwLock::new(None),
@@ -209,6 +221,7 @@ impl Shared {
             models_dir: self.store.root().display().to_string(),
             connections: self.connections.load(Ordering::Relaxed),
             rss_bytes: rss_bytes(),
+            app_sockets: self.app_sockets.list(),
         }
     }
 

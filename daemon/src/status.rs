@@ -13,6 +13,7 @@ use tonic::{Code, Status};
 use tonic_types::{ErrorDetails, StatusExt as _};
 
 use crate::limits::RETRY_DELAY;
+use crate::socket::SocketError;
 use crate::store::StoreError;
 
 /// An error with a reason that programs can rely on.
@@ -85,6 +86,21 @@ pub(crate) fn draining() -> Status {
     fault(Code::Unavailable, "DRAINING", "the daemon is stopping")
         .retry(RETRY_DELAY)
         .status()
+}
+
+/// A sandboxed app asked for what it may not have.
+pub(crate) fn sandboxed(what: &str, app: &str) -> Status {
+    let message = format!(
+        "{what} is not for sandboxed apps, and this connection came through the app socket of `{app}`"
+    );
+    fault(Code::PermissionDenied, "SANDBOXED", message)
+        .facts([("app", app.to_owned())])
+        .status()
+}
+
+/// An app socket could not be made.
+pub(crate) fn of_socket(error: &SocketError) -> Status {
+    fault(Code::FailedPrecondition, "SOCKET", chain(error)).status()
 }
 
 /// The model is on its way.

@@ -5,6 +5,7 @@
     reason = "in a test, a failure where none may be is a failed test"
 )]
 
+mod app_sockets;
 mod beside;
 mod cancel;
 mod kernels;
@@ -17,3 +18,4 @@ mod service;
 mod socket;
 mod speculation;
 mod tidy;
+mod together;

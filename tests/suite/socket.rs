@@ -1,6 +1,5 @@
 //! The socket and the process: who may connect, who may serve, what a death leaves behind.
 
-use std::collections::VecDeque;
 use std::io::{ErrorKind, Read as _, Write as _};
 use std::os::unix::fs::{MetadataExt as _, PermissionsExt as _, symlink};
 use std::os::unix::net::UnixStream;
@@ -80,47 +79,99 @@ async fn heard(mut stream: UnixStream) -> Vec<u8> {
     read.await.unwrap()
 }
 
+/// Waits until one of the connections is closed.
+async fn one_is_closed(held: &[UnixStream]) {
+    for stream in held {
+        stream.set_nonblocking(true).unwrap();
+    }
+    let begun = Instant::now();
+    // What the daemon says first, and its goodbye, come before the end.
+    while !held.iter().any(|mut stream| {
+        let read = std::iter::repeat_with(|| stream.read(&mut [0; 256]));
+        let last = read.skip_while(|read| matches!(read, Ok(1..))).next();
+        matches!(last, Some(Ok(0)))
+    }) {
+        assert!(begun.elapsed() < Duration::from_secs(8), "all stay");
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+}
+
 #[tokio::test(flavor = "multi_thread")]
-async fn the_longest_idle_connection_makes_room() {
+async fn an_idle_connection_makes_room_when_all_places_are_taken() {
     let (daemon, mut clients) = Daemon::ready(Setup::empty()).await;
-    let mut held: VecDeque<UnixStream> = (0..hearthd::limits::CONNECTIONS_MAX - 1)
-        .map(|_| UnixStream::connect(&daemon.socket).unwrap())
-        .collect();
+    // No app may have them all: three more have as many as an app may.
+    let launcher = hearth::Client::connect_to(&daemon.socket).await.unwrap();
+    let each = hearthd::limits::APP_CONNECTIONS_MAX;
+    let mut sockets = Vec::new();
+    let mut held = Vec::new();
+    for app in ["a", "b", "c"] {
+        let socket = launcher.open_app_socket(app, None).await.unwrap();
+        held.extend((0..each).map(|_| UnixStream::connect(socket.path()).unwrap()));
+        sockets.push(socket);
+    }
+    let left = hearthd::limits::CONNECTIONS_MAX - 2 - 3 * each;
+    held.extend((0..left).map(|_| UnixStream::connect(&daemon.socket).unwrap()));
     clients
         .wait_for("full", |status| status.connections == 256)
         .await;
-    let mut again = daemon.clients().await;
-    assert_eq!(again.status().await.connections, 256);
-    heard(held.pop_front().unwrap()).await;
+    let other = launcher.open_app_socket("d", None).await.unwrap();
+    let mut one_more = UnixStream::connect(other.path()).unwrap();
+    one_more
+        .set_read_timeout(Some(Duration::from_secs(8)))
+        .unwrap();
+    one_is_closed(&held).await;
+    let mut said = [0; 9];
+    one_more.read_exact(&mut said).unwrap();
+    assert_eq!(said[3], 4, "SETTINGS: it is served");
     drop(held);
     clients
-        .wait_for("empty again", |status| status.connections == 2)
+        .wait_for("empty again", |status| status.connections == 3)
+        .await;
+    drop(one_more);
+    clients
+        .wait_for("as at first", |status| status.connections == 2)
         .await;
     daemon.stop().await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn without_an_idle_connection_one_more_is_told_and_closed() {
+async fn one_app_has_its_share_of_connections_and_no_more() {
     let (daemon, mut clients) = Daemon::ready(Setup::empty()).await;
-    let watch = || v1::WatchStatusRequest {
-        min_interval: Some(Duration::from_secs(3600).try_into().unwrap()),
-    };
-    let mut held = Vec::new();
-    for _ in 1..hearthd::limits::CONNECTIONS_MAX {
-        let mut own = daemon.clients().await;
-        let stream = own.daemon.watch_status(watch()).await.unwrap();
-        held.push((own, stream));
-    }
-    let own = clients.daemon.watch_status(watch()).await.unwrap();
-    let told = heard(UnixStream::connect(&daemon.socket).unwrap()).await;
-    assert_eq!(told[..4], [0, 0, 0, 4], "SETTINGS come first");
-    assert_eq!(told[12], 7, "then GOAWAY");
-    assert!(told.ends_with(b"too many connections"));
-    assert_eq!(clients.status().await.connections, 256);
-    drop((held, own));
+    let each = hearthd::limits::APP_CONNECTIONS_MAX;
+    let mut held: Vec<UnixStream> = (0..each - 1)
+        .map(|_| UnixStream::connect(&daemon.socket).unwrap())
+        .collect();
+    clients
+        .wait_for("full", |status| status.connections == 64)
+        .await;
+    held.push(UnixStream::connect(&daemon.socket).unwrap());
+    one_is_closed(&held).await;
+    assert!(clients.status().await.connections <= 64);
+    drop(held);
     clients
         .wait_for("empty again", |status| status.connections == 1)
         .await;
+
+    // Those that have a stream stay, and one more is told so.
+    let watch = || v1::WatchStatusRequest {
+        min_interval: Some(Duration::from_secs(3600).try_into().unwrap()),
+    };
+    let mut busy = Vec::new();
+    for _ in 1..each {
+        let mut own = daemon.clients().await;
+        let stream = own.daemon.watch_status(watch()).await.unwrap();
+        busy.push((own, stream));
+    }
+    let own = clients.daemon.watch_status(watch()).await.unwrap();
+    let told = heard(UnixStream::connect(&daemon.socket).unwrap()).await;
+    assert_eq!((told[3], told[12]), (4, 7), "SETTINGS, then GOAWAY");
+    assert!(told.ends_with(b"too many connections"));
+    assert_eq!(clients.status().await.connections, 64);
+    drop((busy, own));
+    clients
+        .wait_for("empty again", |status| status.connections == 1)
+        .await;
+    daemon.clients().await;
     daemon.stop().await;
 }
 

@@ -2,7 +2,7 @@
 
 use std::fmt::Write as _;
 
-use hearth::v1::{DaemonStatus, LifecycleState, WatchStatusRequest};
+use hearth::v1::{AppSocketStatus, DaemonStatus, LifecycleState, WatchStatusRequest};
 
 use crate::cli::{Global, StatusArgs};
 use crate::exit::Failure;
@@ -55,16 +55,7 @@ fn show(status: &DaemonStatus, output: Output) -> Result<(), Failure> {
 /// The state as text: one fact a line, the most important first.
 pub(crate) fn text(status: &DaemonStatus) -> String {
     let mut lines = Lines(String::new());
-    let state = json::lifecycle(status.state);
-    let uptime = json::ms(status.uptime).map(|ms| format!(", up {}", duration(ms)));
-    let uptime = uptime.unwrap_or_default();
-    lines.add(
-        "daemon",
-        &format!(
-            "{state}, version {}, pid {}{uptime}",
-            status.version, status.pid
-        ),
-    );
+    lines.add("daemon", &daemon(status));
     if let Some(reason) = &status.reason {
         lines.add("", reason);
     }
@@ -115,10 +106,25 @@ pub(crate) fn text(status: &DaemonStatus) -> String {
         lines.add("memory", &format!("{} resident", bytes(rss)));
     }
     lines.add("socket", &status.socket_path);
+    for socket in &status.app_sockets {
+        lines.add("app socket", &app_socket(socket));
+    }
     for warning in &status.warnings {
         lines.add("warning", warning);
     }
     lines.0
+}
+
+fn daemon(status: &DaemonStatus) -> String {
+    let state = json::lifecycle(status.state);
+    let uptime = json::ms(status.uptime).map(|ms| format!(", up {}", duration(ms)));
+    let uptime = uptime.unwrap_or_default();
+    // Sandboxed apps are not told.
+    let pid = match status.pid {
+        0 => String::new(),
+        pid => format!(", pid {pid}"),
+    };
+    format!("{state}, version {}{pid}{uptime}", status.version)
 }
 
 fn model_lines(status: &DaemonStatus, lines: &mut Lines) {
@@ -160,6 +166,17 @@ fn model_lines(status: &DaemonStatus, lines: &mut Lines) {
             bytes(warm.scratch_bytes)
         ),
     );
+}
+
+fn app_socket(socket: &AppSocketStatus) -> String {
+    let instance = socket.instance.as_ref();
+    let instance = instance
+        .map(|name| format!(" ({name})"))
+        .unwrap_or_default();
+    format!(
+        "{}{instance}, {} connections, held by process {}",
+        socket.app, socket.connections, socket.launcher_pid
+    )
 }
 
 /// Lines of a name and a value.
@@ -221,12 +238,19 @@ mod tests {
                 nanos: 0,
             }),
             warnings: vec!["software adapter: slow".to_owned()],
+            app_sockets: vec![AppSocketStatus {
+                app: "org.example.App".to_owned(),
+                instance: Some("two".to_owned()),
+                launcher_pid: 9,
+                connections: 3,
+            }],
             ..Default::default()
         };
         assert_eq!(
             text(&status),
             "daemon      ready, version 0.1.0, pid 7, up 1 min 1 s\n\
              model       none is warm\n\
+             app socket  org.example.App (two), 3 connections, held by process 9\n\
              warning     software adapter: slow\n"
         );
     }

@@ -270,6 +270,37 @@ impl Inference for Answers {
 #[tonic::async_trait]
 impl Daemon for Answers {
     type WatchStatusStream = Events<v1::WatchStatusResponse>;
+    type OpenAppSocketStream = Events<v1::OpenAppSocketResponse>;
+
+    async fn open_app_socket(
+        &self,
+        request: Request<v1::OpenAppSocketRequest>,
+    ) -> Result<Response<Self::OpenAppSocketStream>, Status> {
+        let request = request.into_inner();
+        let name = request.instance.unwrap_or_default();
+        let first = Ok(v1::OpenAppSocketResponse {
+            socket_path: format!("/run/{}/{name}.sock", request.app),
+        });
+        let rest: Events<v1::OpenAppSocketResponse> = match request.app.as_str() {
+            "inside" => return Err(error(Code::PermissionDenied, "SANDBOXED", None)),
+            "full" => return Err(error(Code::ResourceExhausted, "TOO_MANY_APP_SOCKETS", None)),
+            "bad name" => return Err(error(Code::InvalidArgument, "BAD_FIELD", None)),
+            "draining" => {
+                let ended = error(Code::Unavailable, "DRAINING", Some(1));
+                Box::pin(tokio_stream::once(Err(ended)))
+            }
+            _ => {
+                let flag = DropFlag(Arc::clone(&self.dropped));
+                Box::pin(tokio_stream::pending().map(move |item| {
+                    let _ = &flag;
+                    item
+                }))
+            }
+        };
+        Ok(Response::new(Box::pin(
+            tokio_stream::once(first).chain(rest),
+        )))
+    }
 
     async fn get_status(
         &self,

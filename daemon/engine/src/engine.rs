@@ -1,7 +1,7 @@
 //! The facade: start an engine, load a model, submit requests, read its numbers.
 
 use std::path::Path;
-use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::{self, Sender};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::JoinHandle;
@@ -14,9 +14,10 @@ use crate::event::EventSink;
 use crate::gpu::Gpu;
 use crate::limits::{LOGPROBS_TOP_MAX, STOP_TEXT_BYTES_MAX, STOP_TEXTS_MAX};
 use crate::model::{ChosenKernel, ModelConfig};
+use crate::queue::Queue;
 use crate::request::{Activations, EngineConfig, GenerateRequest};
 use crate::tokenizer::Tokenizer;
-use crate::usage::Usage;
+use crate::usage::{AppUsage, Ledger, Usage};
 
 /// What kind of adapter runs the model.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -94,8 +95,10 @@ pub struct LoadProgress {
 pub struct EngineStats {
     /// Sequences alive now.
     pub active_now: u32,
-    /// Requests waiting now.
+    /// Requests waiting now, those that ran before and had to make room included.
     pub queued_now: u32,
+    /// Those of them that ran before.
+    pub paused_now: u32,
     /// Requests accepted.
     pub requests: u64,
     /// Sequences whose reader went away.
@@ -135,8 +138,9 @@ pub(crate) struct Shared {
     model: Mutex<Option<Arc<LoadedModel>>>,
     fault: Mutex<Option<String>>,
     usage: Mutex<Usage>,
-    /// Requests on their way to the thread.
-    on_the_way: AtomicU32,
+    ledger: Mutex<Ledger>,
+    /// Requests that wait, those on their way to the thread included.
+    pub(crate) queue: Arc<Queue>,
 }
 
 impl Shared {
@@ -146,9 +150,8 @@ impl Shared {
 
     fn stats(&self) -> EngineStats {
         let stats = *self.stats.lock().unwrap_or_else(PoisonError::into_inner);
-        let on_the_way = self.on_the_way.load(Ordering::Relaxed);
         EngineStats {
-            queued_now: stats.queued_now + on_the_way,
+            queued_now: self.queue.waiting() + stats.paused_now,
             ..stats
         }
     }
@@ -172,9 +175,16 @@ impl Shared {
         *self.usage.lock().unwrap_or_else(PoisonError::into_inner) = usage;
     }
 
-    /// A request has reached the thread.
-    pub(crate) fn arrived(&self) {
-        self.on_the_way.fetch_sub(1, Ordering::Relaxed);
+    /// Changes an app's account.
+    pub(crate) fn account(&self, app: &Arc<str>, change: impl FnOnce(&mut AppUsage)) {
+        let mut ledger = self.ledger.lock().unwrap_or_else(PoisonError::into_inner);
+        ledger.change(app, change);
+    }
+
+    /// All accounts, without what is so only now.
+    pub(crate) fn accounts(&self) -> Vec<AppUsage> {
+        let ledger = self.ledger.lock().unwrap_or_else(PoisonError::into_inner);
+        ledger.accounts()
     }
 }
 
@@ -182,6 +192,7 @@ impl Shared {
 pub struct Engine {
     adapter: AdapterInfo,
     queue_max: u32,
+    app_queue_max: u32,
     commands: Mutex<Sender<Command>>,
     shared: Arc<Shared>,
     thread: Mutex<Option<JoinHandle<()>>>,
@@ -196,7 +207,7 @@ impl Engine {
         let (commands, inbox) = mpsc::channel();
         let (opened, open) = mpsc::channel();
         let shared = Arc::new(Shared::default());
-        let queue_max = config.queue_max;
+        let (queue_max, app_queue_max) = (config.queue_max, config.app_queue_max);
         let theirs = Arc::clone(&shared);
         let thread = std::thread::Builder::new()
             .name("engine".to_owned())
@@ -216,6 +227,7 @@ impl Engine {
         Ok(Self {
             adapter,
             queue_max,
+            app_queue_max,
             commands: Mutex::new(commands),
             shared,
             thread: Mutex::new(Some(thread)),
@@ -293,21 +305,17 @@ impl Engine {
     ) -> Result<u32, SubmitError> {
         let model = self.model().ok_or(SubmitError::NoModel)?;
         check(&request, &model)?;
-        let waiting = self.shared.stats().queued_now;
-        if waiting >= self.queue_max {
-            return Err(SubmitError::QueueFull {
-                waiting,
-                retry_after: Duration::from_secs(1),
-            });
-        }
-        self.shared.on_the_way.fetch_add(1, Ordering::Relaxed);
+        let app = &request.caller.app;
+        let queue = &self.shared.queue;
+        let (place, before) = queue.join(app, self.queue_max, self.app_queue_max)?;
         self.send(Command::Submit {
             request: Box::new(request),
             model,
             sink,
+            place,
         })
         .map_err(|_| SubmitError::Stopped)?;
-        Ok(waiting)
+        Ok(before)
     }
 
     /// The counters now.

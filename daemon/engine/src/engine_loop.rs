@@ -16,9 +16,11 @@ use crate::gpu::{Gpu, OutOfMemory};
 use crate::kv_cache::BLOCK_LEN;
 use crate::model::{Forward, ForwardLimits, ModelConfig, WeightSource};
 use crate::prefill_pace::prefill_chunk;
+use crate::queue::QueuePlace;
 use crate::request::{EngineConfig, GenerateRequest};
 use crate::running::Running;
 use crate::tokenizer::Tokenizer;
+use crate::usage::Usage;
 
 /// How often a reader that stalls is looked at while nothing else goes on.
 const STALL_POLL: Duration = Duration::from_millis(20);
@@ -43,6 +45,7 @@ pub(crate) enum Command {
         request: Box<GenerateRequest>,
         model: Arc<LoadedModel>,
         sink: Box<dyn EventSink>,
+        place: QueuePlace,
     },
     /// Finish within `drain`, then stop.
     Shutdown { drain: Duration, reply: Sender<()> },
@@ -56,6 +59,8 @@ pub(crate) struct EngineLoop {
     shared: Arc<Shared>,
     running: Option<Running>,
     stopping: Option<(Instant, Sender<()>)>,
+    /// The last turn found nothing to do: readers have to take their events first.
+    stuck: bool,
 }
 
 impl EngineLoop {
@@ -73,6 +78,7 @@ impl EngineLoop {
             shared,
             running: None,
             stopping: None,
+            stuck: false,
         }
     }
 
@@ -92,10 +98,13 @@ impl EngineLoop {
         let Some(running) = &mut self.running else {
             return;
         };
-        if let Err(error) = running.turn(&self.gpu, &self.shared) {
-            tracing::error!(%error, "the GPU failed; the model is unloaded");
-            self.shared.set_fault(error.to_string());
-            self.drop_model(FinishReason::Fault);
+        match running.turn(&self.gpu, &self.shared) {
+            Ok(done) => self.stuck = !done,
+            Err(error) => {
+                tracing::error!(%error, "the GPU failed; the model is unloaded");
+                self.shared.set_fault(error.to_string());
+                self.drop_model(FinishReason::Fault);
+            }
         }
     }
 
@@ -113,7 +122,7 @@ impl EngineLoop {
                 Ok(command) => self.obey(command),
                 Err(mpsc::RecvError) => return false,
             }
-        } else if self.running.as_ref().is_some_and(Running::is_stalled) {
+        } else if self.stuck {
             match self.commands.recv_timeout(STALL_POLL) {
                 Ok(command) => self.obey(command),
                 Err(RecvTimeoutError::Timeout) => {}
@@ -149,7 +158,8 @@ impl EngineLoop {
                 request,
                 model,
                 sink,
-            } => self.submit(*request, &model, sink),
+                place,
+            } => self.submit(*request, &model, sink, place),
             Command::Shutdown { drain, reply } => {
                 if let Some(running) = &mut self.running {
                     running.end_waiting(FinishReason::Shutdown);
@@ -164,21 +174,18 @@ impl EngineLoop {
         request: GenerateRequest,
         model: &Arc<LoadedModel>,
         sink: Box<dyn EventSink>,
+        place: QueuePlace,
     ) {
-        self.shared.arrived();
         match &mut self.running {
             Some(running) if Arc::ptr_eq(&running.model, model) && self.stopping.is_none() => {
                 self.shared.update(|stats| stats.requests += 1);
-                running.submit(&self.gpu, request, sink);
+                running.submit(request, sink, place, &self.shared);
+                self.stuck = false;
             }
             // The model went away between the check and now.
             _ => {
-                let mut sequence = crate::sequence::Sequence::new(
-                    crate::scheduler::SequenceId(u64::MAX),
-                    request,
-                    Arc::clone(model),
-                    sink,
-                );
+                let model = Arc::clone(model);
+                let mut sequence = crate::sequence::Sequence::new(request, model, sink, place);
                 sequence.end(FinishReason::Shutdown, None);
             }
         }
@@ -196,9 +203,14 @@ impl EngineLoop {
             }
             self.shared.update(|stats| {
                 stats.active_now = 0;
-                stats.queued_now = 0;
+                stats.paused_now = 0;
                 stats.kv_blocks_used_now = 0;
+                stats.kv_blocks_cached_now = 0;
                 stats.kv_blocks_total = 0;
+            });
+            self.shared.set_usage(Usage {
+                apps: self.shared.accounts(),
+                sequences: Vec::new(),
             });
         }
     }
@@ -264,12 +276,9 @@ impl EngineLoop {
             context_len = model.context_len,
             "model loaded"
         );
-        self.running = Some(Running::new(
-            Arc::clone(&model),
-            forward,
-            chunk,
-            self.config.speculation,
-        ));
+        self.shared
+            .update(|stats| stats.kv_blocks_total = limits.kv_blocks);
+        self.running = Some(Running::new(Arc::clone(&model), forward, &self.config));
         self.shared.set_model(Some(Arc::clone(&model)));
         Ok(model)
     }

@@ -16,6 +16,8 @@ mod kv_cache;
 pub mod limits;
 pub mod model;
 mod prefill_pace;
+mod prefix_cache;
+mod queue;
 mod request;
 mod running;
 mod sampler;

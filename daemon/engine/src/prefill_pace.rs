@@ -1,7 +1,8 @@
 //! How many prompt tokens a step may take, so that no submission holds the GPU for long: the desktop
 //! stays smooth, other sequences get their turn, and no driver's watchdog fires.
 //!
-//! Measured once a load, and then kept: a chunk's size must not depend on who else is at work.
+//! Measured once a load; while several sequences are at work, also from the steps that run: who waits
+//! for a long step then is a neighbour. What is computed does not depend on how a prompt is cut.
 
 use std::time::{Duration, Instant};
 
@@ -16,6 +17,49 @@ const STEP_TIME_MAX: Duration = Duration::from_millis(100);
 const PROBE_TOKENS: u32 = 128;
 /// Smallest chunk: below it, reading the weights again costs more than the wait saves.
 const CHUNK_MIN: u32 = 32;
+/// Weight of a new measurement.
+const FRESH: f64 = 0.3;
+
+/// How long prompt tokens take, learnt from the steps that run.
+#[derive(Debug)]
+pub(crate) struct PrefillPace {
+    /// The chunk of a sequence alone.
+    chunk: u32,
+    /// Seconds a prompt token.
+    token_s: Option<f64>,
+}
+
+impl PrefillPace {
+    /// Nothing is learnt yet; a sequence alone takes `chunk` tokens a step.
+    pub(crate) fn new(chunk: u32) -> Self {
+        Self {
+            chunk,
+            token_s: None,
+        }
+    }
+
+    /// Notes that a step of so many prompt tokens took so long.
+    pub(crate) fn took(&mut self, tokens: u32, time: Duration) {
+        if tokens < CHUNK_MIN.min(self.chunk) {
+            // A short rest costs as much as a whole tile.
+            return;
+        }
+        let seconds = time.as_secs_f64() / f64::from(tokens);
+        let old = self.token_s.unwrap_or(seconds);
+        self.token_s = Some(old + (seconds - old) * FRESH);
+    }
+
+    /// Prompt tokens of the next step; `company`: other sequences wait for it.
+    pub(crate) fn chunk(&self, company: bool) -> u32 {
+        match self.token_s {
+            Some(seconds) if company => {
+                let time = Duration::try_from_secs_f64(seconds).unwrap_or_default();
+                chunk_of(time, 1, self.chunk)
+            }
+            _ => self.chunk,
+        }
+    }
+}
 
 /// Prompt tokens of a step on this adapter, at most `most`.
 ///
@@ -99,6 +143,22 @@ fn chunk_of(time: Duration, tokens: u32, most: u32) -> u32 {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn in_company_chunks_follow_the_pace() {
+        let mut pace = PrefillPace::new(512);
+        assert_eq!(pace.chunk(true), 512, "nothing is known");
+        for _ in 0..40 {
+            pace.took(512, Duration::from_millis(400));
+            pace.took(3, Duration::from_secs(1));
+        }
+        assert_eq!((pace.chunk(true), pace.chunk(false)), (128, 512));
+        for _ in 0..40 {
+            pace.took(128, Duration::from_secs(1));
+        }
+        assert_eq!(pace.chunk(true), 32);
+        assert_eq!(PrefillPace::new(8).chunk(true), 8);
+    }
 
     #[test]
     fn a_chunk_fits_its_time() {

@@ -1,193 +1,405 @@
-//! Which sequence steps next: pure bookkeeping over slots, KV blocks, a queue and a turn order.
+//! Who runs and who steps next: classes, fair shares of the GPU's time, slots. Pure bookkeeping: it
+//! knows no GPU, no text and no KV, and is told the time.
 //!
-//! Requests are admitted first come, first served, when a slot and enough KV blocks are free; admitted
-//! sequences step in turn. It knows no GPU, no text and no clock.
+//! More urgent classes go first; a request that waits long is raised a class at a time. Within a class
+//! apps share the GPU's time by deficit: each app's account is charged with what its steps took, and the
+//! app that has used least goes first. A sequence that had its turn makes room for one of an
+//! app that is behind, and so does one of an app that holds more slots than its share.
 
-use std::collections::VecDeque;
+mod account;
+#[cfg(test)]
+mod tests;
 
-use crate::kv_cache::KvCache;
+use std::cmp::Reverse;
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::Duration;
 
-/// Names a sequence for the life of the engine.
+use self::account::{Accounts, Bucket};
+use crate::model::plan::DECODE_COLUMNS_MAX;
+use crate::request::Class;
+
+/// Waiting for so long raises a request by a class.
+pub(crate) const AGEING: Duration = Duration::from_secs(20);
+/// A sequence runs at least for so long before another of its class takes its slot,
+pub(crate) const QUANTUM: Duration = Duration::from_secs(1);
+/// and its app must have used so much more of the GPU's time than the other's.
+pub(crate) const LAG: Duration = Duration::from_millis(250);
+
+/// Names a sequence for the life of the engine. Later ones have higher numbers.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub(crate) struct SequenceId(pub(crate) u64);
 
-/// What an admitted sequence holds.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) struct Lease {
-    pub(crate) slot: u32,
-    pub(crate) blocks: Vec<u32>,
+/// What the scheduler shares out, and how.
+#[derive(Debug, Clone)]
+pub(crate) struct Shares {
+    /// Slots.
+    pub(crate) slots: u32,
+    /// Most slots of one app.
+    pub(crate) app_slots_max: u32,
+    /// Share of the GPU's time for background work beside more urgent work.
+    pub(crate) background_share: f32,
 }
 
-/// What became of a request.
+/// What becomes of a sequence.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Move {
+    /// It gets the slot and may step.
+    Run(SequenceId, u32),
+    /// It loses its slot and waits.
+    Pause(SequenceId),
+}
+
+/// What a running sequence can do next.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Work {
+    /// Nothing now.
+    Nothing,
+    /// A piece of its prompt, or of what it must compute again.
+    Prefill,
+    /// A token.
+    Decode,
+}
+
+/// Who steps next.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) enum Admission {
-    /// It may step.
-    Admitted(Lease),
-    /// It waits behind this many.
-    Queued {
-        /// Requests before it.
-        ahead: u32,
-    },
-    /// It needs more blocks than there are in all.
-    Rejected,
+pub(crate) enum Turn {
+    /// One sequence goes on with its prompt.
+    Prefill(SequenceId),
+    /// These make a token each; who gives way to others when memory is short comes after them.
+    Decode(Vec<SequenceId>),
+}
+
+/// A running sequence's hold on its slot.
+#[derive(Debug, Clone, Copy)]
+struct Grant {
+    slot: u32,
+    since: Duration,
+    /// The class it was raised to; counts for a quantum.
+    class: Class,
+    /// When it stepped last, by the scheduler's own count.
+    stepped: u64,
+}
+
+#[derive(Debug)]
+struct Entry {
+    app: Arc<str>,
+    class: Class,
+    waiting_since: Duration,
+    grant: Option<Grant>,
+    /// Its reader takes nothing: it can wait elsewhere than in a slot.
+    stalled: bool,
+}
+
+impl Entry {
+    /// Its class now.
+    fn class_at(&self, now: Duration) -> Class {
+        match &self.grant {
+            Some(grant) if now.saturating_sub(grant.since) < QUANTUM => grant.class,
+            Some(_) => self.class,
+            None => raised(self.class, now.saturating_sub(self.waiting_since)),
+        }
+    }
+}
+
+fn raised(class: Class, waited: Duration) -> Class {
+    let steps = waited.as_millis() / AGEING.as_millis();
+    let at = class as usize;
+    Class::ALL[at.saturating_sub(usize::try_from(steps).unwrap_or(at))]
 }
 
 /// See the module.
 #[derive(Debug)]
 pub(crate) struct Scheduler {
-    kv: KvCache,
+    shares: Shares,
     free_slots: Vec<u32>,
-    waiting: VecDeque<(SequenceId, u32)>,
-    /// Admitted sequences; the front steps next.
-    turns: VecDeque<SequenceId>,
+    entries: BTreeMap<SequenceId, Entry>,
+    accounts: Accounts,
+    bucket: Bucket,
+    /// The last turn was a prefill.
+    prefilled_last: bool,
+    turns: u64,
 }
 
 impl Scheduler {
-    /// A scheduler over `slots` slots and `blocks` KV blocks.
-    pub(crate) fn new(slots: u32, blocks: u32) -> Self {
+    /// A scheduler without sequences.
+    pub(crate) fn new(shares: Shares) -> Self {
         Self {
-            kv: KvCache::new(blocks),
-            free_slots: (0..slots).rev().collect(),
-            waiting: VecDeque::new(),
-            turns: VecDeque::new(),
+            free_slots: (0..shares.slots).rev().collect(),
+            bucket: Bucket::new(shares.background_share),
+            shares,
+            entries: BTreeMap::new(),
+            accounts: Accounts::default(),
+            prefilled_last: false,
+            turns: 0,
         }
     }
 
-    /// Takes a request that needs `blocks` KV blocks for its whole life.
-    pub(crate) fn submit(&mut self, id: SequenceId, blocks: u32) -> Admission {
-        if blocks > self.kv.total() {
-            return Admission::Rejected;
+    /// Takes a request; it waits.
+    pub(crate) fn submit(&mut self, id: SequenceId, app: Arc<str>, class: Class, now: Duration) {
+        self.accounts.enter(&app, class);
+        let entry = Entry {
+            app,
+            class,
+            waiting_since: now,
+            grant: None,
+            stalled: false,
+        };
+        let former = self.entries.insert(id, entry);
+        assert!(former.is_none(), "a sequence is submitted once");
+    }
+
+    /// Forgets a sequence; its slot is free.
+    pub(crate) fn remove(&mut self, id: SequenceId) {
+        if let Some(entry) = self.entries.remove(&id) {
+            if let Some(grant) = entry.grant {
+                self.free_slots.push(grant.slot);
+                self.accounts.give_slot_back(&entry.app);
+            }
+            self.accounts.leave(&entry.app, entry.class);
         }
-        if self.waiting.is_empty()
-            && let Some(lease) = self.admit(id, blocks)
+    }
+
+    /// Notes whether a sequence waits for its reader.
+    pub(crate) fn set_stalled(&mut self, id: SequenceId, stalled: bool) {
+        if let Some(entry) = self.entries.get_mut(&id) {
+            entry.stalled = stalled;
+        }
+    }
+
+    /// Charges an app with time of the GPU.
+    pub(crate) fn charge(&mut self, app: &str, class: Class, time: Duration) {
+        self.accounts.charge(app, class, time);
+        if class == Class::Background {
+            self.bucket.take(time);
+        }
+    }
+
+    /// Takes the slot of a sequence, which then waits.
+    pub(crate) fn pause(&mut self, id: SequenceId, now: Duration) {
+        if let Some(entry) = self.entries.get_mut(&id)
+            && let Some(grant) = entry.grant.take()
         {
-            return Admission::Admitted(lease);
-        }
-        let ahead = u32::try_from(self.waiting.len()).unwrap_or(u32::MAX);
-        self.waiting.push_back((id, blocks));
-        Admission::Queued { ahead }
-    }
-
-    fn admit(&mut self, id: SequenceId, blocks: u32) -> Option<Lease> {
-        let &slot = self.free_slots.last()?;
-        let blocks = self.kv.allocate(blocks)?;
-        self.free_slots.pop();
-        self.turns.push_back(id);
-        Some(Lease { slot, blocks })
-    }
-
-    /// Admits the longest-waiting request if it fits now. Call until it returns `None`.
-    pub(crate) fn admit_waiting(&mut self) -> Option<(SequenceId, Lease)> {
-        let &(id, blocks) = self.waiting.front()?;
-        let lease = self.admit(id, blocks)?;
-        self.waiting.pop_front();
-        Some((id, lease))
-    }
-
-    /// The next sequence in turn that `can_step`; it goes to the back of the order.
-    pub(crate) fn next(&mut self, can_step: impl Fn(SequenceId) -> bool) -> Option<SequenceId> {
-        let at = self.turns.iter().position(|&id| can_step(id))?;
-        let id = self.turns.remove(at)?;
-        self.turns.push_back(id);
-        Some(id)
-    }
-
-    /// Takes back what an admitted sequence holds.
-    pub(crate) fn finish(&mut self, id: SequenceId, lease: &Lease) {
-        self.turns.retain(|&other| other != id);
-        self.kv.release(&lease.blocks);
-        self.free_slots.push(lease.slot);
-    }
-
-    /// Forgets a waiting request.
-    pub(crate) fn forget(&mut self, id: SequenceId) {
-        self.waiting.retain(|&(other, _)| other != id);
-    }
-
-    /// Requests waiting.
-    pub(crate) fn waiting(&self) -> u32 {
-        u32::try_from(self.waiting.len()).unwrap_or(u32::MAX)
-    }
-
-    /// The KV pool.
-    pub(crate) fn kv(&self) -> &KvCache {
-        &self.kv
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use proptest::prelude::*;
-
-    use super::*;
-
-    fn lease(admission: Admission) -> Lease {
-        match admission {
-            Admission::Admitted(lease) => lease,
-            other => panic!("not admitted: {other:?}"),
+            entry.waiting_since = now;
+            self.free_slots.push(grant.slot);
+            self.accounts.give_slot_back(&entry.app);
         }
     }
 
-    #[test]
-    fn admits_in_order_and_steps_in_turn() {
-        let mut s = Scheduler::new(2, 4);
-        let a = lease(s.submit(SequenceId(1), 2));
-        lease(s.submit(SequenceId(2), 2));
-        assert_eq!(s.submit(SequenceId(3), 1), Admission::Queued { ahead: 0 });
-        assert_eq!(s.submit(SequenceId(4), 1), Admission::Queued { ahead: 1 });
-        assert_eq!(s.submit(SequenceId(5), 5), Admission::Rejected);
-        let order: Vec<_> = (0..4).filter_map(|_| s.next(|_| true)).collect();
-        assert_eq!(order, [1, 2, 1, 2].map(SequenceId));
-        assert_eq!(s.admit_waiting(), None);
-        s.finish(SequenceId(1), &a);
-        let (id, _) = s.admit_waiting().unwrap();
-        assert_eq!(id, SequenceId(3));
-        assert_eq!(s.admit_waiting(), None);
-        assert_eq!(s.waiting(), 1);
-    }
-
-    #[test]
-    fn a_large_request_is_not_overtaken() {
-        let mut s = Scheduler::new(4, 4);
-        let a = lease(s.submit(SequenceId(1), 3));
-        assert_eq!(s.submit(SequenceId(2), 4), Admission::Queued { ahead: 0 });
-        assert_eq!(s.submit(SequenceId(3), 1), Admission::Queued { ahead: 1 });
-        assert_eq!(s.admit_waiting(), None);
-        s.finish(SequenceId(1), &a);
-        assert_eq!(s.admit_waiting().unwrap().0, SequenceId(2));
-    }
-
-    proptest! {
-        #[test]
-        fn everything_is_given_back(ops in prop::collection::vec((1u32..6, any::<bool>()), 1..200)) {
-            let mut s = Scheduler::new(3, 8);
-            let mut live = Vec::new();
-            for (i, (blocks, end)) in ops.into_iter().enumerate() {
-                let id = SequenceId(i as u64);
-                if let Admission::Admitted(l) = s.submit(id, blocks) {
-                    live.push((id, l));
-                }
-                if end && !live.is_empty() {
-                    let (id, l) = live.remove(i % live.len());
-                    s.finish(id, &l);
-                }
-                while let Some(admitted) = s.admit_waiting() {
-                    live.push(admitted);
-                }
-                let held: usize = live.iter().map(|(_, l)| l.blocks.len()).sum();
-                prop_assert_eq!(s.kv().used() as usize, held);
-                prop_assert!(live.len() <= 3);
+    /// Hands out slots. `fits` tells whether a waiting sequence could go on if it got one; while
+    /// the first in line does not fit, nobody overtakes it.
+    pub(crate) fn arrange(
+        &mut self,
+        now: Duration,
+        mut fits: impl FnMut(&Self, SequenceId) -> bool,
+    ) -> Vec<Move> {
+        let mut moves = Vec::new();
+        // Each gets at most one slot a call, so that this ends.
+        while moves.len() <= 2 * self.shares.slots as usize
+            && let Some(next) = self.first_waiting(now)
+        {
+            let victim = match self.free_slots.is_empty() {
+                false => None,
+                true => match self.victim(next, now) {
+                    Some(victim) => Some(victim),
+                    None => break,
+                },
+            };
+            if !fits(self, next) {
+                break;
             }
-            // Nobody starves: with everything given back, all that waits is admitted in the end.
-            while !live.is_empty() || s.waiting() > 0 {
-                for (id, l) in live.drain(..) {
-                    s.finish(id, &l);
-                }
-                while let Some(admitted) = s.admit_waiting() {
-                    live.push(admitted);
-                }
+            if let Some(victim) = victim {
+                self.pause(victim, now);
+                moves.push(Move::Pause(victim));
             }
-            prop_assert_eq!(s.kv().used(), 0);
+            let Some(slot) = self.free_slots.pop() else {
+                break;
+            };
+            self.turns += 1;
+            let stepped = self.turns;
+            if let Some(entry) = self.entries.get_mut(&next) {
+                self.accounts.take_slot(&entry.app);
+                entry.grant = Some(Grant {
+                    slot,
+                    since: now,
+                    class: raised(entry.class, now.saturating_sub(entry.waiting_since)),
+                    stepped,
+                });
+            }
+            moves.push(Move::Run(next, slot));
         }
+        moves
+    }
+
+    /// The waiting sequence that is next in line.
+    fn first_waiting(&self, now: Duration) -> Option<SequenceId> {
+        self.entries
+            .iter()
+            .filter(|(_, e)| e.grant.is_none() && !e.stalled)
+            .filter(|(_, e)| self.slots_of(&e.app) < self.shares.app_slots_max)
+            .min_by_key(|(id, e)| self.rank(**id, e, now))
+            .map(|(id, _)| *id)
+    }
+
+    /// Smaller goes first.
+    fn rank(&self, id: SequenceId, e: &Entry, now: Duration) -> (Class, Duration, u32, SequenceId) {
+        let used = self.accounts.used(&e.app, e.class);
+        (e.class_at(now), used, self.slots_of(&e.app), id)
+    }
+
+    fn slots_of(&self, app: &str) -> u32 {
+        self.accounts.slots(app)
+    }
+
+    /// The running sequence whose slot `next` may take, if there is one.
+    fn victim(&self, next: SequenceId, now: Duration) -> Option<SequenceId> {
+        let next = self.entries.get(&next)?;
+        let (class, slots) = (next.class_at(now), self.slots_of(&next.app));
+        let used = self.accounts.used(&next.app, next.class);
+        let running = || {
+            let entries = self.entries.iter();
+            entries.filter_map(|(id, e)| e.grant.map(|grant| (*id, e, grant)))
+        };
+        // Of several the latest, which has the least to lose.
+        let stalled = running().filter(|(_, e, _)| e.stalled).map(|(id, ..)| id);
+        let less_urgent = running()
+            .filter(|(_, e, _)| e.class_at(now) > class)
+            .max_by_key(|(id, e, _)| (e.class_at(now), *id));
+        let same = || running().filter(|(_, e, _)| e.class_at(now) == class && e.app != next.app);
+        let more_slots = same()
+            .filter(|(_, e, _)| self.slots_of(&e.app) >= slots + 2)
+            .max_by_key(|(id, e, _)| (self.slots_of(&e.app), *id));
+        let had_its_turn = same()
+            .filter(|(_, _, grant)| now.saturating_sub(grant.since) >= QUANTUM)
+            .map(|(id, e, _)| (self.accounts.used(&e.app, e.class), id))
+            .filter(|(theirs, _)| *theirs > used + LAG)
+            .max();
+        stalled
+            .max()
+            .or(less_urgent.map(|(id, ..)| id))
+            .or(more_slots.map(|(id, ..)| id))
+            .or(had_its_turn.map(|(_, id)| id))
+    }
+
+    /// Chooses who steps next among those that run.
+    pub(crate) fn turn(
+        &mut self,
+        now: Duration,
+        work: impl Fn(SequenceId) -> Work,
+    ) -> Option<Turn> {
+        let mut able: Vec<(SequenceId, Work, Class, u64)> = Vec::new();
+        for (&id, e) in &self.entries {
+            if let Some(grant) = e.grant
+                && let work = work(id)
+                && work != Work::Nothing
+            {
+                able.push((id, work, e.class_at(now), grant.stepped));
+            }
+        }
+        let urgent = able.iter().map(|(_, _, class, _)| *class).min()?;
+        self.bucket.refill(now, urgent == Class::Background);
+        if urgent != Class::Background && !self.bucket.has_some() {
+            able.retain(|(_, _, class, _)| *class != Class::Background);
+        }
+        let prefill = able
+            .iter()
+            .filter(|(_, work, ..)| *work == Work::Prefill)
+            .filter_map(|(id, _, class, _)| {
+                let e = self.entries.get(id)?;
+                Some((*class, self.accounts.used(&e.app, e.class), *id))
+            })
+            .min();
+        let mut decode: Vec<(u64, SequenceId, Class)> = able
+            .iter()
+            .filter(|(_, work, ..)| *work == Work::Decode)
+            .map(|(id, _, class, stepped)| (*stepped, *id, *class))
+            .collect();
+        let decode_class = decode.iter().map(|(_, _, class)| *class).min();
+        // A prompt more urgent than all that decode goes first; else they take turns.
+        let prefills = match (prefill, decode_class) {
+            (Some((class, ..)), Some(decoding)) => class < decoding || !self.prefilled_last,
+            (prefill, _) => prefill.is_some(),
+        };
+        self.prefilled_last = prefills;
+        let chosen = match prefill {
+            Some((_, _, id)) if prefills => Turn::Prefill(id),
+            _ => {
+                // Those that have not stepped for longest, if not all fit.
+                decode.sort_unstable();
+                decode.truncate(DECODE_COLUMNS_MAX as usize);
+                let mut ids: Vec<_> = decode
+                    .into_iter()
+                    .map(|(_, id, class)| (class, id))
+                    .collect();
+                ids.sort_unstable();
+                let ids = ids.into_iter().map(|(_, id)| id).collect();
+                Turn::Decode(ids)
+            }
+        };
+        self.note_step(&chosen);
+        Some(chosen)
+    }
+
+    fn note_step(&mut self, turn: &Turn) {
+        self.turns += 1;
+        let ids = match turn {
+            Turn::Prefill(id) => std::slice::from_ref(id),
+            Turn::Decode(ids) => ids,
+        };
+        for id in ids {
+            if let Some(grant) = self.entries.get_mut(id).and_then(|e| e.grant.as_mut()) {
+                grant.stepped = self.turns;
+            }
+        }
+    }
+
+    /// Sequences that must give way to `id` when memory is short, those that go first first: the
+    /// paused before the running, the less urgent before the more urgent, the later before the earlier.
+    pub(crate) fn giving_way_to(&self, id: SequenceId, now: Duration) -> Vec<SequenceId> {
+        let Some(own) = self.entries.get(&id) else {
+            return Vec::new();
+        };
+        // Those that run give way to more urgent ones only; among those that run, age counts too, so
+        // that one of them always comes to its end.
+        let own_rank = (own.class_at(now), own.grant.map(|_| id));
+        let mut list: Vec<_> = self
+            .entries
+            .iter()
+            .filter(|(other, _)| **other != id)
+            .map(|(other, e)| (e.grant.is_some(), Reverse((e.class_at(now), *other))))
+            .filter(|(runs, Reverse((class, other)))| {
+                let later = own_rank
+                    .1
+                    .is_some_and(|id| *class == own_rank.0 && *other > id);
+                !runs || *class > own_rank.0 || later
+            })
+            .collect();
+        list.sort_unstable();
+        list.into_iter().map(|(_, Reverse((_, id)))| id).collect()
+    }
+
+    /// The waiting sequences, the next in line first.
+    pub(crate) fn line(&self, now: Duration) -> Vec<SequenceId> {
+        // An app's n-th request comes after the first n - 1 of the others.
+        let mut nth: BTreeMap<(&str, Class), u32> = BTreeMap::new();
+        let mut line: Vec<_> = self
+            .entries
+            .iter()
+            .filter(|(_, e)| e.grant.is_none())
+            .map(|(id, e)| {
+                let nth = nth.entry((&e.app, e.class_at(now))).or_default();
+                *nth += 1;
+                let (class, used, slots, id) = self.rank(*id, e, now);
+                (class, *nth + slots, used, id)
+            })
+            .collect();
+        line.sort_unstable();
+        line.into_iter().map(|(.., id)| id).collect()
+    }
+
+    /// Sequences that run.
+    pub(crate) fn running(&self) -> impl Iterator<Item = SequenceId> {
+        let running = self.entries.iter().filter(|(_, e)| e.grant.is_some());
+        running.map(|(id, _)| *id)
     }
 }

@@ -2,19 +2,28 @@
 //!
 //! It knows neither the GPU nor other sequences.
 
+mod delivery;
 mod drafts;
 
-use std::collections::VecDeque;
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
+use self::delivery::Delivery;
 use crate::engine::LoadedModel;
-use crate::event::{EndReport, Event, EventSink, FinishReason, SendOutcome, TokenOutput};
-use crate::limits::READER_STALL_MAX;
+use crate::event::{EndReport, Event, EventSink, FinishReason, TokenOutput};
+use crate::kv_cache::{Chain, KvCache};
+use crate::model::plan::DECODE_COLUMNS_MAX;
+use crate::queue::QueuePlace;
 use crate::request::GenerateRequest;
-use crate::scheduler::{Lease, SequenceId};
+use crate::scheduler::Work;
 use crate::speculation::{Lookup, StepCosts};
 use crate::tokenizer::TextStream;
+
+/// Tokens that a sequence should have room for before it starts or goes on.
+const ROOM_AHEAD: u32 = 64;
+
+/// Marks a token of the prompt in a slot's history.
+const HISTORY_IN_PROMPT: u32 = 1 << 31;
 
 /// The next step of a sequence.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -27,6 +36,14 @@ pub(crate) enum NextStep {
         to: u32,
         /// The prompt ends here.
         last: bool,
+    },
+    /// Generated tokens at positions `from .. to`, whose KV was dropped: as they were computed
+    /// first, so that what follows stays the same to the last bit.
+    Replay {
+        /// First position.
+        from: u32,
+        /// One past the last position.
+        to: u32,
     },
     /// One token at `position`.
     Decode {
@@ -44,19 +61,59 @@ pub(crate) enum NextStep {
     },
 }
 
+impl NextStep {
+    /// One past the last position that it writes KV to.
+    fn end(self) -> u32 {
+        match self {
+            Self::Prefill { to, .. } | Self::Replay { to, .. } => to,
+            Self::Decode { position, .. } => position + 1,
+            Self::Verify { position, drafted } => position + 1 + drafted,
+        }
+    }
+
+    /// Columns it has.
+    pub(crate) fn columns(self) -> u32 {
+        match self {
+            Self::Prefill { from, to, .. } | Self::Replay { from, to } => to - from,
+            Self::Decode { .. } => 1,
+            Self::Verify { drafted, .. } => drafted + 1,
+        }
+    }
+}
+
+/// The blocks that hold a sequence's KV.
+#[derive(Debug, Default)]
+pub(crate) struct Table {
+    /// In order of positions.
+    pub(crate) blocks: Vec<u32>,
+    /// Where they stand in the cache of prefixes; `None` until they were looked up, or if they are not
+    /// to be kept.
+    pub(crate) chain: Option<Chain>,
+}
+
 /// See the module.
 pub(crate) struct Sequence {
-    pub(crate) id: SequenceId,
     pub(crate) request: GenerateRequest,
-    pub(crate) lease: Option<Lease>,
+    /// Its slot, while it runs.
+    pub(crate) slot: Option<u32>,
+    pub(crate) table: Table,
+    /// Steps submitted whose results are not taken.
+    pub(crate) steps_under_way: u32,
+    /// Prompt tokens whose KV it found.
+    pub(crate) cached_tokens: u32,
+    /// Its share of the GPU's time.
+    pub(crate) gpu_time: Duration,
     model: Arc<LoadedModel>,
-    sink: Box<dyn EventSink>,
-    /// Prompt tokens submitted to the GPU.
-    prefilled: u32,
+    delivery: Delivery,
+    /// Its place in the queue, until it runs first.
+    place: Option<QueuePlace>,
+    /// The prompt, and after it the tokens accepted.
+    tokens: Vec<u32>,
+    prompt_tokens: u32,
+    /// Positions whose KV is there, or will be when the steps under way are done.
+    computed: u32,
     /// Tokens whose sampling was submitted to the GPU; of a verify step, the one that is certain.
     sampling: u32,
-    /// Positions whose KV was submitted, those of drafts included.
-    written: u32,
     /// Tokens of the draft in the verify step under way.
     verifying: Option<u32>,
     /// `None`: its tokens are not drafted.
@@ -67,44 +124,47 @@ pub(crate) struct Sequence {
     generated_max: u32,
     text: TextStream,
     echo_text: TextStream,
-    unsent: VecDeque<Event>,
-    stalled_since: Option<Instant>,
+    /// Prompt tokens that were echoed.
+    echoed: usize,
     queued_at: Instant,
     started_at: Option<Instant>,
     decoding_since: Option<Instant>,
     ended: bool,
-    end_delivered: bool,
 }
 
 impl Sequence {
-    /// A sequence that waits for its lease. The request has been checked against the model.
+    /// A sequence that waits for its slot. The request has been checked against the model.
     pub(crate) fn new(
-        id: SequenceId,
-        request: GenerateRequest,
+        mut request: GenerateRequest,
         model: Arc<LoadedModel>,
         sink: Box<dyn EventSink>,
+        place: QueuePlace,
     ) -> Self {
         let generated_max = generated_max(&request, model.context_len);
+        let tokens = std::mem::take(&mut request.prompt);
         Self {
-            id,
-            lease: None,
-            sink,
-            prefilled: 0,
+            slot: None,
+            table: Table::default(),
+            steps_under_way: 0,
+            cached_tokens: 0,
+            gpu_time: Duration::ZERO,
+            delivery: Delivery::new(sink),
+            place: Some(place),
+            prompt_tokens: u32::try_from(tokens.len()).unwrap_or(u32::MAX),
+            tokens,
+            computed: 0,
             sampling: 0,
-            written: 0,
             verifying: None,
             lookup: None,
             generated: 0,
             generated_max,
             text: TextStream::new(&request.stop),
             echo_text: TextStream::new(&[]),
-            unsent: VecDeque::new(),
-            stalled_since: None,
+            echoed: 0,
             queued_at: Instant::now(),
             started_at: None,
             decoding_since: None,
             ended: false,
-            end_delivered: false,
             model,
             request,
         }
@@ -112,23 +172,80 @@ impl Sequence {
 
     /// Prompt tokens.
     pub(crate) fn prompt_tokens(&self) -> u32 {
-        u32::try_from(self.request.prompt.len()).unwrap_or(u32::MAX)
+        self.prompt_tokens
+    }
+
+    /// Tokens accepted.
+    pub(crate) fn generated(&self) -> u32 {
+        self.generated
+    }
+
+    /// The prompt, and after it the tokens accepted.
+    pub(crate) fn tokens(&self) -> &[u32] {
+        &self.tokens
     }
 
     /// Positions it can ever fill.
-    pub(crate) fn positions_max(&self) -> u32 {
-        (self.prompt_tokens() + self.generated_max).min(self.model.context_len)
+    fn positions_max(&self) -> u32 {
+        (self.prompt_tokens + self.generated_max).min(self.model.context_len)
     }
 
-    /// Positions whose KV was submitted so far, those of drafts that failed included.
-    pub(crate) fn positions(&self) -> u32 {
-        self.written
+    /// Blocks it should have before it starts or goes on: room for what it has and for some tokens
+    /// more.
+    pub(crate) fn blocks_wanted(&self) -> u32 {
+        let known = u32::try_from(self.tokens.len()).unwrap_or(u32::MAX);
+        let ahead = known.saturating_add(ROOM_AHEAD);
+        KvCache::blocks_for(ahead.min(self.positions_max()))
     }
 
-    /// Takes its slot and blocks.
-    pub(crate) fn start(&mut self, lease: Lease) {
-        self.lease = Some(lease);
-        self.started_at = Some(Instant::now());
+    /// Blocks that `step` needs and that it does not have.
+    pub(crate) fn blocks_missing(&self, step: NextStep) -> u32 {
+        let held = u32::try_from(self.table.blocks.len()).unwrap_or(u32::MAX);
+        KvCache::blocks_for(step.end()).saturating_sub(held)
+    }
+
+    /// The tokens at the positions whose KV is there, for certain.
+    pub(crate) fn computed_tokens(&self) -> &[u32] {
+        let count = (self.computed as usize).min(self.tokens.len());
+        &self.tokens[..count]
+    }
+
+    /// The KV of its first `positions` positions is there.
+    pub(crate) fn found(&mut self, positions: u32) {
+        self.computed = positions;
+        if self.started_at.is_none() {
+            self.cached_tokens = positions.min(self.prompt_tokens);
+        }
+    }
+
+    /// Its KV is gone. Returns the tokens that have to be computed again.
+    pub(crate) fn lost_kv(&mut self) -> u32 {
+        std::mem::take(&mut self.computed)
+    }
+
+    /// What it has seen of each token (kernels/embed.wgsl), for penalties.
+    pub(crate) fn history(&self, vocab_size: u32) -> Vec<u32> {
+        let mut history = vec![0; vocab_size as usize];
+        let (prompt, generated) = self.tokens.split_at(self.prompt_tokens as usize);
+        for &token in prompt {
+            history[token as usize] |= HISTORY_IN_PROMPT;
+        }
+        for &token in generated {
+            history[token as usize] += 1;
+        }
+        history
+    }
+
+    /// Takes its slot.
+    pub(crate) fn run(&mut self, slot: u32) {
+        self.slot = Some(slot);
+        self.place = None;
+        self.started_at.get_or_insert_with(Instant::now);
+    }
+
+    /// Tells whether it ever ran.
+    pub(crate) fn has_started(&self) -> bool {
+        self.started_at.is_some()
     }
 
     /// Tells whether it wants a token after the prompt.
@@ -136,69 +253,97 @@ impl Sequence {
         self.generated_max > 0
     }
 
-    /// The next step to submit, or `None` if there is none now. A verify step's draft
-    /// has at most `drafted_max` tokens.
-    pub(crate) fn next_step(
-        &self,
-        chunk: u32,
-        drafted_max: u32,
-        costs: &StepCosts,
-    ) -> Option<NextStep> {
-        let waits = self.ended || self.lease.is_none() || self.verifying.is_some();
-        if waits || !self.unsent.is_empty() {
-            return None;
+    /// What it can do next, if it has a slot.
+    pub(crate) fn work(&self) -> Work {
+        let waits = self.ended || self.slot.is_none() || self.verifying.is_some();
+        if waits || self.delivery.is_stalled() {
+            return Work::Nothing;
         }
-        let prompt = self.prompt_tokens();
-        if self.prefilled < prompt {
-            let to = prompt.min(self.prefilled + chunk);
-            return Some(NextStep::Prefill {
-                from: self.prefilled,
-                to,
-                last: to == prompt,
-            });
+        if self.computed < self.prompt_tokens || self.replays() {
+            return Work::Prefill;
         }
         if self.sampling == 0 || self.sampling >= self.generated_max {
-            return None;
+            return Work::Nothing;
         }
-        let position = prompt + self.sampling - 1;
+        Work::Decode
+    }
+
+    /// Tells whether tokens it made have to be computed again.
+    fn replays(&self) -> bool {
+        self.computed + 1 < self.prompt_tokens + self.generated
+    }
+
+    /// Its next piece of `Work::Prefill`, of at most `chunk` prompt tokens.
+    pub(crate) fn next_prefill(&self, chunk: u32) -> NextStep {
+        let from = self.computed;
+        if from < self.prompt_tokens {
+            let to = self.prompt_tokens.min(from + chunk.max(1));
+            return NextStep::Prefill {
+                from,
+                to,
+                last: to == self.prompt_tokens,
+            };
+        }
+        let end = self.prompt_tokens + self.generated - 1;
+        NextStep::Replay {
+            from,
+            to: end.min(from + DECODE_COLUMNS_MAX),
+        }
+    }
+
+    /// Its next token, or `None` if it must wait for the steps under way. A verify step's draft has at
+    /// most `drafted_max` tokens.
+    pub(crate) fn next_decode(&self, drafted_max: u32, costs: &StepCosts) -> Option<NextStep> {
+        let position = self.prompt_tokens + self.sampling - 1;
         let under_way = self.sampling - self.generated;
+        // The slot's last token may be one that a failed draft led to, or another sequence's.
+        let known = self.tokens.last().copied().filter(|_| under_way == 0);
+        let plain = NextStep::Decode {
+            position,
+            token: known,
+        };
         let Some(lookup) = &self.lookup else {
-            return Some(NextStep::Decode {
-                position,
-                token: None,
-            });
+            return Some(plain);
         };
         // The step makes one token more than its draft has.
         let most = drafted_max.min(self.generated_max - self.sampling - 1);
         match lookup.plan(under_way, most, costs) {
-            0 => Some(NextStep::Decode {
-                position,
-                // After a verify step the slot's last token may be one that a failed draft led to.
-                token: lookup.last().filter(|_| under_way == 0),
-            }),
+            0 => Some(plain),
             drafted if under_way == 0 => Some(NextStep::Verify { position, drafted }),
             // A draft follows a known token: the steps under way come first.
             _ => None,
         }
     }
 
+    /// Tokens that `step` samples.
+    pub(crate) fn outputs(&self, step: NextStep) -> u32 {
+        match step {
+            // What follows the prompt is known already if the prompt is computed again.
+            NextStep::Prefill { last, .. } => {
+                u32::from(last && self.generates() && self.sampling == 0)
+            }
+            NextStep::Replay { .. } => 0,
+            NextStep::Decode { .. } => 1,
+            NextStep::Verify { drafted, .. } => drafted + 1,
+        }
+    }
+
     /// Notes that `step` was submitted.
     pub(crate) fn submitted(&mut self, step: NextStep) {
+        let outputs = self.outputs(step);
+        self.steps_under_way += 1;
         match step {
-            NextStep::Prefill { to, last, .. } => {
-                self.prefilled = to;
-                self.written = to;
-                if last && self.generates() {
-                    self.sampling = 1;
-                }
+            NextStep::Prefill { to, .. } | NextStep::Replay { to, .. } => {
+                self.computed = to;
+                self.sampling += outputs;
             }
             NextStep::Decode { position, .. } => {
                 self.sampling += 1;
-                self.written = self.written.max(position + 1);
+                self.computed = position + 1;
             }
             NextStep::Verify { position, drafted } => {
                 self.sampling += 1;
-                self.written = self.written.max(position + 1 + drafted);
+                self.computed = position + 1;
                 self.verifying = Some(drafted);
             }
         }
@@ -206,7 +351,11 @@ impl Sequence {
 
     /// Prompt tokens `.. done` are in the KV cache.
     pub(crate) fn prefill_done(&mut self, done: u32) {
-        let total = self.prompt_tokens();
+        let total = self.prompt_tokens;
+        if self.decoding_since.is_some() {
+            // The prompt is computed again: its reader was told before.
+            return;
+        }
         self.send(Event::Prefill { done, total });
         if done == total {
             self.decoding_since = Some(Instant::now());
@@ -216,15 +365,21 @@ impl Sequence {
         }
     }
 
-    /// Reports prompt tokens.
-    pub(crate) fn echo(&mut self, tokens: Vec<TokenOutput>, last: bool) {
+    /// Prompt tokens that were echoed.
+    pub(crate) fn echoed(&self) -> usize {
+        self.echoed
+    }
+
+    /// Reports the next prompt tokens.
+    pub(crate) fn echo(&mut self, tokens: Vec<TokenOutput>) {
+        self.echoed += tokens.len();
         let mut text = String::new();
         for token in &tokens {
             if let Some(bytes) = self.model.tokenizer.token_bytes(token.id) {
                 text.push_str(&self.echo_text.push(bytes).text);
             }
         }
-        if last {
+        if self.echoed == self.prompt_tokens as usize {
             text.push_str(&self.echo_text.finish());
         }
         self.send(Event::Echo { text, tokens });
@@ -242,6 +397,7 @@ impl Sequence {
             return;
         }
         self.generated += 1;
+        self.tokens.push(token.id);
         if let Some(lookup) = &mut self.lookup {
             lookup.push(token.id);
         }
@@ -298,8 +454,8 @@ impl Sequence {
         self.send(Event::End(EndReport {
             reason,
             stop_index,
-            prompt_tokens: self.prompt_tokens(),
-            cached_tokens: 0,
+            prompt_tokens: self.prompt_tokens,
+            cached_tokens: self.cached_tokens,
             generated_tokens: self.generated,
             context_len: self.model.context_len,
             queue_time: started - self.queued_at,
@@ -308,58 +464,42 @@ impl Sequence {
         }));
     }
 
-    /// It waits behind `ahead` others.
+    /// It waits behind `ahead` others, before its prompt is read.
     pub(crate) fn queued(&mut self, ahead: u32) {
-        self.send(Event::Queued { ahead });
+        if self.started_at.is_none() {
+            self.send(Event::Queued { ahead });
+        }
     }
 
     fn send(&mut self, event: Event) {
-        self.unsent.push_back(event);
-        self.flush();
+        self.delivery.send(event);
+        self.ended |= self.delivery.is_closed();
     }
 
-    /// Delivers what the reader had no room for. Returns true if nothing is left.
-    pub(crate) fn flush(&mut self) -> bool {
-        while let Some(event) = self.unsent.pop_front() {
-            let is_end = matches!(event, Event::End(_));
-            match self.sink.try_send(event) {
-                SendOutcome::Sent => {
-                    self.stalled_since = None;
-                    self.end_delivered |= is_end;
-                }
-                SendOutcome::Full(event) => {
-                    self.unsent.push_front(event);
-                    self.stalled_since.get_or_insert_with(Instant::now);
-                    return false;
-                }
-                SendOutcome::Closed => {
-                    self.unsent.clear();
-                    self.ended = true;
-                    return true;
-                }
-            }
-        }
-        true
+    /// Delivers what the reader had no room for.
+    pub(crate) fn flush(&mut self) {
+        self.delivery.flush();
+        self.ended |= self.delivery.is_closed();
     }
 
     /// Tells whether nobody listens any more.
     pub(crate) fn is_abandoned(&self) -> bool {
-        self.sink.is_closed()
+        self.delivery.is_closed()
     }
 
     /// Tells whether its reader went away, or was given up, before the end was delivered.
     pub(crate) fn is_cancelled(&self) -> bool {
-        !self.end_delivered
+        !self.delivery.has_ended()
     }
 
     /// Tells whether it is over and all its events are delivered.
     pub(crate) fn is_over(&self) -> bool {
-        self.ended && self.unsent.is_empty()
+        self.ended && !self.delivery.is_stalled()
     }
 
     /// Tells whether its reader has to take events before it can go on.
     pub(crate) fn is_stalled(&self) -> bool {
-        !self.unsent.is_empty()
+        self.delivery.is_stalled()
     }
 
     /// Ends it if its deadline passed, and gives up a reader that stalls too long.
@@ -371,15 +511,12 @@ impl Sequence {
         {
             self.end(FinishReason::Deadline, None);
         }
-        if self
-            .stalled_since
-            .is_some_and(|since| now - since >= READER_STALL_MAX)
-        {
+        if self.delivery.stalls_too_long(now) {
             // One last try in place of the backlog: the reader may yet learn why.
-            self.unsent.clear();
+            self.delivery.drop_backlog();
             self.ended = false;
             self.end(FinishReason::Stalled, None);
-            self.unsent.clear();
+            self.delivery.drop_backlog();
         }
     }
 }

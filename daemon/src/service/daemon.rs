@@ -10,10 +10,12 @@ use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Request, Response, Status};
 
 use super::{Replies, options};
+use crate::app_sockets::Label;
 use crate::lifecycle::State;
-use crate::limits::{WATCH_INTERVAL_MAX, WATCH_INTERVAL_MIN};
+use crate::limits::{APP_NAME_BYTES_MAX, WATCH_INTERVAL_MAX, WATCH_INTERVAL_MIN};
+use crate::peer::{self, Peer};
 use crate::state::Shared;
-use crate::status;
+use crate::{access, status};
 
 /// Answers the RPCs of `hearth.v1.Daemon`.
 pub(crate) struct DaemonService {
@@ -30,11 +32,14 @@ impl DaemonService {
 impl Daemon for DaemonService {
     type WatchStatusStream = Replies<v1::WatchStatusResponse>;
 
+    type OpenAppSocketStream = Replies<v1::OpenAppSocketResponse>;
+
     async fn get_status(
         &self,
-        _request: Request<v1::GetStatusRequest>,
+        request: Request<v1::GetStatusRequest>,
     ) -> Result<Response<v1::GetStatusResponse>, Status> {
-        let status = Some(self.shared.describe());
+        let sandboxed = access::sandboxed(request.extensions());
+        let status = Some(view(&self.shared, self.shared.describe(), sandboxed));
         Ok(Response::new(v1::GetStatusResponse { status }))
     }
 
@@ -42,6 +47,7 @@ impl Daemon for DaemonService {
         &self,
         request: Request<v1::WatchStatusRequest>,
     ) -> Result<Response<Self::WatchStatusStream>, Status> {
+        let sandboxed = access::sandboxed(request.extensions()).map(str::to_owned);
         let interval = match request.into_inner().min_interval {
             None => Duration::from_secs(1),
             Some(time) => {
@@ -54,8 +60,53 @@ impl Daemon for DaemonService {
             }
         };
         let (replies, stream) = mpsc::channel(4);
-        tokio::spawn(watch(Arc::clone(&self.shared), interval, replies));
+        let shared = Arc::clone(&self.shared);
+        tokio::spawn(watch(shared, interval, sandboxed, replies));
         Ok(Response::new(Box::pin(ReceiverStream::new(stream))))
+    }
+
+    async fn open_app_socket(
+        &self,
+        request: Request<v1::OpenAppSocketRequest>,
+    ) -> Result<Response<Self::OpenAppSocketStream>, Status> {
+        let launcher_pid = request.extensions().get().and_then(|peer: &Peer| peer.pid);
+        let v1::OpenAppSocketRequest { app, instance } = request.into_inner();
+        check_label("app", &app)?;
+        if let Some(instance) = &instance {
+            check_label("instance", instance)?;
+        }
+        if self.shared.lifecycle.is_draining() {
+            return Err(status::draining());
+        }
+        let socket = self.shared.app_sockets.open(Label {
+            app,
+            instance,
+            launcher_pid,
+        })?;
+        let socket_path = socket.path().display().to_string();
+        let (replies, stream) = mpsc::channel(2);
+        let _ = replies.try_send(Ok(v1::OpenAppSocketResponse { socket_path }));
+        tokio::spawn(socket.hold(Arc::clone(&self.shared), replies));
+        Ok(Response::new(Box::pin(ReceiverStream::new(stream))))
+    }
+}
+
+fn check_label(field: &str, text: &str) -> Result<(), Status> {
+    if peer::is_label(text) {
+        return Ok(());
+    }
+    let problem = format!(
+        "must have 1 to {APP_NAME_BYTES_MAX} of A-Z, a-z, 0-9, `.`, `_`, `-`, and begin with a \
+         letter or digit"
+    );
+    Err(status::bad_field(field, problem))
+}
+
+/// A status as the caller may see it.
+fn view(shared: &Shared, status: v1::DaemonStatus, sandboxed: Option<&str>) -> v1::DaemonStatus {
+    match sandboxed {
+        Some(app) => access::own_view(status, app, shared.places.of(app)),
+        None => status,
     }
 }
 
@@ -64,6 +115,7 @@ impl Daemon for DaemonService {
 async fn watch(
     shared: Arc<Shared>,
     interval: Duration,
+    sandboxed: Option<String>,
     replies: mpsc::Sender<Result<v1::WatchStatusResponse, Status>>,
 ) {
     let mut life = shared.lifecycle.watch();
@@ -77,7 +129,11 @@ async fn watch(
         let status = shared.describe();
         let busy = status
             .queue
+            .as_ref()
             .is_some_and(|queue| queue.active + queue.waiting > 0);
+        // Not even the time of a message tells a sandboxed app of others: it comes when its own
+        // view has changed.
+        let status = view(&shared, status, sandboxed.as_deref());
         let state = still(&status);
         if told.as_ref() != Some(&state) {
             told = Some(state);

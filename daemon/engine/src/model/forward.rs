@@ -3,7 +3,7 @@
 //! Reads: a [`StepInput`]. Leaves: KV in the cache, logits and sampled tokens in their buffers. Knows
 //! nothing of sequences, queues or text.
 
-use hearth_shaders::params::{Sampling, attention_split_len};
+use hearth_shaders::params::attention_split_len;
 use hearth_shaders::{ActivationFormat, Epilogue};
 
 use super::ModelConfig;
@@ -250,32 +250,6 @@ impl Forward {
     pub(crate) fn kv_bytes(&self) -> u64 {
         self.layers.iter().map(|l| l.k.size() + l.v.size()).sum()
     }
-
-    /// Makes a slot forget its history, and sets how it samples.
-    pub(crate) fn reset_slot(&self, gpu: &Gpu, slot: u32, sampling: &Sampling) {
-        let bytes = self.logits_bytes();
-        let mut encoder = gpu.device.create_command_encoder(&Default::default());
-        encoder.clear_buffer(&self.scratch.history, u64::from(slot) * bytes, Some(bytes));
-        gpu.queue.submit([encoder.finish()]);
-        let at = u64::from(slot) * size_of::<Sampling>() as u64;
-        gpu.queue
-            .write_buffer(&self.scratch.samplings, at, bytemuck::bytes_of(sampling));
-    }
-
-    /// Zeroes KV blocks, so that nothing of their last owner is left.
-    pub(crate) fn clear_blocks(&self, gpu: &Gpu, config: &ModelConfig, blocks: &[u32]) {
-        let bytes = ForwardLimits::kv_block_bytes(config, self.limits.block_len);
-        let mut encoder = gpu.device.create_command_encoder(&Default::default());
-        for run in consecutive(blocks) {
-            let at = u64::from(run.start) * bytes;
-            let len = u64::from(run.end - run.start) * bytes;
-            for layer in &self.layers {
-                encoder.clear_buffer(&layer.k, at, Some(len));
-                encoder.clear_buffer(&layer.v, at, Some(len));
-            }
-        }
-        gpu.queue.submit([encoder.finish()]);
-    }
 }
 
 fn is_short(step: &StepInput) -> bool {
@@ -291,20 +265,6 @@ pub(super) fn short_widths(gpu: &Gpu) -> Vec<u32> {
     std::iter::successors(Some(1), |n| Some(2 * n))
         .take_while(|n| *n <= DECODE_COLUMNS_MAX)
         .collect()
-}
-
-/// Runs of consecutive numbers, whatever the order of `blocks`.
-fn consecutive(blocks: &[u32]) -> Vec<std::ops::Range<u32>> {
-    let mut sorted = blocks.to_vec();
-    sorted.sort_unstable();
-    let mut runs: Vec<std::ops::Range<u32>> = Vec::new();
-    for block in sorted {
-        match runs.last_mut() {
-            Some(run) if run.end == block => run.end += 1,
-            _ => runs.push(block..block + 1),
-        }
-    }
-    runs
 }
 
 impl Layer {

@@ -8,6 +8,7 @@ mod config_tensors;
 #[cfg(test)]
 mod config_tests;
 mod forward;
+mod kv_blocks;
 pub(crate) mod plan;
 mod recorder;
 mod recorder_prefill;

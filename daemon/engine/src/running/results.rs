@@ -1,17 +1,134 @@
-//! What steps leave for the CPU: sampled tokens, and log-probabilities where a request asks for them.
+//! What steps leave for the CPU: sampled tokens, log-probabilities where a request asks for them, and
+//! the time they took.
+
+use std::time::{Duration, Instant};
 
 use super::Running;
+use super::steps::{Part, StepUnderWay};
+use crate::engine::Shared;
 use crate::error::EngineError;
 use crate::event::TokenOutput;
 use crate::gpu::{Gpu, Readback};
 use crate::model::{OUTPUTS_MAX, StepInput};
 use crate::sampler::log_probabilities;
 use crate::scheduler::SequenceId;
+use crate::sequence::NextStep;
 
 /// Where logits start in a readback buffer, after the tokens.
 pub(super) const LOGITS_AT: u64 = OUTPUTS_MAX as u64 * 4;
 
+/// What a step took.
+struct Took {
+    /// The GPU.
+    busy: Duration,
+    /// The GPU, with the CPU's part where the GPU had to wait for it.
+    in_all: Duration,
+    /// It followed another at once.
+    without_pause: bool,
+}
+
 impl Running {
+    /// Waits for the oldest step under way and hands its results to its sequences.
+    pub(super) fn take_results(&mut self, gpu: &Gpu, shared: &Shared) -> Result<bool, EngineError> {
+        let Some(mut step) = self.under_way.pop_front() else {
+            return Ok(false);
+        };
+        let tokens = match step.readback.take() {
+            Some(mut readback) => {
+                let vocab = self.model.config.vocab_size as usize;
+                let tokens = readback.read(gpu, step.submission.clone(), |raw| {
+                    token_outputs(raw, &step.parts, vocab)
+                })?;
+                self.spare_readbacks.push(readback);
+                tokens
+            }
+            None => {
+                gpu.wait(Some(step.submission.clone()))?;
+                step.parts.iter().map(|_| Vec::new()).collect()
+            }
+        };
+        let now = Instant::now();
+        let took = Took {
+            busy: now - step.submitted_at.max(self.last_done),
+            in_all: now - step.begun_at.max(self.last_done),
+            without_pause: step.begun_at < self.last_done,
+        };
+        self.last_done = now;
+        self.last_step = took.busy;
+        self.account(shared, &step, &took);
+        let alone = step.parts.len() == 1;
+        for (part, tokens) in step.parts.iter().zip(tokens) {
+            self.deliver(shared, part, tokens, alone.then_some(&took));
+        }
+        Ok(true)
+    }
+
+    /// Charges a step's time to those who took part in it, each by its columns.
+    fn account(&mut self, shared: &Shared, step: &StepUnderWay, took: &Took) {
+        let columns: u32 = step.parts.iter().map(|part| part.step.columns()).sum();
+        let busy_us = u64::try_from(took.busy.as_micros()).unwrap_or(u64::MAX);
+        for part in &step.parts {
+            let share = took.busy * part.step.columns() / columns.max(1);
+            self.scheduler.charge(&part.app, part.class, share);
+            if let Some(sequence) = self.sequences.get_mut(&part.id) {
+                sequence.gpu_time += share;
+                sequence.steps_under_way -= 1;
+            }
+            shared.account(&part.app, |account| account.gpu_time += share);
+        }
+        shared.update(|stats| match step.parts[0].step {
+            NextStep::Prefill { from, to, .. } => {
+                stats.prompt_tokens += u64::from(to - from);
+                stats.prefill_us += busy_us;
+            }
+            NextStep::Replay { .. } => stats.prefill_us += busy_us,
+            NextStep::Decode { .. } | NextStep::Verify { .. } => stats.decode_us += busy_us,
+        });
+        if let NextStep::Prefill { from, to, .. } = step.parts[0].step {
+            self.pace.took(to - from, took.busy);
+        }
+    }
+
+    /// Hands its sequence what a part of a step made. `took`: the step's time, if the part was all of it.
+    fn deliver(
+        &mut self,
+        shared: &Shared,
+        part: &Part,
+        tokens: Vec<TokenOutput>,
+        took: Option<&Took>,
+    ) {
+        let Some(sequence) = self.sequences.get_mut(&part.id) else {
+            return;
+        };
+        if let NextStep::Prefill { to, .. } = part.step {
+            sequence.prefill_done(to);
+        }
+        let (held, taken) = sequence.accept_step(tokens);
+        if taken > 0 {
+            shared.update(|stats| {
+                stats.generated_tokens += u64::from(taken);
+                stats.accepted_tokens += u64::from(held.min(taken));
+            });
+            shared.account(&part.app, |account| {
+                account.generated_tokens += u64::from(taken);
+            });
+        }
+        if let NextStep::Verify { drafted, .. } = part.step {
+            shared.update(|stats| stats.drafted_tokens += u64::from(drafted));
+        }
+        let Some(took) = took else { return };
+        let in_all = took.in_all.as_secs_f64();
+        match part.step {
+            NextStep::Prefill { .. } | NextStep::Replay { .. } => {}
+            NextStep::Decode { .. } if took.without_pause => self.costs.plain(in_all),
+            NextStep::Decode { .. } => sequence.paused(self.costs.lost(in_all)),
+            NextStep::Verify { drafted, .. } => {
+                self.costs.verify(drafted + 1, in_all);
+                sequence.verified(held + 1, self.costs.ratio(drafted + 1));
+            }
+        }
+    }
+
     /// Echoes the chunk's prompt tokens, with their log-probabilities if asked for. Those are read
     /// at once: the chunk's residual stream is gone with the next step.
     pub(super) fn score_prompt(
@@ -22,31 +139,30 @@ impl Running {
         to: u32,
         input: &StepInput,
     ) -> Result<(), EngineError> {
-        let Some(sequence) = self.sequences.get(&id) else {
+        let Some(sequence) = self.sequences.get(&id).filter(|s| s.request.echo) else {
             return Ok(());
         };
-        if !sequence.request.echo {
-            return Ok(());
-        }
-        let prompt = &sequence.request.prompt;
-        let plain = |id: u32| TokenOutput {
+        let prompt = &sequence.tokens()[..sequence.prompt_tokens() as usize];
+        // Column c predicts the token after it; the last prompt token predicts none of the prompt. What
+        // was echoed before is not echoed again if the prompt has to be computed twice.
+        let start = (from as usize + 1).max(sequence.echoed());
+        let end = prompt.len().min(to as usize + 1);
+        let plain = |&id: &u32| TokenOutput {
             id,
             logprob: None,
             top: Vec::new(),
         };
         let mut tokens = Vec::new();
-        if from == 0 {
-            tokens.push(plain(prompt[0]));
+        if sequence.echoed() == 0 {
+            tokens.push(plain(&prompt[0]));
         }
-        let last = to as usize == prompt.len();
-        // Column c predicts the token after it; the last prompt token predicts none of the prompt.
-        let targets = &prompt[from as usize + 1..prompt.len().min(to as usize + 1)];
+        let targets = prompt.get(start..end).unwrap_or_default().to_vec();
         match sequence.request.logprobs {
-            None => tokens.extend(targets.iter().map(|&t| plain(t))),
+            None => tokens.extend(targets.iter().map(plain)),
             Some(top) => {
-                let targets = targets.to_vec();
-                for (group, at) in targets.chunks(crate::model::OUTPUTS_MAX as usize).zip(0..) {
-                    let first = at * crate::model::OUTPUTS_MAX;
+                let skipped = u32::try_from(start - 1).unwrap_or(u32::MAX) - from;
+                for (group, at) in targets.chunks(OUTPUTS_MAX as usize).zip(0..) {
+                    let first = skipped + at * OUTPUTS_MAX;
                     let logits = self.output_logits(gpu, input, first, group.len())?;
                     let rows = logits.chunks_exact(self.model.config.vocab_size as usize);
                     tokens.extend(group.iter().zip(rows).map(|(&id, row)| {
@@ -60,8 +176,10 @@ impl Running {
                 }
             }
         }
-        if let Some(sequence) = self.sequences.get_mut(&id) {
-            sequence.echo(tokens, last);
+        if let Some(sequence) = self.sequences.get_mut(&id)
+            && !tokens.is_empty()
+        {
+            sequence.echo(tokens);
         }
         Ok(())
     }
@@ -107,32 +225,33 @@ pub(super) fn take_readback(spare: &mut Vec<Readback>, gpu: &Gpu, bytes: u64) ->
     }
 }
 
-/// The `count` tokens sampled, or the one with its log-probability if logits came along.
-pub(super) fn token_outputs(
-    raw: &[u8],
-    count: u32,
-    top: Option<u32>,
-    vocab: usize,
-) -> Vec<TokenOutput> {
+/// The tokens that each part sampled; with their log-probabilities where logits came along.
+fn token_outputs(raw: &[u8], parts: &[Part], vocab: usize) -> Vec<Vec<TokenOutput>> {
     let word = |at: usize| [raw[at], raw[at + 1], raw[at + 2], raw[at + 3]];
-    let id_at = |i: usize| u32::from_le_bytes(word(4 * i));
-    let Some(top) = top else {
-        let plain = |i| TokenOutput {
-            id: id_at(i),
-            logprob: None,
-            top: Vec::new(),
-        };
-        return (0..count as usize).map(plain).collect();
-    };
-    let id = id_at(0);
-    let start = usize::try_from(LOGITS_AT).unwrap_or(0);
-    let logits: Vec<f32> = (0..vocab)
-        .map(|i| f32::from_le_bytes(word(start + 4 * i)))
-        .collect();
-    let (logprob, top) = log_probabilities(&logits, id, top);
-    vec![TokenOutput {
-        id,
-        logprob: Some(logprob),
-        top,
-    }]
+    let (mut output, mut row) = (0, usize::try_from(LOGITS_AT).unwrap_or(0));
+    let mut all = Vec::with_capacity(parts.len());
+    for part in parts {
+        let mut tokens = Vec::new();
+        for i in 0..part.outputs as usize {
+            let id = u32::from_le_bytes(word(4 * (output + i)));
+            let mut token = TokenOutput {
+                id,
+                logprob: None,
+                top: Vec::new(),
+            };
+            if let Some(top) = part.logprobs {
+                // Such a request has one output a step.
+                let logits: Vec<f32> = (0..vocab)
+                    .map(|i| f32::from_le_bytes(word(row + 4 * i)))
+                    .collect();
+                let (logprob, top) = log_probabilities(&logits, id, top);
+                (token.logprob, token.top) = (Some(logprob), top);
+                row += 4 * vocab;
+            }
+            tokens.push(token);
+        }
+        output += part.outputs as usize;
+        all.push(tokens);
+    }
+    all
 }

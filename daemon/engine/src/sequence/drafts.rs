@@ -15,7 +15,7 @@ impl Sequence {
             && !request.sampling.has_penalties()
             && request.logprobs.is_none();
         if plain && self.generated_max > 1 {
-            let lookup = Lookup::new(&request.prompt, self.positions_max(), always);
+            let lookup = Lookup::new(&self.tokens, self.positions_max(), always);
             self.lookup = Some(lookup);
         }
     }
@@ -39,6 +39,10 @@ impl Sequence {
             let right = pairs.take_while(|(drafted, token)| **drafted == token.id);
             held = u32::try_from(right.count()).unwrap_or(0);
             self.sampling += held;
+            if self.computed > 0 {
+                // Unless its KV was dropped meanwhile.
+                self.computed = self.prompt_tokens + self.sampling - 1;
+            }
         }
         let mut taken = 0;
         for token in tokens.into_iter().take(held as usize + 1) {
