@@ -94,3 +94,11 @@ pub const MODELS_MAX: usize = 4096;
 pub const APP_NAME_BYTES_MAX: usize = 64;
 /// When a refused caller may try again, if nothing better is known.
 pub const RETRY_DELAY: Duration = Duration::from_secs(1);
+/// Least time between two versions of the metrics file, unless the configuration says otherwise.
+pub const METRICS_INTERVAL: Duration = Duration::from_secs(10);
+/// Most connections open at once on the metrics socket; more are closed at once.
+pub const METRICS_CONNECTIONS_MAX: usize = 8;
+/// A connection to the metrics socket is closed after this long.
+pub const METRICS_CONNECTION_TIME_MAX: Duration = Duration::from_secs(10);
+/// Bytes buffered of a request for metrics; its header has to fit.
+pub const METRICS_REQUEST_BYTES_MAX: usize = 8 << 10;
