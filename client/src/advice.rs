@@ -85,7 +85,13 @@ fn kind_of_rpc(rpc: &RpcError) -> Kind {
 /// Advice for an RPC error.
 fn hint_of_rpc(rpc: &RpcError) -> Option<String> {
     if let Some(after) = rpc.retry_after {
-        return Some(format!("try again in {}", seconds(after)));
+        let again = format!("try again in {}", seconds(after));
+        return Some(match rpc.reason.as_deref() {
+            Some("QUEUE_FULL" | "APP_QUEUE_FULL") => {
+                format!("{again}; `hearth run --wait` does so by itself")
+            }
+            _ => again,
+        });
     }
     // The daemon's own words may name the command that helps.
     if rpc.message.contains("`hearth ") {

@@ -112,6 +112,8 @@ fn no_daemon_exits_with_8_and_says_how_to_start_it() {
         &["unload"],
         &["status"],
         &["status", "--watch"],
+        &["ps"],
+        &["ps", "--apps"],
         &["app-socket", "a", "--", "true"],
     ] {
         let output = run(args);

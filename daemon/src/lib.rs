@@ -7,12 +7,14 @@
 mod access;
 mod app_sockets;
 pub mod bench;
+mod changes;
 pub mod config;
 mod hardening;
 pub mod lifecycle;
 pub mod limits;
 mod loading;
 mod logging;
+mod metrics;
 pub mod peer;
 mod places;
 mod server;
@@ -28,7 +30,7 @@ use std::path::Path;
 use std::sync::Arc;
 
 use config::Config;
-use socket::BoundSocket;
+use socket::{BoundSocket, SocketError};
 use store::{Store, StoreError};
 
 pub use hardening::forbid_core_files;
@@ -40,6 +42,9 @@ pub enum ServeError {
     /// The store of models is unusable.
     #[error("the store of models cannot be used")]
     Store(#[from] StoreError),
+    /// The socket of the metrics cannot be had.
+    #[error("the metrics socket cannot be used")]
+    Metrics(#[from] SocketError),
     /// The contract's own description is broken: a build that should not exist.
     #[error("the reflection service cannot be built")]
     Reflection(#[from] tonic_reflection::server::Error),
@@ -63,6 +68,7 @@ pub async fn serve(
     let (app_sockets, arrivals) = app_sockets::AppSockets::new(folder);
     let shared = Arc::new(state::Shared::new(config, store, health, app_sockets));
     let routes = server::routes(&shared, health_service)?;
+    let exports = metrics::Exports::start(&shared)?;
     let starting = tokio::spawn(loading::start(Arc::clone(&shared)));
     tracing::info!(
         socket = %socket.path().display(),
@@ -93,6 +99,7 @@ pub async fn serve(
     }
     connections.finish(limits::FLUSH_MAX).await;
     shared.lifecycle.stop();
+    exports.finish().await;
     tracing::info!("stopped");
     Ok(())
 }

@@ -32,6 +32,15 @@ impl Places {
         })
     }
 
+    /// Connections of each app that has any, in order of names.
+    pub(crate) fn by_app(&self) -> BTreeMap<String, u32> {
+        let count = |count: usize| u32::try_from(count).unwrap_or(u32::MAX);
+        let open = self.lock();
+        open.iter()
+            .map(|(app, open)| (app.clone(), count(*open)))
+            .collect()
+    }
+
     /// Connections of this app.
     pub(crate) fn of(&self, app: &str) -> u32 {
         let count = self.lock().get(app).copied().unwrap_or_default();
@@ -68,6 +77,8 @@ mod tests {
         assert!(places.take("a").is_none());
         let other = places.take("b").unwrap();
         assert_eq!((places.of("a"), places.of("b"), places.of("c")), (64, 1, 0));
+        let by_app: Vec<_> = places.by_app().into_iter().collect();
+        assert_eq!(by_app, [("a".to_owned(), 64), ("b".to_owned(), 1)]);
         held.pop();
         held.push(places.take("a").unwrap());
         assert!(places.take("a").is_none());

@@ -1,11 +1,14 @@
 //! Connections: accept, check who it is, speak HTTP/2 within limits, hand requests to the
 //! services, and end all of it within bounds.
 
+mod flood;
+mod seats;
+mod watched;
+
 use std::future::Future;
 use std::panic::AssertUnwindSafe;
 use std::pin::{Pin, pin};
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
@@ -18,6 +21,7 @@ use hyper::server::conn::http2;
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use interprocess::local_socket::tokio::{Listener, Stream};
 use interprocess::local_socket::traits::tokio::Listener as _;
+use tokio::io::AsyncWriteExt as _;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, watch};
 use tokio::task::JoinSet;
 use tonic::body::Body;
@@ -35,6 +39,8 @@ use crate::places::Place;
 use crate::service::{DaemonService, InferenceService, ModelsService};
 use crate::state::Shared;
 use crate::{access, limits, peer, status};
+use seats::{Seats, Taken};
+use watched::Watched;
 
 /// Health names that follow the warm model.
 const HEALTH_OF_MODEL: [&str; 2] = ["", "hearth.v1.Inference"];
@@ -105,6 +111,7 @@ pub(crate) struct Connections {
     shared: Arc<Shared>,
     routes: Routes,
     permits: Arc<Semaphore>,
+    seats: Seats,
     /// What comes through app sockets.
     arrivals: mpsc::Receiver<Arrival>,
     tasks: JoinSet<()>,
@@ -121,6 +128,7 @@ impl Connections {
             shared,
             routes,
             permits,
+            seats: Seats::default(),
             arrivals,
             tasks: JoinSet::new(),
         }
@@ -180,18 +188,11 @@ impl Connections {
                 return;
             }
         };
-        let Ok(permit) = Arc::clone(&self.permits).try_acquire_owned() else {
-            tracing::warn!(
-                app = peer.app,
-                pid = peer.pid,
-                "too many connections: one is refused"
-            );
-            return;
-        };
-        let Some(place) = self.shared.places.take(&peer.app) else {
+        let Some(held) = self.shared.places.take(&peer.app) else {
             // No warning: an app that tries on and on would fill the log.
             let max = limits::APP_CONNECTIONS_MAX;
             tracing::debug!(app = peer.app, pid = peer.pid, max, "too many of one app");
+            self.tasks.spawn(refuse(stream));
             return;
         };
         tracing::debug!(
@@ -200,43 +201,100 @@ impl Connections {
             sandboxed = peer.sandbox.is_some(),
             "connected"
         );
+        let permits = Arc::clone(&self.permits);
         let (shared, routes) = (Arc::clone(&self.shared), self.routes.clone());
-        let connection = until_revoked(serve(shared, routes, stream, peer), revoked);
-        let shared = Arc::clone(&self.shared);
-        self.tasks
-            .spawn(counted(shared, (permit, place), connection));
+        let seats = self.seats.clone();
+        self.tasks.spawn(async move {
+            let Some(permit) = place(&permits, &seats).await else {
+                tracing::warn!(
+                    app = peer.app,
+                    pid = peer.pid,
+                    "too many connections: one is refused"
+                );
+                return refuse(stream).await;
+            };
+            let taken = seats.take(&peer.app);
+            let connection = serve(Arc::clone(&shared), routes, stream, peer, &taken);
+            let connection = until_revoked(connection, revoked);
+            counted(shared, (permit, held), connection).await;
+        });
     }
 }
 
+/// A place for one more connection; that of one that is asked to leave if all are taken.
+async fn place(permits: &Arc<Semaphore>, seats: &Seats) -> Option<OwnedSemaphorePermit> {
+    if let Ok(permit) = Arc::clone(permits).try_acquire_owned() {
+        return Some(permit);
+    }
+    // Each that waits was preceded by one that leaves: so many wait at most.
+    if !seats.ask_one_to_leave() {
+        return None;
+    }
+    let waits = Arc::clone(permits).acquire_owned();
+    let permit = tokio::time::timeout(limits::PLACE_WAIT_MAX, waits).await;
+    permit.ok().and_then(Result::ok)
+}
+
+/// Closes a connection that finds no place, and says why in HTTP/2's words.
+async fn refuse(mut stream: Stream) {
+    let mut frames = vec![0, 0, 0, 0x4, 0, 0, 0, 0, 0];
+    frames.extend(watched::goaway(0, "too many connections"));
+    // A peer that does not take these few bytes learns of it by the end of the connection.
+    let _ = tokio::time::timeout(limits::REFUSAL_MAX, stream.write_all(&frames)).await;
+}
+
+/// Holds a connection's places while it lives, and tells watchers of its begin and end.
 async fn counted(
     shared: Arc<Shared>,
-    _places: (OwnedSemaphorePermit, Place),
+    places: (OwnedSemaphorePermit, Place),
     connection: impl Future<Output = ()>,
 ) {
-    struct Counted(Arc<Shared>);
+    struct Counted {
+        shared: Arc<Shared>,
+        places: Option<(OwnedSemaphorePermit, Place)>,
+    }
     impl Drop for Counted {
         fn drop(&mut self) {
-            self.0.connections.fetch_sub(1, Ordering::Relaxed);
+            self.places.take();
+            self.shared.activity.send_replace(());
         }
     }
-    shared.connections.fetch_add(1, Ordering::Relaxed);
-    let _counted = Counted(shared);
+    shared.activity.send_replace(());
+    let _counted = Counted {
+        shared,
+        places: Some(places),
+    };
     connection.await;
 }
 
 /// Speaks HTTP/2 on one connection until it ends.
-async fn serve(shared: Arc<Shared>, routes: Routes, stream: Stream, peer: Peer) {
+async fn serve(shared: Arc<Shared>, routes: Routes, stream: Stream, peer: Peer, taken: &Taken) {
+    let seat = taken.seat();
     let (app, pid) = (peer.app.clone(), peer.pid);
     let service = hyper::service::service_fn(move |request| Guarded {
         answer: Box::pin(answer(routes.clone(), peer.clone(), request)),
     });
     let mut drain = shared.lifecycle.watch();
-    let mut connection = pin!(http2_builder().serve_connection(TokioIo::new(stream), service));
+    let io = TokioIo::new(Watched::new(stream, taken.seat()));
+    let mut connection = pin!(http2_builder().serve_connection(io, service));
     let ended = tokio::select! {
         ended = &mut connection => ended,
         () = draining(&mut drain) => {
             connection.as_mut().graceful_shutdown();
             connection.await
+        }
+        () = seat.does_not_begin(limits::HANDSHAKE_MAX) => {
+            tracing::debug!(app, pid, "no HTTP/2 came: the connection is closed");
+            return;
+        }
+        () = seat.is_asked_to_leave() => {
+            connection.as_mut().graceful_shutdown();
+            match tokio::time::timeout(limits::LEAVE_MAX, &mut connection).await {
+                Ok(ended) => ended,
+                // A request came in between: it is answered, and the connection ends after it.
+                Err(_) if !seat.is_idle() => connection.await,
+                Err(_) => Ok(()),
+            }
         }
     };
     match ended {

@@ -95,7 +95,7 @@ impl BoundSocket {
 pub fn bind(path: &Path) -> Result<BoundSocket, SocketError> {
     #[cfg(unix)]
     let lock = {
-        let folder = path.parent().unwrap_or(Path::new("/"));
+        let folder = folder_of(path);
         unix::secure_folder(folder)?;
         let lock = unix::lock(path)?;
         unix::remove_stale(path)?;
@@ -109,6 +109,20 @@ pub fn bind(path: &Path) -> Result<BoundSocket, SocketError> {
         lock: Lock(lock),
         path: path.to_owned(),
     })
+}
+
+/// Listens on `path` under the same rules, but without a lock: for the further sockets of a daemon
+/// that holds one. Dropping the listener removes the socket.
+///
+/// # Errors
+/// See [`SocketError`].
+pub(crate) fn listen_beside(path: &Path) -> Result<Listener, SocketError> {
+    #[cfg(unix)]
+    {
+        unix::secure_folder(folder_of(path))?;
+        unix::remove_stale(path)?;
+    }
+    listen(path)
 }
 
 /// Listens on a path where nothing lies, for this user alone.
@@ -129,6 +143,11 @@ fn listen(path: &Path) -> Result<Listener, SocketError> {
     #[cfg(unix)]
     unix::confirm_socket(path)?;
     Ok(listener)
+}
+
+#[cfg(unix)]
+fn folder_of(path: &Path) -> &Path {
+    path.parent().unwrap_or(Path::new("/"))
 }
 
 #[cfg(unix)]
@@ -220,7 +239,7 @@ mod unix {
         Ok(file)
     }
 
-    /// Removes a socket that nobody listens on. The lock must be held.
+    /// Removes a socket that nobody listens on. The daemon's lock must be held.
     pub(super) fn remove_stale(path: &Path) -> Result<(), SocketError> {
         let found = match path.symlink_metadata() {
             Ok(found) => found,

@@ -343,21 +343,26 @@ mod tests {
 
     #[test]
     fn refusals_for_load_say_when_to_come_back() {
-        let status = of_submit(
-            &SubmitError::QueueFull {
-                waiting: 256,
-                retry_after: Duration::from_secs(3),
-            },
-            "prompt",
-        );
-        assert_eq!(status.code(), Code::ResourceExhausted);
-        assert!(
-            status
-                .get_details_retry_info()
-                .unwrap()
-                .retry_delay
-                .is_some()
-        );
+        let retry_after = Duration::from_millis(2_500);
+        let full = SubmitError::QueueFull {
+            waiting: 256,
+            retry_after,
+        };
+        let app_full = SubmitError::AppQueueFull {
+            waiting: 9,
+            waiting_max: 8,
+            retry_after,
+        };
+        for (error, wanted) in [(full, "QUEUE_FULL 256 -"), (app_full, "APP_QUEUE_FULL 9 8")] {
+            let status = of_submit(&error, "prompt");
+            assert_eq!(status.code(), Code::ResourceExhausted);
+            let told = status.get_details_error_info().unwrap().metadata;
+            let fact = |key| told.get(key).map_or("-", String::as_str);
+            let (waiting, most) = (fact("waiting"), fact("waiting_max"));
+            assert_eq!(format!("{} {waiting} {most}", reason(&status)), wanted);
+            let retry = status.get_details_retry_info().unwrap();
+            assert_eq!(retry.retry_delay, Some(retry_after), "{wanted}");
+        }
         for status in [draining(), loading()] {
             assert_eq!(status.code(), Code::Unavailable);
             assert!(status.get_details_retry_info().is_some());

@@ -8,6 +8,7 @@
 mod app_sockets;
 mod beside;
 mod kernels;
+mod metrics;
 mod model;
 mod models;
 mod params;
@@ -17,3 +18,4 @@ mod socket;
 mod speculation;
 mod tidy;
 mod together;
+mod who;

@@ -8,6 +8,7 @@ mod doctor_driver;
 mod doctor_machine;
 mod models;
 mod pages;
+mod ps;
 mod reply;
 mod request;
 mod run;
@@ -47,6 +48,7 @@ pub(crate) async fn run(cli: Cli, output: Output) -> Result<(), Failure> {
         Command::Unload => models::unload(&global, output).await,
         Command::AppSocket(args) => app_socket::app_socket(args, &global, output).await,
         Command::Status(args) => status::status(args, &global, output).await,
+        Command::Ps(args) => ps::ps(args, &global, output).await,
         Command::Doctor => doctor::doctor(&global, output).await,
         Command::Bench(args) => bench::bench(args, &global),
         Command::Completions { shell } => pages::completions(shell, output),

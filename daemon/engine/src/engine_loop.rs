@@ -295,7 +295,8 @@ pub(crate) fn limits(gpu: &Gpu, engine: &EngineConfig, model: &ModelConfig) -> F
     let wanted = match engine.kv_bytes_max {
         Some(bytes) => bytes / layer_bytes,
         None => {
-            let most = |contexts, bytes: u64| (contexts * context_blocks).min(bytes / layer_bytes);
+            let most =
+                |contexts: u64, bytes: u64| (contexts * context_blocks).min(bytes / layer_bytes);
             most(8, KV_BYTES_FOR_EIGHT_MAX)
                 .max(most(2, KV_BYTES_FOR_TWO_MAX))
                 .max(most(1, KV_BYTES_FOR_ONE_MAX))

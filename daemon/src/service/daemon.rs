@@ -5,13 +5,14 @@ use std::time::Duration;
 
 use hearth_proto::v1;
 use hearth_proto::v1::daemon_server::Daemon;
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, watch};
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Request, Response, Status};
 
 use super::{Replies, options};
 use crate::app_sockets::Label;
-use crate::lifecycle::State;
+use crate::changes::Changes;
+use crate::lifecycle::{Phase, State};
 use crate::limits::{APP_NAME_BYTES_MAX, WATCH_INTERVAL_MAX, WATCH_INTERVAL_MIN};
 use crate::peer::{self, Peer};
 use crate::state::Shared;
@@ -61,7 +62,7 @@ impl Daemon for DaemonService {
         };
         let (replies, stream) = mpsc::channel(4);
         let shared = Arc::clone(&self.shared);
-        tokio::spawn(watch(shared, interval, sandboxed, replies));
+        tokio::spawn(tell(shared, interval, sandboxed, replies));
         Ok(Response::new(Box::pin(ReceiverStream::new(stream))))
     }
 
@@ -110,65 +111,39 @@ fn view(shared: &Shared, status: v1::DaemonStatus, sandboxed: Option<&str>) -> v
     }
 }
 
-/// Tells the state whenever it may have changed. While requests run, counters change all the time
-/// and a timer sets the pace; else nothing wakes this task but a change.
-async fn watch(
+/// Tells the state and its changes until the reader goes or the daemon drains.
+async fn tell(
     shared: Arc<Shared>,
     interval: Duration,
     sandboxed: Option<String>,
     replies: mpsc::Sender<Result<v1::WatchStatusResponse, Status>>,
 ) {
-    let mut life = shared.lifecycle.watch();
-    // Its own receiver: `wait_for` marks every change as seen.
     let mut drain = shared.lifecycle.watch();
-    let mut activity = shared.activity.subscribe();
-    let mut told = None;
+    let seen = |status| view(&shared, status, sandboxed.as_deref());
+    let mut changes = Changes::new(Arc::clone(&shared), interval, seen);
+    let reply = |status| {
+        Ok(v1::WatchStatusResponse {
+            status: Some(status),
+        })
+    };
     loop {
-        life.mark_unchanged();
-        activity.mark_unchanged();
-        let status = shared.describe();
-        let busy = status
-            .queue
-            .as_ref()
-            .is_some_and(|queue| queue.active + queue.waiting > 0);
-        // Not even the time of a message tells a sandboxed app of others: it comes when its own
-        // view has changed.
-        let status = view(&shared, status, sandboxed.as_deref());
-        let state = still(&status);
-        if told.as_ref() != Some(&state) {
-            told = Some(state);
-            let reply = v1::WatchStatusResponse {
-                status: Some(status),
-            };
-            if replies.send(Ok(reply)).await.is_err() {
-                return;
+        tokio::select! {
+            biased;
+            () = replies.closed() => return,
+            () = draining(&mut drain) => break,
+            status = changes.next() => {
+                if replies.send(reply(status)).await.is_err() {
+                    return;
+                }
             }
         }
-        if shared.lifecycle.is_draining() {
-            let _ = replies.send(Err(status::draining())).await;
-            return;
-        }
-        tokio::select! {
-            () = tokio::time::sleep(interval) => {}
-            () = replies.closed() => return,
-            _ = drain.wait_for(|phase| phase.state >= State::Draining) => continue,
-        }
-        if busy {
-            continue;
-        }
-        tokio::select! {
-            _ = life.changed() => {}
-            _ = activity.changed() => {}
-            () = replies.closed() => return,
-        }
+    }
+    if replies.send(reply(seen(shared.describe()))).await.is_ok() {
+        let _ = replies.send(Err(status::draining())).await;
     }
 }
 
-/// A status without what changes by itself.
-fn still(status: &v1::DaemonStatus) -> v1::DaemonStatus {
-    v1::DaemonStatus {
-        uptime: None,
-        rss_bytes: None,
-        ..status.clone()
-    }
+/// Done when the daemon drains.
+async fn draining(life: &mut watch::Receiver<Phase>) {
+    let _ = life.wait_for(|phase| phase.state >= State::Draining).await;
 }
