@@ -276,6 +276,8 @@ impl EngineLoop {
             context_len = model.context_len,
             "model loaded"
         );
+        self.shared
+            .update(|stats| stats.kv_blocks_total = limits.kv_blocks);
         self.running = Some(Running::new(Arc::clone(&model), forward, &self.config));
         self.shared.set_model(Some(Arc::clone(&model)));
         Ok(model)
