@@ -40,6 +40,7 @@ use crate::service::{DaemonService, InferenceService, ModelsService};
 use crate::state::Shared;
 use crate::{access, limits, peer, status};
 use admission::{Admission, Held};
+use seats::Seat;
 use watched::Watched;
 
 /// Health names that follow the warm model.
@@ -212,36 +213,41 @@ async fn refuse(mut stream: Stream, peer: &Peer) {
     let _ = tokio::time::timeout(limits::REFUSAL_MAX, stream.write_all(&frames)).await;
 }
 
-/// Serves a connection and tells watchers of its begin and end.
+/// Holds a connection's place while it lives, and tells watchers of its begin and end.
 async fn counted(shared: Arc<Shared>, routes: Routes, stream: Stream, peer: Peer, held: Held) {
-    struct Told(Arc<Shared>);
-    impl Drop for Told {
+    struct Counted {
+        shared: Arc<Shared>,
+        held: Option<Held>,
+    }
+    impl Drop for Counted {
         fn drop(&mut self) {
-            self.0.activity.send_replace(());
+            self.held.take();
+            self.shared.activity.send_replace(());
         }
     }
     shared.activity.send_replace(());
-    let _told = Told(Arc::clone(&shared));
-    // Dropped before `_told`: watchers look when the place is free.
-    let held = held;
+    let seat = held.seat();
+    let _counted = Counted {
+        shared: Arc::clone(&shared),
+        held: Some(held),
+    };
     tracing::debug!(
         app = peer.app,
         pid = peer.pid,
         sandboxed = peer.sandbox.is_some(),
         "connected"
     );
-    serve(shared, routes, stream, peer, &held).await;
+    serve(shared, routes, stream, peer, seat).await;
 }
 
 /// Speaks HTTP/2 on one connection until it ends.
-async fn serve(shared: Arc<Shared>, routes: Routes, stream: Stream, peer: Peer, held: &Held) {
-    let seat = held.seat();
+async fn serve(shared: Arc<Shared>, routes: Routes, stream: Stream, peer: Peer, seat: Arc<Seat>) {
     let (app, pid) = (peer.app.clone(), peer.pid);
     let service = hyper::service::service_fn(move |request| Guarded {
         answer: Box::pin(answer(routes.clone(), peer.clone(), request)),
     });
     let mut drain = shared.lifecycle.watch();
-    let io = TokioIo::new(Watched::new(stream, held.seat()));
+    let io = TokioIo::new(Watched::new(stream, Arc::clone(&seat)));
     let mut connection = pin!(http2_builder().serve_connection(io, service));
     let ended = tokio::select! {
         ended = &mut connection => ended,

@@ -11,7 +11,9 @@ mod tile;
 mod weight_format;
 
 pub use activation_format::ActivationFormat;
-pub use kernel::{AttentionKernel, BindingKind, GemvInput, Kernel, Reduction, TILE_COLUMNS};
+pub use kernel::{
+    AttentionKernel, BindingKind, GemvInput, Kernel, Reduction, TILE_COLUMNS, TILE_COLUMNS_FEW,
+};
 pub use product::{Epilogue, MatrixKernel};
 pub use rows_out::RowsOut;
 pub use tile::{

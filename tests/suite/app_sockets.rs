@@ -193,6 +193,33 @@ async fn what_is_allowed_works() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn what_others_asked_is_not_in_a_sandboxed_apps_cache() {
+    let (daemon, mut clients) = Daemon::tiny().await;
+    let socket = open(&daemon, APP).await;
+    let other_socket = open(&daemon, "org.example.Other").await;
+    let mut inside = Clients::connect(socket.path()).await;
+    let mut other = Clients::connect(other_socket.path()).await;
+    let mut request = generate(v1::CacheScope::Unspecified);
+    request.input = Some(v1::generate_request::Input::Prompt("hello ".repeat(40)));
+    let mut shared = request.clone();
+    shared.options = generate(v1::CacheScope::Shared).options;
+    let cached = async |clients: &mut Clients, request: &v1::GenerateRequest| {
+        let stream = clients.inference.generate(request.clone()).await.unwrap();
+        let text = text_of(stream.into_inner(), |reply: v1::GenerateResponse| {
+            reply.event
+        });
+        text.await.unwrap().end.unwrap().cached_tokens
+    };
+    cached(&mut clients, &shared).await;
+    assert!(cached(&mut clients, &shared).await > 0, "it is kept");
+    for sandboxed in [&mut inside, &mut other] {
+        assert_eq!(cached(sandboxed, &request).await, 0, "not even the shared");
+        assert!(cached(sandboxed, &request).await > 0, "its own is kept");
+    }
+    daemon.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_sandboxed_app_sees_itself_alone() {
     let (daemon, mut clients) = Daemon::tiny().await;
     let socket = open(&daemon, APP).await;

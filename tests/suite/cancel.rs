@@ -65,7 +65,7 @@ async fn cancel_one(clients: &mut Clients, random: &mut Random) {
                 .await
                 .unwrap()
                 .into_inner();
-            let events = if kind == 1 { 1 } else { random.below(40) };
+            let events = if kind == 1 { 1 } else { random.below(16) };
             for _ in 0..events {
                 stream.message().await.unwrap().expect("it goes on");
             }
@@ -77,8 +77,7 @@ async fn cancel_one(clients: &mut Clients, random: &mut Random) {
 async fn hundreds_of_random_cancels_leave_nothing_behind() {
     let (daemon, mut clients) = Daemon::tiny().await;
     let before = clients.status().await;
-    let begun = AtomicU64::new(0);
-    let begun = Arc::new(begun);
+    let begun = Arc::new(AtomicU64::new(0));
     let mut workers = Vec::new();
     for seed in 0..WORKERS {
         let mut own = daemon.clients().await;
@@ -102,7 +101,7 @@ async fn hundreds_of_random_cancels_leave_nothing_behind() {
     let (was, is) = (before.counters.unwrap(), after.counters.unwrap());
     let (accepted, cancelled) = (is.requests - was.requests, is.cancelled - was.cancelled);
     // Those cancelled in the first moment may never have come in.
-    assert!(accepted >= CANCELS / 2 && accepted <= CANCELS, "{accepted}");
+    assert!((CANCELS / 2..=CANCELS).contains(&accepted), "{accepted}");
     assert_eq!(cancelled, accepted, "all were cancelled, and none ended");
     let text = text_of(
         clients.endless("hello", 5).await,

@@ -87,9 +87,8 @@ async fn one_is_closed(held: &[UnixStream]) {
     let begun = Instant::now();
     // What the daemon says first, and its goodbye, come before the end.
     while !held.iter().any(|mut stream| {
-        let read = std::iter::repeat_with(|| stream.read(&mut [0; 256]));
-        let last = read.skip_while(|read| matches!(read, Ok(1..))).next();
-        matches!(last, Some(Ok(0)))
+        let mut reads = std::iter::repeat_with(|| stream.read(&mut [0; 256]));
+        matches!(reads.find(|read| !matches!(read, Ok(1..))), Some(Ok(0)))
     }) {
         assert!(begun.elapsed() < Duration::from_secs(8), "all stay");
         tokio::time::sleep(Duration::from_millis(20)).await;
