@@ -194,7 +194,7 @@ async fn crowd(launcher: &Client) -> Outcome<()> {
     }
     let took = started.elapsed();
     let status = launcher.status().await?;
-    let counters = status.counters.clone().unwrap_or_default();
+    let counters = status.counters.unwrap_or_default();
     println!(
         "crowd: {APPS} apps, {REQUESTS} requests of 6 + 4 tokens: {done} answered in {took:.1?}"
     );
