@@ -2,8 +2,9 @@
 nobody else notices, and nothing is left behind.
 
 HEARTH_SOCKET names the socket of a daemon with the tests' tiny model (run.sh starts one).
-With --measure each attack takes turns with quiet (or honest work), so that the neighbour's times in the one and in
-the other can be compared on a machine that has other work too; no test depends on time.
+With --measure each attack takes turns with quiet (or honest work), so that the neighbour's times
+in the one and in the other can be compared on a machine that has other work too; no test depends
+on time.
 """
 
 import multiprocessing
