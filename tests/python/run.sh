@@ -17,9 +17,11 @@ fail() {
     printf 'tests/python: %s\n' "$1" >&2
     exit 1
 }
+only=
+[ "${1:-}" != attacks ] || { only=attacks && shift; }
+[ -n "$only" ] || [ -f "$HEARTH_MODEL_FILE" ] || fail "no model at $HEARTH_MODEL_FILE (make setup, or set HEARTH_MODEL_FILE)"
 [ -x "$HEARTHD" ] || fail "no program at $HEARTHD (cargo build -p hearthd, or set HEARTHD)"
 [ -x "$HEARTH_TINY_MODEL" ] || fail "no program at $HEARTH_TINY_MODEL (cargo build -p hearth-tests --example tiny_model)"
-[ -f "$HEARTH_MODEL_FILE" ] || fail "no model at $HEARTH_MODEL_FILE (make setup, or set HEARTH_MODEL_FILE)"
 
 # The environment is made once for each requirements.txt: the copy beside it is the last step.
 if ! cmp -s "$here/requirements.txt" "$venv/requirements.txt"; then
@@ -90,8 +92,6 @@ start() {
 
 python() { PYTHONDONTWRITEBYTECODE=1 PYTHONPATH=$stubs "$venv/bin/python" "$@"; }
 
-only=
-[ "${1:-}" != attacks ] || { only=attacks && shift; }
 if [ -z "$only" ]; then
     start "$HEARTH_MODEL_FILE"
     python "$here/test_service.py" "$@"
