@@ -24,7 +24,7 @@ TURNS, TURN_S = 6, 0.5
 ASKING = {"rapid reset", "zero window"}
 MEASURE = "--measure" in sys.argv
 # What the allocator may keep of memory that was used once.
-RSS_SLACK_BYTES = 8 << 20
+RSS_SLACK_BYTES = 24 << 20
 SETTLE_S = 120.0
 
 

@@ -17,6 +17,10 @@ const STEP_TIME_MAX: Duration = Duration::from_millis(100);
 const STEP_TIME_ALONE_MAX: Duration = Duration::from_millis(250);
 /// Tokens of the step that is timed, and the chunk of adapters that are not worth timing.
 const PROBE_TOKENS: u32 = 128;
+/// A GPU's clock rises within this time of work,
+const WARM_UP: Duration = Duration::from_millis(300);
+/// or so many steps.
+const RUNS_MAX: u32 = 64;
 /// Smallest chunk: below it, reading the weights again costs more than the wait saves.
 const CHUNK_MIN: u32 = 32;
 /// Weight of a new measurement.
@@ -103,8 +107,8 @@ pub(crate) fn prefill_chunk(
     Ok(chunk)
 }
 
-/// The time of a step of `tokens` tokens of a prompt. The first of two finds caches and clocks cold, and
-/// drivers at their compiler: it never counts alone.
+/// The least time of a step of `tokens` tokens of a prompt. The first finds caches cold and drivers at
+/// their compiler, and an idle GPU's clock takes a while to rise.
 fn probe(
     gpu: &Gpu,
     forward: &Forward,
@@ -126,7 +130,10 @@ fn probe(
         ..StepInput::default()
     };
     let mut time = Duration::MAX;
-    for _ in 0..2 {
+    let begun = Instant::now();
+    let mut runs = 0;
+    while runs < 2 || runs < RUNS_MAX && begun.elapsed() < WARM_UP {
+        runs += 1;
         let started = Instant::now();
         forward.write_step(gpu, &step);
         let mut encoder = gpu.device.create_command_encoder(&Default::default());
