@@ -6,6 +6,13 @@ use std::time::Duration;
 
 /// Most connections open at once. For one more, the longest idle is asked to leave, or it is closed.
 pub const CONNECTIONS_MAX: usize = 256;
+/// Most connections that one app may have open at once. For one more, its longest idle is asked to
+/// leave, or it is closed.
+pub const APP_CONNECTIONS_MAX: usize = 64;
+/// Most app sockets at once.
+pub const APP_SOCKETS_MAX: usize = 64;
+/// Connections accepted on app sockets that wait to be admitted; more wait in the system's queue.
+pub const ARRIVALS_WAITING_MAX: usize = 16;
 /// How long a new connection may take to send its first HTTP/2 frame.
 pub const HANDSHAKE_MAX: Duration = Duration::from_secs(10);
 /// How long an idle connection that is asked to leave may take, before it is closed.
@@ -14,12 +21,6 @@ pub const LEAVE_MAX: Duration = Duration::from_secs(1);
 pub const PLACE_WAIT_MAX: Duration = Duration::from_secs(3);
 /// How long a refused connection may take to be told so.
 pub const REFUSAL_MAX: Duration = Duration::from_millis(100);
-/// Most connections that one app may have open at once; more are closed at once.
-pub const APP_CONNECTIONS_MAX: usize = 64;
-/// Most app sockets at once.
-pub const APP_SOCKETS_MAX: usize = 64;
-/// Connections accepted on app sockets that wait to be admitted; more wait in the system's queue.
-pub const ARRIVALS_WAITING_MAX: usize = 16;
 /// Most streams open at once on a connection.
 pub const STREAMS_MAX: u32 = 32;
 /// Largest message that is received, in bytes.
@@ -58,9 +59,9 @@ pub const REQUEST_BYTES_MAX: usize = 4 * MESSAGE_BYTES_MAX;
 pub const SEND_BUFFER_BYTES_MAX: usize = 64 << 10;
 /// Events of a generation that wait for its reader; the engine pauses the sequence beyond that.
 pub const EVENTS_WAITING_MAX: usize = 256;
-/// Events that the reader of a full stream has to take within the engine's `READER_STALL_MAX`, or it
-/// loses the stream. A reply of 20 tokens a second makes three times as many.
-pub const READER_EVENTS_MIN: usize = 64;
+/// Tokens that the reader of a full stream has to take within the engine's `READER_STALL_MAX`, or it
+/// loses the stream.
+pub const READER_TOKENS_MIN: u64 = 64;
 /// How long live streams may go on after the daemon was told to stop.
 pub const DRAIN_MAX: Duration = Duration::from_secs(15);
 /// How long connections may take to deliver what is left after the drain.

@@ -1,6 +1,7 @@
 //! Connections: accept, check who it is, speak HTTP/2 within limits, hand requests to the
 //! services, and end all of it within bounds.
 
+mod admission;
 mod flood;
 mod seats;
 mod watched;
@@ -22,7 +23,7 @@ use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use interprocess::local_socket::tokio::{Listener, Stream};
 use interprocess::local_socket::traits::tokio::Listener as _;
 use tokio::io::AsyncWriteExt as _;
-use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, watch};
+use tokio::sync::{mpsc, watch};
 use tokio::task::JoinSet;
 use tonic::body::Body;
 use tonic::server::NamedService;
@@ -35,11 +36,11 @@ use tower::Service as _;
 use crate::app_sockets::Arrival;
 use crate::lifecycle::{Phase, State};
 use crate::peer::{Peer, PeerError};
-use crate::places::Place;
 use crate::service::{DaemonService, InferenceService, ModelsService};
 use crate::state::Shared;
 use crate::{access, limits, peer, status};
-use seats::{Seats, Taken};
+use admission::{Admission, Held};
+use seats::Seat;
 use watched::Watched;
 
 /// Health names that follow the warm model.
@@ -110,8 +111,7 @@ fn name_of<S: NamedService>(_service: &S) -> &'static str {
 pub(crate) struct Connections {
     shared: Arc<Shared>,
     routes: Routes,
-    permits: Arc<Semaphore>,
-    seats: Seats,
+    admission: Admission,
     /// What comes through app sockets.
     arrivals: mpsc::Receiver<Arrival>,
     tasks: JoinSet<()>,
@@ -123,12 +123,11 @@ impl Connections {
         routes: Routes,
         arrivals: mpsc::Receiver<Arrival>,
     ) -> Self {
-        let permits = Arc::new(Semaphore::new(limits::CONNECTIONS_MAX));
+        let admission = Admission::new(shared.places.clone());
         Self {
             shared,
             routes,
-            permits,
-            seats: Seats::default(),
+            admission,
             arrivals,
             tasks: JoinSet::new(),
         }
@@ -188,94 +187,67 @@ impl Connections {
                 return;
             }
         };
-        let Some(held) = self.shared.places.take(&peer.app) else {
-            // No warning: an app that tries on and on would fill the log.
-            let max = limits::APP_CONNECTIONS_MAX;
-            tracing::debug!(app = peer.app, pid = peer.pid, max, "too many of one app");
-            self.tasks.spawn(refuse(stream));
-            return;
-        };
-        tracing::debug!(
-            app = peer.app,
-            pid = peer.pid,
-            sandboxed = peer.sandbox.is_some(),
-            "connected"
-        );
-        let permits = Arc::clone(&self.permits);
         let (shared, routes) = (Arc::clone(&self.shared), self.routes.clone());
-        let seats = self.seats.clone();
-        self.tasks.spawn(async move {
-            let Some(permit) = place(&permits, &seats).await else {
-                tracing::warn!(
-                    app = peer.app,
-                    pid = peer.pid,
-                    "too many connections: one is refused"
-                );
-                return refuse(stream).await;
+        let (admission, found) = (self.admission.clone(), self.admission.try_take(&peer.app));
+        let connection = async move {
+            let found = match found {
+                Some(held) => Some(held),
+                None => admission.take(&peer.app).await,
             };
-            let taken = seats.take(&peer.app);
-            let connection = serve(Arc::clone(&shared), routes, stream, peer, &taken);
-            let connection = until_revoked(connection, revoked);
-            counted(shared, (permit, held), connection).await;
-        });
+            match found {
+                Some(held) => counted(shared, routes, stream, peer, held).await,
+                None => refuse(stream, &peer).await,
+            }
+        };
+        self.tasks.spawn(until_revoked(connection, revoked));
     }
-}
-
-/// A place for one more connection; that of one that is asked to leave if all are taken.
-async fn place(permits: &Arc<Semaphore>, seats: &Seats) -> Option<OwnedSemaphorePermit> {
-    if let Ok(permit) = Arc::clone(permits).try_acquire_owned() {
-        return Some(permit);
-    }
-    // Each that waits was preceded by one that leaves: so many wait at most.
-    if !seats.ask_one_to_leave() {
-        return None;
-    }
-    let waits = Arc::clone(permits).acquire_owned();
-    let permit = tokio::time::timeout(limits::PLACE_WAIT_MAX, waits).await;
-    permit.ok().and_then(Result::ok)
 }
 
 /// Closes a connection that finds no place, and says why in HTTP/2's words.
-async fn refuse(mut stream: Stream) {
+async fn refuse(mut stream: Stream, peer: &Peer) {
+    // No warning: an app that tries on and on would fill the log.
+    tracing::debug!(app = peer.app, pid = peer.pid, "too many connections");
     let mut frames = vec![0, 0, 0, 0x4, 0, 0, 0, 0, 0];
     frames.extend(watched::goaway(0, "too many connections"));
     // A peer that does not take these few bytes learns of it by the end of the connection.
     let _ = tokio::time::timeout(limits::REFUSAL_MAX, stream.write_all(&frames)).await;
 }
 
-/// Holds a connection's places while it lives, and tells watchers of its begin and end.
-async fn counted(
-    shared: Arc<Shared>,
-    places: (OwnedSemaphorePermit, Place),
-    connection: impl Future<Output = ()>,
-) {
+/// Holds a connection's place while it lives, and tells watchers of its begin and end.
+async fn counted(shared: Arc<Shared>, routes: Routes, stream: Stream, peer: Peer, held: Held) {
     struct Counted {
         shared: Arc<Shared>,
-        places: Option<(OwnedSemaphorePermit, Place)>,
+        held: Option<Held>,
     }
     impl Drop for Counted {
         fn drop(&mut self) {
-            self.places.take();
+            self.held.take();
             self.shared.activity.send_replace(());
         }
     }
     shared.activity.send_replace(());
+    let seat = held.seat();
     let _counted = Counted {
-        shared,
-        places: Some(places),
+        shared: Arc::clone(&shared),
+        held: Some(held),
     };
-    connection.await;
+    tracing::debug!(
+        app = peer.app,
+        pid = peer.pid,
+        sandboxed = peer.sandbox.is_some(),
+        "connected"
+    );
+    serve(shared, routes, stream, peer, seat).await;
 }
 
 /// Speaks HTTP/2 on one connection until it ends.
-async fn serve(shared: Arc<Shared>, routes: Routes, stream: Stream, peer: Peer, taken: &Taken) {
-    let seat = taken.seat();
+async fn serve(shared: Arc<Shared>, routes: Routes, stream: Stream, peer: Peer, seat: Arc<Seat>) {
     let (app, pid) = (peer.app.clone(), peer.pid);
     let service = hyper::service::service_fn(move |request| Guarded {
         answer: Box::pin(answer(routes.clone(), peer.clone(), request)),
     });
     let mut drain = shared.lifecycle.watch();
-    let io = TokioIo::new(Watched::new(stream, taken.seat()));
+    let io = TokioIo::new(Watched::new(stream, Arc::clone(&seat)));
     let mut connection = pin!(http2_builder().serve_connection(io, service));
     let ended = tokio::select! {
         ended = &mut connection => ended,

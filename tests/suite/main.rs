@@ -7,12 +7,14 @@
 
 mod app_sockets;
 mod beside;
+mod cancel;
 mod kernels;
 mod metrics;
 mod model;
 mod models;
 mod params;
 mod privacy;
+mod readers;
 mod service;
 mod socket;
 mod speculation;

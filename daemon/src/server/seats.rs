@@ -7,10 +7,17 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use tokio::sync::Notify;
+use tokio::sync::futures::Notified;
 
 /// All connections. Clones are of the same.
 #[derive(Clone, Default)]
-pub(super) struct Seats(Arc<Mutex<BTreeMap<u64, Arc<Seat>>>>);
+pub(super) struct Seats(Arc<Row>);
+
+#[derive(Default)]
+struct Row {
+    seats: Mutex<BTreeMap<u64, Arc<Seat>>>,
+    freed: Notify,
+}
 
 /// What is known of one connection.
 pub(super) struct Seat {
@@ -52,8 +59,14 @@ impl Seats {
         }
     }
 
-    /// Asks a connection to leave. False: none is without a stream, or all such leave already.
-    pub(super) fn ask_one_to_leave(&self) -> bool {
+    /// Becomes ready when a seat is given back.
+    pub(super) fn freed(&self) -> Notified<'_> {
+        self.0.freed.notified()
+    }
+
+    /// Asks a connection to leave, one of this app if one is named. False: none of them is without a
+    /// stream, or all such leave already.
+    pub(super) fn ask_one_to_leave(&self, of: Option<&str>) -> bool {
         let seats = self.lock();
         let mut of_app = BTreeMap::<&str, usize>::new();
         for seat in seats.values() {
@@ -61,6 +74,7 @@ impl Seats {
         }
         let idle = seats
             .values()
+            .filter(|seat| of.is_none_or(|app| seat.app == app))
             .filter(|seat| !seat.leaving.load(Ordering::Relaxed))
             .filter_map(|seat| Some((seat, (*seat.idle())?)));
         let chosen = idle.max_by_key(|(seat, since)| {
@@ -76,7 +90,7 @@ impl Seats {
     }
 
     fn lock(&self) -> MutexGuard<'_, BTreeMap<u64, Arc<Seat>>> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+        self.0.seats.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -134,6 +148,7 @@ impl Taken {
 impl Drop for Taken {
     fn drop(&mut self) {
         self.seats.lock().remove(&self.seat.number);
+        self.seats.0.freed.notify_waiters();
     }
 }
 
@@ -149,25 +164,28 @@ mod tests {
     fn the_longest_idle_of_the_largest_app_leaves() {
         let seats = Seats::default();
         let lone = seats.take("lone");
-        let many: Vec<Taken> = (0..3).map(|_| seats.take("many")).collect();
+        let many: Vec<Taken> = (0..4).map(|_| seats.take("many")).collect();
         many[0].seat.note(true, 1);
-        assert!(seats.ask_one_to_leave());
+        assert!(seats.ask_one_to_leave(None));
         assert!(asked(&many[1]), "the first one of the app has a stream");
+        assert!(seats.ask_one_to_leave(Some("many")));
+        assert!(asked(&many[2]));
+        assert!(!seats.ask_one_to_leave(Some("nobody")));
         many[0].seat.note(true, 0);
-        assert!(seats.ask_one_to_leave());
-        assert!(asked(&many[2]), "the first one was busy a moment ago");
-        assert!(seats.ask_one_to_leave());
+        assert!(seats.ask_one_to_leave(None));
+        assert!(asked(&many[3]), "the first one was busy a moment ago");
+        assert!(seats.ask_one_to_leave(None));
         assert!(asked(&many[0]));
         assert!(!asked(&lone));
         lone.seat.note(true, 2);
-        assert!(!seats.ask_one_to_leave(), "nobody is idle");
+        assert!(!seats.ask_one_to_leave(None), "nobody is idle");
         lone.seat.note(true, 0);
-        assert!(seats.ask_one_to_leave());
+        assert!(seats.ask_one_to_leave(None));
         assert!(asked(&lone));
-        assert!(!seats.ask_one_to_leave(), "all leave already");
+        assert!(!seats.ask_one_to_leave(None), "all leave already");
         drop((lone, many));
         assert!(seats.lock().is_empty());
-        assert!(!seats.ask_one_to_leave());
+        assert!(!seats.ask_one_to_leave(None));
     }
 
     #[tokio::test]
@@ -188,7 +206,7 @@ mod tests {
     async fn who_is_asked_to_leave_hears_it() {
         let seats = Seats::default();
         let taken = seats.take("a");
-        assert!(seats.ask_one_to_leave());
+        assert!(seats.ask_one_to_leave(None));
         taken.seat.is_asked_to_leave().await;
     }
 }

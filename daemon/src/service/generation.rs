@@ -15,7 +15,7 @@ use tonic::Status;
 
 use super::options::Settings;
 use super::prompt::{self, Ask};
-use super::sink::{self, Stalled};
+use super::sink::{self, Events};
 use super::{Replies, blocking};
 use crate::lifecycle::State;
 use crate::state::{Availability, Shared, Warm};
@@ -155,14 +155,13 @@ async fn submit(
     {
         return Err(status::loading());
     }
-    let (sink, events, stalled) = sink::channel();
+    let (sink, events) = sink::channel();
     engine
         .submit(request, Box::new(sink))
         .map_err(|error| status::of_submit(&error, field))?;
     shared.activity.send_replace(());
     Ok(Generation {
         events,
-        stalled,
         account,
         over: false,
         shared,
@@ -181,8 +180,7 @@ fn check_stop_tokens(request: &GenerateRequest, vocab_size: u32) -> Result<(), S
 
 /// The caller's end of a generation's channel.
 struct Generation {
-    events: mpsc::Receiver<Event>,
-    stalled: Stalled,
+    events: Events,
     account: Account,
     over: bool,
     shared: Arc<Shared>,
@@ -195,12 +193,12 @@ impl Stream for Generation {
         if self.over {
             return Poll::Ready(None);
         }
-        let reply = match ready!(self.events.poll_recv(cx)) {
+        let reply = match ready!(self.events.poll_next(cx)) {
             Some(event) => {
                 self.over = matches!(event, Event::End(_));
                 wire::event(event, &self.account)
             }
-            None if self.stalled.get() => {
+            None if self.events.stalled() => {
                 self.over = true;
                 Err(status::reader_stalled())
             }
