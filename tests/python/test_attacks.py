@@ -21,7 +21,7 @@ TURNS, TURN_S = 6, 0.5
 MEASURE = "--measure" in sys.argv
 # What the allocator may keep of memory that was used once.
 RSS_SLACK_BYTES = 24 << 20
-SETTLE_S = 30.0
+SETTLE_S = 120.0
 
 
 def neighbour(path, stop, pipe):
