@@ -89,6 +89,10 @@ pub(crate) fn own_view(status: v1::DaemonStatus, app: &str, connections: u32) ->
     apps.retain(|row| row.app == app);
     let mut sequences = status.sequences;
     sequences.retain(|row| row.app == app);
+    for row in &mut sequences {
+        // Numbers are given in turn: a gap would count the requests of others.
+        row.id = 0;
+    }
     let own = apps.first().cloned().unwrap_or_default();
     v1::DaemonStatus {
         state: status.state,
@@ -255,6 +259,7 @@ mod tests {
             ..Default::default()
         };
         let sequence = |app: &str| v1::SequenceStatus {
+            id: 77,
             app: app.to_owned(),
             ..Default::default()
         };

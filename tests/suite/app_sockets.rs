@@ -265,6 +265,22 @@ async fn a_sandboxed_app_sees_itself_alone() {
     // Nor does the watch speak while others work: not even its time tells of them.
     let silent = tokio::time::timeout(Duration::from_millis(500), watch.message()).await;
     assert!(silent.is_err(), "{silent:?}");
+    // Its own work it sees, in the watch too, and no number that counts the work of others.
+    let mut own_stream = inside.endless("hello", 1900).await;
+    own_stream.message().await.unwrap().unwrap();
+    let own = inside
+        .wait_for("its own", |status| status.sequences.len() == 1)
+        .await;
+    assert_eq!(
+        (own.sequences[0].app.as_str(), own.sequences[0].id),
+        (APP, 0)
+    );
+    assert_eq!((own.apps.len(), own.queue.unwrap().active), (1, 1));
+    assert_eq!(own.counters.unwrap().requests, 1);
+    let told = tokio::time::timeout(Duration::from_secs(10), watch.message()).await;
+    let told = told.expect("a change is told").unwrap().unwrap();
+    assert!(told.status.unwrap().apps.iter().all(|row| row.app == APP));
+    drop(own_stream);
     drop(stream);
     daemon.stop().await;
 }
