@@ -5,8 +5,9 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::{self, Sender};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::JoinHandle;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
+use crate::allowance::Allowance;
 use crate::chat_template::ChatTemplate;
 use crate::engine_loop::{Command, EngineLoop};
 use crate::error::{EngineError, LoadError, SubmitError};
@@ -139,6 +140,7 @@ pub(crate) struct Shared {
     fault: Mutex<Option<String>>,
     usage: Mutex<Usage>,
     ledger: Mutex<Ledger>,
+    busy_since: Mutex<Option<Instant>>,
     /// Requests that wait, those on their way to the thread included.
     pub(crate) queue: Arc<Queue>,
 }
@@ -173,6 +175,14 @@ impl Shared {
 
     pub(crate) fn set_usage(&self, usage: Usage) {
         *self.usage.lock().unwrap_or_else(PoisonError::into_inner) = usage;
+    }
+
+    /// Notes that the thread begins a turn, or that it sleeps (`None`).
+    pub(crate) fn set_busy_since(&self, since: Option<Instant>) {
+        *self
+            .busy_since
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner) = since;
     }
 
     /// Changes an app's account.
@@ -318,9 +328,25 @@ impl Engine {
         Ok(before)
     }
 
+    /// Says what the engine may use from now on. Without a call it may use everything.
+    pub fn allow(&self, allowance: Allowance) {
+        // A stopped engine uses nothing anyway.
+        let _ = self.send(Command::Allow(allowance));
+    }
+
     /// The counters now.
     pub fn stats(&self) -> EngineStats {
         self.shared.stats()
+    }
+
+    /// Since when the engine's thread is at its present turn or command; `None` while it sleeps. A
+    /// thread that hangs in the driver shows by this. Loads are long commands, not hangs.
+    pub fn busy_since(&self) -> Option<Instant> {
+        *self
+            .shared
+            .busy_since
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Who runs what now, as of at most a step ago.

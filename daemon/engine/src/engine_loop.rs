@@ -7,6 +7,7 @@ use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, TryRecvError};
 use std::sync::{Arc, mpsc};
 use std::time::{Duration, Instant};
 
+use crate::allowance::Allowance;
 use crate::chat_template::ChatTemplate;
 use crate::engine::{LoadProgress, LoadedModel, Shared};
 use crate::error::LoadError;
@@ -49,6 +50,8 @@ pub(crate) enum Command {
         sink: Box<dyn EventSink>,
         place: QueuePlace,
     },
+    /// Use no more than this.
+    Allow(Allowance),
     /// Finish within `drain`, then stop.
     Shutdown { drain: Duration, reply: Sender<()> },
 }
@@ -60,6 +63,7 @@ pub(crate) struct EngineLoop {
     commands: Receiver<Command>,
     shared: Arc<Shared>,
     running: Option<Running>,
+    allowance: Allowance,
     stopping: Option<(Instant, Sender<()>)>,
     /// The last turn found nothing to do: readers have to take their events first.
     stuck: bool,
@@ -79,6 +83,7 @@ impl EngineLoop {
             commands,
             shared,
             running: None,
+            allowance: Allowance::default(),
             stopping: None,
             stuck: false,
         }
@@ -97,6 +102,7 @@ impl EngineLoop {
     }
 
     fn turn(&mut self) {
+        self.shared.set_busy_since(Some(Instant::now()));
         let Some(running) = &mut self.running else {
             return;
         };
@@ -120,6 +126,7 @@ impl EngineLoop {
     fn take_commands(&mut self) -> bool {
         let idle = self.running.as_ref().is_none_or(Running::is_idle) && self.stopping.is_none();
         if idle {
+            self.shared.set_busy_since(None);
             match self.commands.recv() {
                 Ok(command) => self.obey(command),
                 Err(mpsc::RecvError) => return false,
@@ -141,6 +148,7 @@ impl EngineLoop {
     }
 
     fn obey(&mut self, command: Command) {
+        self.shared.set_busy_since(Some(Instant::now()));
         match command {
             Command::Load {
                 path,
@@ -162,6 +170,12 @@ impl EngineLoop {
                 sink,
                 place,
             } => self.submit(*request, &model, sink, place),
+            Command::Allow(allowance) => {
+                self.allowance = allowance;
+                if let Some(running) = &mut self.running {
+                    running.allow(allowance);
+                }
+            }
             Command::Shutdown { drain, reply } => {
                 if let Some(running) = &mut self.running {
                     running.end_waiting(FinishReason::Shutdown);
@@ -280,7 +294,9 @@ impl EngineLoop {
         );
         self.shared
             .update(|stats| stats.kv_blocks_total = limits.kv_blocks);
-        self.running = Some(Running::new(Arc::clone(&model), forward, &self.config));
+        let mut running = Running::new(Arc::clone(&model), forward, &self.config);
+        running.allow(self.allowance);
+        self.running = Some(running);
         self.shared.set_model(Some(Arc::clone(&model)));
         Ok(model)
     }

@@ -4,6 +4,7 @@
 //! a model, [`Engine::submit`] requests with an [`EventSink`] each, and read [`Engine::stats`].
 //! One thread of the engine's own owns the GPU; everything else here is bookkeeping around it.
 
+mod allowance;
 pub mod bench;
 pub mod chat_template;
 mod engine;
@@ -29,6 +30,7 @@ mod speculation_tests;
 pub mod tokenizer;
 mod usage;
 
+pub use allowance::Allowance;
 pub use engine::{AdapterInfo, AdapterKind, Engine, EngineStats, LoadProgress, LoadedModel};
 pub use error::{EngineError, LoadError, SubmitError};
 pub use event::{

@@ -14,6 +14,7 @@ use std::time::{Duration, Instant};
 
 use self::report::Told;
 use self::steps::StepUnderWay;
+use crate::allowance::Allowance;
 use crate::engine::{LoadedModel, Shared};
 use crate::error::EngineError;
 use crate::event::{EventSink, FinishReason};
@@ -54,6 +55,7 @@ pub(crate) struct Running {
     /// What the last step took.
     last_step: Duration,
     told: Told,
+    allowance: Allowance,
 }
 
 impl Running {
@@ -84,7 +86,13 @@ impl Running {
             last_done: now,
             last_step: Duration::ZERO,
             told: Told::default(),
+            allowance: Allowance::default(),
         }
+    }
+
+    /// Uses no more than this from the next turn on.
+    pub(crate) fn allow(&mut self, allowance: Allowance) {
+        self.allowance = allowance;
     }
 
     /// Tells whether there is any sequence.
