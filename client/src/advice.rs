@@ -64,7 +64,7 @@ fn kind_of_rpc(rpc: &RpcError) -> Kind {
         Some("SCHEMA_UNMET") => return Kind::SchemaUnmet,
         Some("LOAD_IN_PROGRESS" | "STORE_BUSY") => return Kind::Busy,
         Some("OUT_OF_GPU_MEMORY" | "BAD_MODEL_FILE") => return Kind::ModelUnavailable,
-        Some("STORAGE") => return Kind::Runtime,
+        Some("STORAGE" | "SOCKET") => return Kind::Runtime,
         Some(reason) if reason.contains("DEFERRED") => return Kind::Deferred,
         _ => {}
     }
@@ -85,7 +85,13 @@ fn kind_of_rpc(rpc: &RpcError) -> Kind {
 /// Advice for an RPC error.
 fn hint_of_rpc(rpc: &RpcError) -> Option<String> {
     if let Some(after) = rpc.retry_after {
-        return Some(format!("try again in {}", seconds(after)));
+        let again = format!("try again in {}", seconds(after));
+        return Some(match rpc.reason.as_deref() {
+            Some("QUEUE_FULL" | "APP_QUEUE_FULL") => {
+                format!("{again}; `hearth run --wait` does so by itself")
+            }
+            _ => again,
+        });
     }
     // The daemon's own words may name the command that helps.
     if rpc.message.contains("`hearth ") {
@@ -101,7 +107,7 @@ fn hint_of_rpc(rpc: &RpcError) -> Option<String> {
                     .to_owned(),
             );
         }
-        Some("BAD_MODEL_FILE" | "STORAGE") => return None,
+        Some("BAD_MODEL_FILE" | "STORAGE" | "SOCKET") => return None,
         _ => {}
     }
     match kind_of_rpc(rpc) {
@@ -160,6 +166,18 @@ mod tests {
             ),
             (Code::InvalidArgument, None, None, Kind::Usage),
             (Code::PermissionDenied, None, None, Kind::Denied),
+            (
+                Code::PermissionDenied,
+                Some("SANDBOXED"),
+                None,
+                Kind::Denied,
+            ),
+            (
+                Code::FailedPrecondition,
+                Some("SOCKET"),
+                None,
+                Kind::Runtime,
+            ),
             (
                 Code::NotFound,
                 Some("MODEL_NOT_FOUND"),

@@ -69,8 +69,12 @@ pub(crate) enum Command {
     Load(NameArg),
     /// Take the warm model off the GPU
     Unload,
+    /// Open a socket for one sandboxed app, which may ask the model and manage nothing
+    AppSocket(AppSocketArgs),
     /// Show the daemon's state
     Status(StatusArgs),
+    /// Show who runs what now, or who has used how much
+    Ps(PsArgs),
     /// Look for what keeps Hearth from working, and say how to mend it
     Doctor,
     /// Measure the engine's speed (arguments go to `hearthd bench`)
@@ -109,6 +113,10 @@ pub(crate) struct RunArgs {
     /// Report the prompt's tokens too (with --logprobs: how likely each was)
     #[arg(long)]
     pub(crate) echo: bool,
+    /// If the daemon is busy, try again when it says to, for at most TIME if one is given
+    #[arg(long, value_name = "TIME", num_args = 0..=1, require_equals = true,
+        value_parser = parse_duration)]
+    pub(crate) wait: Option<Option<Duration>>,
     /// If the prompt is too long, drop its oldest part instead of failing
     #[arg(long)]
     pub(crate) allow_truncation: bool,
@@ -171,6 +179,9 @@ pub(crate) struct GenerationArgs {
     /// How urgent the request is
     #[arg(long, value_enum, value_name = "CLASS")]
     pub(crate) class: Option<Class>,
+    /// Who may reuse the work on this prompt for a later one that begins the same way
+    #[arg(long, value_enum, value_name = "WHO")]
+    pub(crate) cache: Option<Cache>,
     /// Give up after this time, such as 30s, 500ms or 2m
     #[arg(long, value_name = "TIME", value_parser = parse_duration)]
     pub(crate) timeout: Option<Duration>,
@@ -185,6 +196,17 @@ pub(crate) enum Class {
     Utility,
     /// Whenever there is time and power
     Background,
+}
+
+/// Who may reuse a prompt's beginning.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub(crate) enum Cache {
+    /// The same app, which is the default
+    App,
+    /// Every app: others can tell by the time it takes that the prompt was seen
+    Shared,
+    /// Nobody: nothing is kept
+    None,
 }
 
 /// `hearth tokenize`
@@ -226,12 +248,46 @@ pub(crate) struct NameArg {
     pub(crate) name: String,
 }
 
+/// `hearth app-socket`
+#[derive(Debug, Args)]
+#[command(after_help = "\
+Whatever connects through the socket is APP to the daemon. It may ask the model; it cannot manage
+models, open sockets, or see what other apps do. The socket lies alone in its folder.
+
+Without COMMAND the path is printed, and the socket lives until this command is interrupted. With
+COMMAND it lives while that runs, with HEARTH_SOCKET set; the exit code is passed on.
+
+  hearth app-socket org.example.App -- org.example.App --some-flag")]
+pub(crate) struct AppSocketArgs {
+    /// Name of the app, such as org.example.App (A-Z, a-z, 0-9, `.`, `_`, `-`; at most 64)
+    #[arg(value_name = "APP")]
+    pub(crate) app: String,
+    /// Which of several instances of the app it is, for `hearth status`
+    #[arg(long, value_name = "NAME")]
+    pub(crate) instance: Option<String>,
+    /// Command to run, with its arguments, after `--`
+    #[arg(value_name = "COMMAND", last = true)]
+    pub(crate) command: Vec<OsString>,
+}
+
 /// `hearth status`
 #[derive(Debug, Args)]
 pub(crate) struct StatusArgs {
     /// Print again at every change, until Ctrl-C
     #[arg(long, short)]
     pub(crate) watch: bool,
+}
+
+/// `hearth ps`
+#[derive(Debug, Args)]
+#[command(after_help = "\
+STATE is `prefill` while a prompt is read, `decode` while text is made, or `queued N` with N requests
+ahead. PROMPT, CACHED and GENERATED count tokens; CACHED of PROMPT did not need to be computed. KV
+counts blocks of the cache, KEPT those kept for an app's later prompts.")]
+pub(crate) struct PsArgs {
+    /// Show each app's account since the daemon's start, the busiest first
+    #[arg(long, short)]
+    pub(crate) apps: bool,
 }
 
 /// `hearth bench`
@@ -258,102 +314,4 @@ pub(crate) struct ManArgs {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-    use clap::CommandFactory as _;
-
-    fn parse(args: &[&str]) -> Result<Cli, clap::Error> {
-        Cli::try_parse_from(std::iter::once("hearth").chain(args.iter().copied()))
-    }
-
-    fn run_args(args: &[&str]) -> RunArgs {
-        match parse(args).map(|cli| cli.command) {
-            Ok(Command::Run(run)) => run,
-            other => panic!("not a run: {other:?}"),
-        }
-    }
-
-    #[test]
-    fn the_definition_is_sound() {
-        Cli::command().debug_assert();
-    }
-
-    #[test]
-    fn words_and_flags_mix() {
-        let run = run_args(&[
-            "run",
-            "tell",
-            "me",
-            "--temperature",
-            "0.2",
-            "--stop",
-            "a",
-            "--stop",
-            "b",
-            "more",
-            "--class",
-            "background",
-            "--timeout",
-            "2m",
-        ]);
-        assert_eq!(run.prompt, ["tell", "me", "more"]);
-        assert_eq!(run.generation.temperature, Some(0.2));
-        assert_eq!(run.generation.stop, ["a", "b"]);
-        assert_eq!(run.generation.class, Some(Class::Background));
-        assert_eq!(run.generation.timeout, Some(Duration::from_secs(120)));
-    }
-
-    #[test]
-    fn logprobs_takes_an_optional_number_and_leaves_the_prompt_alone() {
-        assert_eq!(run_args(&["run", "--logprobs", "5"]).logprobs, Some(0));
-        assert_eq!(run_args(&["run", "--logprobs", "5"]).prompt, ["5"]);
-        assert_eq!(run_args(&["run", "--logprobs=5", "x"]).logprobs, Some(5));
-        assert_eq!(run_args(&["run", "x"]).logprobs, None);
-    }
-
-    #[test]
-    fn global_flags_stand_anywhere() {
-        for args in [["--json", "ls"], ["ls", "--json"]] {
-            assert!(parse(&args).is_ok_and(|cli| cli.global.json), "{args:?}");
-        }
-    }
-
-    #[test]
-    fn a_negative_number_is_a_value() {
-        assert_eq!(
-            run_args(&["run", "--temperature", "-1", "x"])
-                .generation
-                .temperature,
-            Some(-1.0)
-        );
-    }
-
-    #[test]
-    fn bench_takes_everything() {
-        let cli = parse(&["bench", "--tokens", "5", "--help", "-x"]);
-        let Ok(Command::Bench(bench)) = cli.map(|cli| cli.command) else {
-            panic!("a bench")
-        };
-        assert_eq!(bench.args, ["--tokens", "5", "--help", "-x"]);
-    }
-
-    #[test]
-    fn wrong_command_lines_are_refused() {
-        for args in [
-            &[][..],
-            &["nonsense"],
-            &["run", "--no-such-flag"],
-            &["run", "--raw", "--system", "s", "x"],
-            &["run", "--timeout", "soon", "x"],
-            &["run", "--timeout", "0", "x"],
-            &["run", "--timeout", "25h", "x"],
-            &["run", "--class", "urgent", "x"],
-            &["run", "--top-k", "-1", "x"],
-            &["tokenize", "--ids", "--count", "x"],
-            &["show"],
-            &["completions", "cobol"],
-        ] {
-            assert!(parse(args).is_err(), "{args:?}");
-        }
-    }
-}
+mod tests;

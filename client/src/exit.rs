@@ -28,6 +28,8 @@ pub(crate) enum Kind {
     Deferred,
     /// The user pressed Ctrl-C.
     Interrupted,
+    /// A command that was run failed, with this exit code. It has said why itself.
+    Command(u8),
     /// The reader of our output went away: no failure at all, so nothing is said.
     PipeClosed,
 }
@@ -46,6 +48,7 @@ impl Kind {
             Self::Unreachable => "unreachable",
             Self::Deferred => "deferred",
             Self::Interrupted => "interrupted",
+            Self::Command(_) => "command",
             Self::PipeClosed => "pipe_closed",
         }
     }
@@ -64,6 +67,7 @@ impl Kind {
             Self::Unreachable => 8,
             Self::Deferred => 9,
             Self::Interrupted => 130,
+            Self::Command(code) => code,
         }
     }
 }
@@ -107,7 +111,10 @@ impl Failure {
 
     /// Whether anything is to be said on stderr.
     pub(crate) const fn is_quiet(&self) -> bool {
-        matches!(self.kind, Kind::PipeClosed | Kind::Interrupted)
+        matches!(
+            self.kind,
+            Kind::PipeClosed | Kind::Interrupted | Kind::Command(_)
+        )
     }
 
     /// The message with its causes, on one line.
@@ -164,6 +171,7 @@ mod tests {
             (Kind::Unreachable, 8),
             (Kind::Deferred, 9),
             (Kind::Interrupted, 130),
+            (Kind::Command(42), 42),
         ];
         for (kind, code) in table {
             assert_eq!(kind.exit_code(), code, "{}", kind.name());

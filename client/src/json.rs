@@ -1,10 +1,14 @@
 //! The JSON of `--json`: one object for each event, model, status or failure. Names are those of the
 //! contract; enum values lose their prefix; times are in milliseconds. It writes nothing.
 
+mod status;
+
 use hearth::v1::{self, generation_event::Event};
 use serde_json::{Map, Value, json};
 
 use crate::exit::Failure;
+
+pub(crate) use status::{status, usage};
 
 /// An enum value's name without its prefix, in lower case; `unknown` for one of a newer contract.
 pub(crate) fn enum_name(name: Option<&str>, prefix: &str) -> String {
@@ -65,6 +69,14 @@ pub(crate) fn activations(value: i32) -> String {
             .ok()
             .map(|v| v.as_str_name()),
         "ACTIVATIONS_",
+    )
+}
+
+/// How urgent a request is, as a word.
+pub(crate) fn class(value: i32) -> String {
+    enum_name(
+        v1::Class::try_from(value).ok().map(|v| v.as_str_name()),
+        "CLASS_",
     )
 }
 
@@ -206,110 +218,6 @@ pub(crate) fn failure(failure: &Failure) -> Value {
         "message": failure.message(),
         "hint": failure.hint,
         "exit_code": failure.kind.exit_code(),
-    })
-}
-
-/// The daemon's state.
-pub(crate) fn status(status: &v1::DaemonStatus) -> Value {
-    let mut value = json!({
-        "state": lifecycle(status.state),
-        "reason": status.reason,
-        "version": status.version,
-        "pid": status.pid,
-        "uptime_ms": ms(status.uptime),
-        "socket_path": status.socket_path,
-        "models_dir": status.models_dir,
-        "connections": status.connections,
-        "rss_bytes": status.rss_bytes,
-        "warnings": status.warnings,
-        "adapter": status.adapter.as_ref().map(adapter),
-        "model": status.model.as_ref().map(warm_model),
-    });
-    if status.model.is_some() {
-        value["activations"] = activations(status.activations).into();
-    }
-    if let Some(loading) = &status.loading {
-        value["loading"] = json!({
-            "name": loading.name,
-            "done_bytes": loading.done_bytes,
-            "total_bytes": loading.total_bytes,
-        });
-    }
-    if let Some(queue) = &status.queue {
-        value["queue"] = json!({
-            "active": queue.active,
-            "waiting": queue.waiting,
-            "waiting_max": queue.waiting_max,
-            "slots": queue.slots,
-        });
-    }
-    if let Some(counters) = &status.counters {
-        value["counters"] = counters_value(counters);
-    }
-    if let Some(plan) = &status.plan {
-        value["plan"] = plan_value(plan);
-    }
-    value
-}
-
-fn adapter(adapter: &v1::Adapter) -> Value {
-    json!({
-        "name": adapter.name,
-        "driver": adapter.driver,
-        "backend": adapter.backend,
-        "kind": adapter_kind(adapter.kind),
-        "software": adapter.software,
-        "subgroup_size": adapter.subgroup_size,
-        "binding_bytes_max": adapter.binding_bytes_max,
-    })
-}
-
-fn warm_model(warm: &v1::WarmModel) -> Value {
-    json!({
-        "info": warm.info.as_ref().map(model),
-        "context_len": warm.context_len,
-        "weights_bytes": warm.weights_bytes,
-        "kv_bytes": warm.kv_bytes,
-        "scratch_bytes": warm.scratch_bytes,
-        "kv_blocks_used": warm.kv_blocks_used,
-        "kv_blocks_total": warm.kv_blocks_total,
-        "unloads_in_ms": ms(warm.unloads_in),
-    })
-}
-
-fn counters_value(counters: &v1::Counters) -> Value {
-    json!({
-        "requests": counters.requests,
-        "refused": counters.refused,
-        "cancelled": counters.cancelled,
-        "prompt_tokens": counters.prompt_tokens,
-        "cached_tokens": counters.cached_tokens,
-        "generated_tokens": counters.generated_tokens,
-        "drafted_tokens": counters.drafted_tokens,
-        "accepted_tokens": counters.accepted_tokens,
-        "steps": counters.steps,
-        "prefill_ms": ms(counters.prefill_time),
-        "decode_ms": ms(counters.decode_time),
-        "energy": counters.energy.as_ref().map(energy_value),
-        "device_rebuilds": counters.device_rebuilds,
-    })
-}
-
-fn plan_value(plan: &v1::Plan) -> Value {
-    let power = v1::PowerLevel::try_from(plan.power)
-        .ok()
-        .map(|v| v.as_str_name());
-    let memory = v1::MemoryLevel::try_from(plan.memory)
-        .ok()
-        .map(|v| v.as_str_name());
-    json!({
-        "power": enum_name(power, "POWER_LEVEL_"),
-        "memory": enum_name(memory, "MEMORY_LEVEL_"),
-        "reason": plan.reason,
-        "slots": plan.slots,
-        "context_len_max": plan.context_len_max,
-        "prefill_chunk": plan.prefill_chunk,
-        "pace": float(plan.pace),
     })
 }
 

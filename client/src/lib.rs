@@ -29,6 +29,7 @@
 //!
 //! Dropping a [`Reply`] stops the generation within one step.
 
+mod app_socket;
 mod connect;
 mod error;
 mod start;
@@ -47,6 +48,7 @@ use v1::daemon_client::DaemonClient;
 use v1::inference_client::InferenceClient;
 use v1::models_client::ModelsClient;
 
+pub use app_socket::AppSocket;
 pub use error::{Error, RpcError};
 pub use start::{daemon_log_path, daemon_program};
 pub use v1::generation_event::Event;

@@ -33,7 +33,7 @@ fn main() -> ExitCode {
                 // The terminal wrote `^C` in the middle of a line.
                 output.note("");
             }
-            if output.json && failure.kind != Kind::PipeClosed {
+            if output.json && !matches!(failure.kind, Kind::PipeClosed | Kind::Command(_)) {
                 // The reader may be gone; the exit code says the same.
                 let _ = output.object(&json::failure(&failure));
             }
@@ -56,8 +56,8 @@ fn run(cli: Cli, output: Output) -> Result<(), Failure> {
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build()?;
-    // The chat stops replies, not itself, at Ctrl-C.
-    let owns_interrupt = matches!(cli.command, Command::Chat(_));
+    // The chat stops replies, not itself, at Ctrl-C; an app socket has its own answers to it.
+    let owns_interrupt = matches!(cli.command, Command::Chat(_) | Command::AppSocket(_));
     let result = runtime.block_on(async {
         let command = commands::run(cli, output);
         if owns_interrupt {

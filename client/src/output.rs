@@ -152,6 +152,11 @@ pub(crate) fn bytes(count: u64) -> String {
 
 /// A table as text: columns as wide as their widest cell, two spaces between.
 pub(crate) fn table(rows: &[Vec<String>]) -> String {
+    table_with_numbers(rows, &[])
+}
+
+/// As [`table`]; these columns, counted from 0, end at one edge, as numbers should.
+pub(crate) fn table_with_numbers(rows: &[Vec<String>], numbers: &[usize]) -> String {
     let columns = rows.iter().map(Vec::len).max().unwrap_or(0);
     let width = |column: usize| {
         rows.iter()
@@ -165,8 +170,12 @@ pub(crate) fn table(rows: &[Vec<String>]) -> String {
     let mut text = String::new();
     for row in rows {
         let mut line = String::new();
-        for (cell, width) in row.iter().zip(&widths) {
-            line.push_str(&format!("{cell:<width$}  "));
+        for (column, (cell, width)) in row.iter().zip(&widths).enumerate() {
+            if numbers.contains(&column) {
+                line.push_str(&format!("{cell:>width$}  "));
+            } else {
+                line.push_str(&format!("{cell:<width$}  "));
+            }
         }
         text.push_str(line.trim_end());
         text.push('\n');
@@ -200,5 +209,9 @@ mod tests {
             vec!["smollm2".to_owned(), "98 MB".to_owned()],
         ];
         assert_eq!(table(&rows), "NAME     SIZE\nsmollm2  98 MB\n");
+        assert_eq!(
+            table_with_numbers(&rows, &[1]),
+            "NAME      SIZE\nsmollm2  98 MB\n"
+        );
     }
 }

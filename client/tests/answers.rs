@@ -12,7 +12,7 @@ use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
 use fake::Fake;
-use hearth::{Client, Event};
+use hearth::{Client, Event, v1};
 
 const VERSION: &str = env!("CARGO_PKG_VERSION");
 
@@ -255,6 +255,109 @@ fn another_version_is_warned_of_and_a_software_adapter_only_by_status() {
     assert!(!stderr.contains("software"), "{stderr}");
     let output = run(&fake, &["status"]);
     assert!(text(&output.stdout).contains("a software adapter"));
+}
+
+/// A daemon with one sequence at work, one in the queue and two apps.
+fn at_work() -> Fake {
+    let sequence = v1::SequenceStatus {
+        id: 9,
+        app: "notes".to_owned(),
+        pid: 321,
+        class: v1::Class::Interactive.into(),
+        prompt_tokens: 40,
+        cached_tokens: 32,
+        generated_tokens: 5,
+        kv_blocks: 3,
+        ahead: None,
+        gpu_time: Some(prost_types::Duration {
+            seconds: 1,
+            nanos: 500_000_000,
+        }),
+    };
+    let waiting = v1::SequenceStatus {
+        id: 10,
+        app: "indexer".to_owned(),
+        class: v1::Class::Background.into(),
+        ahead: Some(4),
+        ..sequence.clone()
+    };
+    let app = |name: &str, seconds| v1::AppStatus {
+        app: name.to_owned(),
+        connections: 1,
+        requests: 2,
+        gpu_time: Some(prost_types::Duration { seconds, nanos: 0 }),
+        ..Default::default()
+    };
+    Fake::with_status(v1::DaemonStatus {
+        version: VERSION.to_owned(),
+        sequences: vec![sequence, waiting],
+        apps: vec![app("indexer", 1), app("notes", 30)],
+        ..Default::default()
+    })
+}
+
+#[test]
+fn ps_shows_who_runs_what() {
+    let fake = at_work();
+    let output = run(&fake, &["ps"]);
+    assert_eq!(output.status.code(), Some(0), "{}", text(&output.stderr));
+    assert_eq!(
+        text(&output.stdout),
+        "ID  APP      PID  CLASS        STATE     PROMPT  CACHED  GENERATED  KV  GPU-TIME\n \
+         9  notes    321  interactive  decode        40      32          5   3     1.5 s\n\
+         10  indexer  321  background   queued 4      40      32          5   3     1.5 s\n"
+    );
+    let accounts = text(&run(&fake, &["ps", "--apps"]).stdout);
+    let names: Vec<&str> = accounts
+        .lines()
+        .filter_map(|line| line.split_whitespace().next())
+        .collect();
+    assert_eq!(names, ["APP", "notes", "indexer"], "the busiest first");
+    assert!(accounts.lines().nth(1).unwrap().ends_with("30.0 s"));
+
+    for args in [&["ps", "--json"][..], &["ps", "--apps", "--json"]] {
+        let stdout = text(&run(&fake, args).stdout);
+        assert_eq!(stdout.lines().count(), 1, "one object");
+        let object: serde_json::Value = serde_json::from_str(&stdout).unwrap();
+        assert_eq!(object["sequences"][0]["id"], 9);
+        assert_eq!(object["sequences"][0]["gpu_ms"], 1500.0);
+        assert!(object["sequences"][0]["ahead"].is_null());
+        assert_eq!(object["sequences"][1]["ahead"], 4);
+        assert_eq!(object["sequences"][1]["class"], "background");
+        assert_eq!(object["apps"][1]["app"], "notes");
+    }
+    let status = text(&run(&fake, &["status"]).stdout);
+    assert!(status.contains("notes 30.0 s, indexer 1.0 s"), "{status}");
+}
+
+#[test]
+fn an_idle_daemon_has_an_empty_ps_and_says_so() {
+    let fake = Fake::start(VERSION);
+    let output = run(&fake, &["ps"]);
+    assert_eq!(output.status.code(), Some(0));
+    assert_eq!(text(&output.stdout), "");
+    assert_eq!(text(&output.stderr), "nothing runs and nothing waits\n");
+    let output = run(&fake, &["ps", "--json"]);
+    assert_eq!(text(&output.stdout), "{\"sequences\":[],\"apps\":[]}\n");
+    assert_eq!(text(&output.stderr), "");
+}
+
+#[test]
+fn a_busy_daemon_is_waited_for_if_asked() {
+    let fake = Fake::start(VERSION);
+    assert_eq!(run(&fake, &["run", "busy twice"]).status.code(), Some(6));
+    let output = run(&fake, &["run", "--wait", "busy twice"]);
+    assert_eq!(output.status.code(), Some(0), "{}", text(&output.stderr));
+    assert_eq!(text(&output.stdout), "<busy twice>\n");
+
+    let fake = Fake::start(VERSION);
+    let output = run(&fake, &["run", "--wait=1m", "busy later"]);
+    assert_eq!(text(&output.stdout), "<busy later>\n");
+
+    // The daemon says 3 s: one second is not enough, and is not waited.
+    let output = run(&fake, &["run", "--wait=1s", "busy"]);
+    assert_eq!(output.status.code(), Some(6));
+    assert!(text(&output.stderr).contains("try again in 3 s"));
 }
 
 #[tokio::test]

@@ -66,7 +66,12 @@ fn completions_and_pages_need_no_daemon() {
     let dir = tempfile::tempdir().unwrap();
     let output = run(&["man", "--dir", dir.path().to_str().unwrap()]);
     assert_eq!(output.status.code(), Some(0));
-    for name in ["hearth.1", "hearth-run.1", "hearth-doctor.1"] {
+    for name in [
+        "hearth.1",
+        "hearth-run.1",
+        "hearth-doctor.1",
+        "hearth-app-socket.1",
+    ] {
         assert!(dir.path().join(name).exists(), "{name}");
     }
 }
@@ -107,6 +112,9 @@ fn no_daemon_exits_with_8_and_says_how_to_start_it() {
         &["unload"],
         &["status"],
         &["status", "--watch"],
+        &["ps"],
+        &["ps", "--apps"],
+        &["app-socket", "a", "--", "true"],
     ] {
         let output = run(args);
         let stderr = text(&output.stderr);

@@ -1,14 +1,20 @@
 //! The configuration: a TOML file, under the environment, under flags.
 //!
-//! One table, [`KEYS`], holds for each setting its name, its variable and its parser, so that
-//! every source is read the same way and every complaint names its source. It opens the file and
-//! nothing else.
+//! One table (`config/keys.rs`) holds for each setting its name, its variable and its parser, so
+//! that every source is read the same way and every complaint names its source. It opens the file
+//! and nothing else.
+
+mod keys;
 
 use std::fmt;
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
-use hearth_engine::{Activations, AdapterChoice, EngineConfig, Speculation, Tuning};
+use hearth_engine::EngineConfig;
 use hearth_proto::endpoint::{self, EndpointError};
+
+use crate::limits::METRICS_INTERVAL;
+use keys::{KEYS, Key};
 
 /// Everything that can be set.
 #[derive(Debug, Clone)]
@@ -22,10 +28,23 @@ pub struct Config {
     pub model: Option<String>,
     /// What the engine does.
     pub engine: EngineConfig,
+    /// Where counters are exported to; nowhere unless asked for.
+    pub metrics: Metrics,
     /// Filter of the log, as `tracing` reads it.
     pub log: String,
     /// Whether log lines are JSON.
     pub log_json: bool,
+}
+
+/// Where the daemon's counters go besides `hearth.v1.Daemon`.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Metrics {
+    /// A file in Prometheus's text format, replaced while something changes.
+    pub file: Option<PathBuf>,
+    /// A local socket that answers `GET /metrics`.
+    pub socket: Option<PathBuf>,
+    /// Least time between two versions of the file.
+    pub interval: Duration,
 }
 
 /// Where a value came from.
@@ -101,105 +120,6 @@ pub enum ConfigError {
     Endpoint(#[from] EndpointError),
 }
 
-/// What a setting's text must be.
-type Apply = fn(&mut Config, &str) -> Result<(), &'static str>;
-
-/// A setting: its name in the file and as a flag, its variable, its parser.
-pub(crate) struct Key {
-    pub(crate) name: &'static str,
-    variable: Option<&'static str>,
-    apply: Apply,
-}
-
-/// All settings, in the order of `hearthd --help`.
-pub(crate) const KEYS: [Key; 17] = [
-    Key {
-        name: "socket",
-        variable: Some("HEARTH_SOCKET"),
-        apply: set_socket,
-    },
-    Key {
-        name: "models_dir",
-        variable: Some("HEARTH_MODELS"),
-        apply: set_models_dir,
-    },
-    Key {
-        name: "model",
-        variable: Some("HEARTH_MODEL"),
-        apply: set_model,
-    },
-    Key {
-        name: "adapter",
-        variable: Some("HEARTH_ADAPTER"),
-        apply: set_adapter,
-    },
-    Key {
-        name: "activations",
-        variable: Some("HEARTH_ACTIVATIONS"),
-        apply: set_activations,
-    },
-    Key {
-        name: "speculation",
-        variable: Some("HEARTH_SPECULATION"),
-        apply: set_speculation,
-    },
-    Key {
-        name: "tuning",
-        variable: Some("HEARTH_TUNING"),
-        apply: set_tuning,
-    },
-    Key {
-        name: "context_len",
-        variable: Some("HEARTH_CONTEXT_LEN"),
-        apply: set_context_len,
-    },
-    Key {
-        name: "kv_bytes_max",
-        variable: None,
-        apply: set_kv_bytes_max,
-    },
-    Key {
-        name: "prefill_chunk",
-        variable: None,
-        apply: set_prefill_chunk,
-    },
-    Key {
-        name: "slots",
-        variable: None,
-        apply: set_slots,
-    },
-    Key {
-        name: "queue_max",
-        variable: None,
-        apply: set_queue_max,
-    },
-    Key {
-        name: "binding_bytes_max",
-        variable: None,
-        apply: set_binding_bytes_max,
-    },
-    Key {
-        name: "no_subgroups",
-        variable: None,
-        apply: set_no_subgroups,
-    },
-    Key {
-        name: "no_cooperative_matrix",
-        variable: None,
-        apply: set_no_cooperative_matrix,
-    },
-    Key {
-        name: "log",
-        variable: Some("HEARTH_LOG"),
-        apply: set_log,
-    },
-    Key {
-        name: "log_json",
-        variable: None,
-        apply: set_log_json,
-    },
-];
-
 /// Reads the file (`file`, else `HEARTH_CONFIG`, else the usual place), then the environment, then
 /// `flags`: pairs of a setting's name and its text. A file that nobody named may be missing.
 ///
@@ -249,6 +169,11 @@ fn defaults() -> Result<Config, ConfigError> {
             cache_dir: endpoint::cache_dir().ok(),
             ..EngineConfig::default()
         },
+        metrics: Metrics {
+            file: None,
+            socket: None,
+            interval: METRICS_INTERVAL,
+        },
         log: "info".to_owned(),
         log_json: false,
     })
@@ -282,6 +207,7 @@ fn apply_file(config: &mut Config, path: &Path, text: &str) -> Result<(), Config
             toml::de::DeValue::Integer(number) if number.radix() == 10 => {
                 number.as_str().to_owned()
             }
+            toml::de::DeValue::Float(number) => number.as_str().to_owned(),
             other => {
                 return Err(ConfigError::BadValue {
                     origin: at,
@@ -305,243 +231,5 @@ fn set(config: &mut Config, key: &Key, value: &str, origin: Origin) -> Result<()
     })
 }
 
-fn set_socket(config: &mut Config, value: &str) -> Result<(), &'static str> {
-    config.socket = endpoint::check_socket_path(PathBuf::from(value))
-        .map_err(|_| "an absolute path of at most 103 bytes")?;
-    Ok(())
-}
-
-fn set_models_dir(config: &mut Config, value: &str) -> Result<(), &'static str> {
-    config.models_dir = Some(PathBuf::from(value))
-        .filter(|path| path.is_absolute())
-        .ok_or("an absolute path")?;
-    Ok(())
-}
-
-fn set_model(config: &mut Config, value: &str) -> Result<(), &'static str> {
-    let allowed = "a model's name or an absolute path of a file";
-    let sound = Path::new(value).is_absolute() || crate::store::name::check(value).is_ok();
-    config.model = Some(value.to_owned())
-        .filter(|_| sound)
-        .ok_or(allowed)
-        .map(Some)?;
-    Ok(())
-}
-
-fn set_adapter(config: &mut Config, value: &str) -> Result<(), &'static str> {
-    config.engine.adapter = match value {
-        "auto" => AdapterChoice::Auto,
-        "integrated" => AdapterChoice::Integrated,
-        "discrete" => AdapterChoice::Discrete,
-        "software" => AdapterChoice::Software,
-        other => match other.strip_prefix("name:") {
-            Some(name) if !name.is_empty() => AdapterChoice::Named(name.to_owned()),
-            _ => return Err("auto, integrated, discrete, software or name:TEXT"),
-        },
-    };
-    Ok(())
-}
-
-fn set_activations(config: &mut Config, value: &str) -> Result<(), &'static str> {
-    config.engine.activations = match value {
-        "auto" => Activations::Auto,
-        "float" => Activations::Float,
-        "int8" => Activations::Int8,
-        _ => return Err("auto, float or int8"),
-    };
-    Ok(())
-}
-
-fn set_speculation(config: &mut Config, value: &str) -> Result<(), &'static str> {
-    config.engine.speculation = match value {
-        "auto" => Speculation::Auto,
-        "off" => Speculation::Off,
-        _ => return Err("auto or off"),
-    };
-    Ok(())
-}
-
-fn set_tuning(config: &mut Config, value: &str) -> Result<(), &'static str> {
-    config.engine.tuning = match value {
-        "auto" => Tuning::Auto,
-        "off" => Tuning::Off,
-        _ => return Err("auto or off"),
-    };
-    Ok(())
-}
-
-fn set_context_len(config: &mut Config, value: &str) -> Result<(), &'static str> {
-    config.engine.context_len_max = number(value, 16, 1 << 20, "from 16 to 1048576 tokens")?;
-    Ok(())
-}
-
-fn set_kv_bytes_max(config: &mut Config, value: &str) -> Result<(), &'static str> {
-    let bytes = number(value, 1 << 16, 1 << 40, "from 65536 to 1099511627776 bytes")?;
-    config.engine.kv_bytes_max = Some(bytes);
-    Ok(())
-}
-
-fn set_prefill_chunk(config: &mut Config, value: &str) -> Result<(), &'static str> {
-    config.engine.prefill_chunk = number(value, 1, 4096, "from 1 to 4096 tokens")?;
-    Ok(())
-}
-
-fn set_slots(config: &mut Config, value: &str) -> Result<(), &'static str> {
-    config.engine.slots = number(value, 1, 64, "from 1 to 64")?;
-    Ok(())
-}
-
-fn set_queue_max(config: &mut Config, value: &str) -> Result<(), &'static str> {
-    config.engine.queue_max = number(value, 0, 65_536, "from 0 to 65536")?;
-    Ok(())
-}
-
-fn set_binding_bytes_max(config: &mut Config, value: &str) -> Result<(), &'static str> {
-    let bytes = number(
-        value,
-        1 << 20,
-        1 << 40,
-        "from 1048576 to 1099511627776 bytes",
-    )?;
-    config.engine.binding_bytes_max = Some(bytes);
-    Ok(())
-}
-
-fn set_no_subgroups(config: &mut Config, value: &str) -> Result<(), &'static str> {
-    config.engine.no_subgroups = truth(value)?;
-    Ok(())
-}
-
-fn set_no_cooperative_matrix(config: &mut Config, value: &str) -> Result<(), &'static str> {
-    config.engine.cooperative_matrix = !truth(value)?;
-    Ok(())
-}
-
-fn set_log(config: &mut Config, value: &str) -> Result<(), &'static str> {
-    crate::logging::check_filter(value)
-        .map_err(|()| "a filter such as `info` or `hearthd=debug,warn`")?;
-    config.log = value.to_owned();
-    Ok(())
-}
-
-fn set_log_json(config: &mut Config, value: &str) -> Result<(), &'static str> {
-    config.log_json = truth(value)?;
-    Ok(())
-}
-
-fn truth(value: &str) -> Result<bool, &'static str> {
-    value.parse().map_err(|_| "true or false")
-}
-
-fn number<T: std::str::FromStr + PartialOrd>(
-    value: &str,
-    least: T,
-    most: T,
-    allowed: &'static str,
-) -> Result<T, &'static str> {
-    value
-        .replace('_', "")
-        .parse()
-        .ok()
-        .filter(|number| *number >= least && *number <= most)
-        .ok_or(allowed)
-}
-
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn load_text(
-        text: &str,
-        variables: &[(&str, &str)],
-        flags: &[(&'static str, String)],
-    ) -> Result<Config, ConfigError> {
-        let dir = tempfile::tempdir().unwrap();
-        let path = dir.path().join("config.toml");
-        std::fs::write(&path, text).unwrap();
-        let variable = |name: &str| {
-            variables
-                .iter()
-                .find(|(key, _)| *key == name)
-                .map(|(_, value)| (*value).to_owned())
-        };
-        load(Some(&path), &variable, flags)
-    }
-
-    #[test]
-    fn flags_beat_the_environment_and_that_the_file() {
-        let text = "context_len = 1_024\nslots = 2\nlog = 'warn'\n";
-        let variables = [("HEARTH_CONTEXT_LEN", "2048"), ("HEARTH_LOG", "debug")];
-        let config = load_text(text, &variables, &[("log", "error".to_owned())]).unwrap();
-        assert_eq!(config.engine.slots, 2);
-        assert_eq!(config.engine.context_len_max, 2048);
-        assert_eq!(config.log, "error");
-    }
-
-    #[test]
-    fn complaints_name_the_line() {
-        let cases = [
-            (
-                "slots = 1\n\ncontext_len = 'many'\n",
-                ":3: context_len must be from 16 to 1048576",
-            ),
-            ("slots = 1\nsolts = 2\n", ":2: there is no setting `solts`"),
-            ("slots = = 1\n", ":1: "),
-            (
-                "slots = 1\nadapter = 'fast'\n",
-                ":2: adapter must be auto, integrated",
-            ),
-            ("slots = 0\n", ":1: slots must be from 1 to 64, not `0`"),
-            ("slots = 65\n", "not `65`"),
-            ("slots = -1\n", "not `-1`"),
-            ("slots = 1.5\n", ":1: slots must be"),
-            ("model = '../x'\n", ":1: model must be"),
-            (
-                "socket = 'relative'\n",
-                ":1: socket must be an absolute path",
-            ),
-            ("[engine]\nslots = 1\n", ":1: there is no setting `engine`"),
-            (
-                "speculation = 'always'\n",
-                ":1: speculation must be auto or off",
-            ),
-            ("tuning = true\n", ":1: tuning must be auto or off"),
-            ("log = '%%%='\n", ":1: log must be"),
-        ];
-        for (text, wanted) in cases {
-            let error = load_text(text, &[], &[]).unwrap_err().to_string();
-            assert!(error.contains(wanted), "{text:?}: {error}");
-        }
-    }
-
-    #[test]
-    fn complaints_name_the_variable_and_the_flag() {
-        let error = load_text("", &[("HEARTH_ACTIVATIONS", "x")], &[])
-            .unwrap_err()
-            .to_string();
-        assert!(
-            error.starts_with("environment variable HEARTH_ACTIVATIONS: "),
-            "{error}"
-        );
-        let error = load_text("", &[], &[("models_dir", "x".to_owned())])
-            .unwrap_err()
-            .to_string();
-        assert!(error.starts_with("flag --models-dir: "), "{error}");
-    }
-
-    #[test]
-    fn a_named_file_must_exist() {
-        let error = load(Some(Path::new("/nonexistent/x.toml")), &|_| None, &[]).unwrap_err();
-        assert!(matches!(error, ConfigError::Unreadable { .. }));
-    }
-
-    #[test]
-    fn adapters_have_names() {
-        let config = load_text("adapter = 'name:Arc'", &[], &[]).unwrap();
-        assert_eq!(
-            config.engine.adapter,
-            AdapterChoice::Named("Arc".to_owned())
-        );
-        assert!(load_text("adapter = 'name:'", &[], &[]).is_err());
-    }
-}
+mod tests;

@@ -4,14 +4,19 @@
 //! `loading` (the engine and its model), `store` (models on disk). Only this crate knows gRPC on
 //! the daemon's side; the engine knows nothing of it.
 
+mod access;
+mod app_sockets;
 pub mod bench;
+mod changes;
 pub mod config;
 mod hardening;
 pub mod lifecycle;
 pub mod limits;
 mod loading;
 mod logging;
+mod metrics;
 pub mod peer;
+mod places;
 mod server;
 mod service;
 pub mod socket;
@@ -21,10 +26,11 @@ pub mod store;
 mod wire;
 
 use std::future::Future;
+use std::path::Path;
 use std::sync::Arc;
 
 use config::Config;
-use socket::BoundSocket;
+use socket::{BoundSocket, SocketError};
 use store::{Store, StoreError};
 
 pub use hardening::forbid_core_files;
@@ -36,6 +42,9 @@ pub enum ServeError {
     /// The store of models is unusable.
     #[error("the store of models cannot be used")]
     Store(#[from] StoreError),
+    /// The socket of the metrics cannot be had.
+    #[error("the metrics socket cannot be used")]
+    Metrics(#[from] SocketError),
     /// The contract's own description is broken: a build that should not exist.
     #[error("the reflection service cannot be built")]
     Reflection(#[from] tonic_reflection::server::Error),
@@ -43,7 +52,7 @@ pub enum ServeError {
 
 /// Serves on `socket` until `shutdown` is done, then drains: what runs may go on for at most
 /// [`limits::DRAIN_MAX`]. The API answers at once, while the GPU is opened and the model loaded
-/// behind it. The socket is gone before the drain begins, its lock after it ends.
+/// behind it. The socket and those of apps are gone before the drain begins, its lock after it ends.
 ///
 /// # Errors
 /// See [`ServeError`]; failures of the GPU or of a load are no errors here but states to be seen.
@@ -55,8 +64,11 @@ pub async fn serve(
     let store = Store::open(&config.models_dir)?;
     let (health, health_service) = tonic_health::server::health_reporter();
     server::report_start(&health).await;
-    let shared = Arc::new(state::Shared::new(config, store, health));
+    let folder = socket.path().parent().unwrap_or(Path::new("/"));
+    let (app_sockets, arrivals) = app_sockets::AppSockets::new(folder);
+    let shared = Arc::new(state::Shared::new(config, store, health, app_sockets));
     let routes = server::routes(&shared, health_service)?;
+    let exports = metrics::Exports::start(&shared)?;
     let starting = tokio::spawn(loading::start(Arc::clone(&shared)));
     tracing::info!(
         socket = %socket.path().display(),
@@ -64,12 +76,13 @@ pub async fn serve(
         pid = std::process::id(),
         "serving"
     );
-    let mut connections = server::Connections::new(Arc::clone(&shared), routes);
+    let mut connections = server::Connections::new(Arc::clone(&shared), routes, arrivals);
     connections.accept(socket.listener(), shutdown).await;
 
     tracing::info!("draining");
     shared.lifecycle.drain();
     let _lock = socket.close();
+    shared.app_sockets.gone(limits::FLUSH_MAX).await;
     server::report_end(&shared.health).await;
     // A load in progress sees the drain and stops; the engine must be there to be shut down.
     if tokio::time::timeout(limits::DRAIN_MAX, starting)
@@ -86,6 +99,7 @@ pub async fn serve(
     }
     connections.finish(limits::FLUSH_MAX).await;
     shared.lifecycle.stop();
+    exports.finish().await;
     tracing::info!("stopped");
     Ok(())
 }

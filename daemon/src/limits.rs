@@ -4,8 +4,23 @@
 
 use std::time::Duration;
 
-/// Most connections open at once; more are closed at once.
+/// Most connections open at once. For one more, the longest idle is asked to leave, or it is closed.
 pub const CONNECTIONS_MAX: usize = 256;
+/// Most connections that one app may have open at once. For one more, its longest idle is asked to
+/// leave, or it is closed.
+pub const APP_CONNECTIONS_MAX: usize = 64;
+/// Most app sockets at once.
+pub const APP_SOCKETS_MAX: usize = 64;
+/// Connections accepted on app sockets that wait to be admitted; more wait in the system's queue.
+pub const ARRIVALS_WAITING_MAX: usize = 16;
+/// How long a new connection may take to send its first HTTP/2 frame.
+pub const HANDSHAKE_MAX: Duration = Duration::from_secs(10);
+/// How long an idle connection that is asked to leave may take, before it is closed.
+pub const LEAVE_MAX: Duration = Duration::from_secs(1);
+/// How long a new connection waits for the place of one that was asked to leave.
+pub const PLACE_WAIT_MAX: Duration = Duration::from_secs(3);
+/// How long a refused connection may take to be told so.
+pub const REFUSAL_MAX: Duration = Duration::from_millis(100);
 /// Most streams open at once on a connection.
 pub const STREAMS_MAX: u32 = 32;
 /// Largest message that is received, in bytes.
@@ -20,10 +35,33 @@ pub const KEEPALIVE_TIMEOUT: Duration = Duration::from_secs(10);
 pub const PENDING_RESETS_MAX: usize = 20;
 /// Most streams that the peer may provoke us to reset.
 pub const LOCAL_RESETS_MAX: usize = 128;
+/// Frames that a peer may send at once beyond those that the daemon's answers earn it.
+pub const FRAMES_BURST: u32 = 2_000;
+/// Frames that a peer earns in a second without an answer.
+pub const FRAMES_PER_SECOND: u32 = 200;
+/// Frames that an answer's head or end earns: a request, its body, windows, a ping, a cancel.
+pub const FRAMES_PER_ANSWER: u32 = 8;
+/// Frames that a piece of an answer earns: windows of stream and connection, pings.
+pub const FRAMES_PER_DATA: u32 = 4;
+/// Bytes from which a piece of an answer earns frames: tiny windows make tiny pieces.
+pub const DATA_BYTES_EARNING: usize = 16;
+/// Bytes from which a piece of a request costs nothing.
+pub const DATA_BYTES_SMALL: usize = 256;
+/// What a SETTINGS frame costs, in frames.
+pub const SETTINGS_COST: u32 = 20;
+/// Most pieces of a header block after its first.
+pub const CONTINUATIONS_MAX: u32 = 8;
+/// Most streams of a connection that are open or about to be refused.
+pub const STREAMS_TRACKED_MAX: usize = 4 * STREAMS_MAX as usize;
+/// Most bytes of a connection's requests that are not complete, all together.
+pub const REQUEST_BYTES_MAX: usize = 4 * MESSAGE_BYTES_MAX;
 /// Bytes of replies buffered for a stream that its reader does not take.
 pub const SEND_BUFFER_BYTES_MAX: usize = 64 << 10;
 /// Events of a generation that wait for its reader; the engine pauses the sequence beyond that.
 pub const EVENTS_WAITING_MAX: usize = 256;
+/// Tokens that the reader of a full stream has to take within the engine's `READER_STALL_MAX`, or it
+/// loses the stream.
+pub const READER_TOKENS_MIN: u64 = 64;
 /// How long live streams may go on after the daemon was told to stop.
 pub const DRAIN_MAX: Duration = Duration::from_secs(15);
 /// How long connections may take to deliver what is left after the drain.
@@ -56,3 +94,11 @@ pub const MODELS_MAX: usize = 4096;
 pub const APP_NAME_BYTES_MAX: usize = 64;
 /// When a refused caller may try again, if nothing better is known.
 pub const RETRY_DELAY: Duration = Duration::from_secs(1);
+/// Least time between two versions of the metrics file, unless the configuration says otherwise.
+pub const METRICS_INTERVAL: Duration = Duration::from_secs(10);
+/// Most connections open at once on the metrics socket; more are closed at once.
+pub const METRICS_CONNECTIONS_MAX: usize = 8;
+/// A connection to the metrics socket is closed after this long.
+pub const METRICS_CONNECTION_TIME_MAX: Duration = Duration::from_secs(10);
+/// Bytes buffered of a request for metrics; its header has to fit.
+pub const METRICS_REQUEST_BYTES_MAX: usize = 8 << 10;

@@ -86,6 +86,27 @@ struct Settings {
     /// Most requests waiting.
     #[arg(long, value_name = "N")]
     queue_max: Option<String>,
+    /// Most requests of one app waiting.
+    #[arg(long, value_name = "N")]
+    app_queue_max: Option<String>,
+    /// Most sequences of one app at once.
+    #[arg(long, value_name = "N")]
+    app_slots: Option<String>,
+    /// Share of the GPU's time for background requests while others are at work: above 0, at most 1.
+    #[arg(long, value_name = "SHARE")]
+    background_share: Option<String>,
+    /// Keep finished prompts for later ones that begin the same way: true or false.
+    #[arg(long, value_name = "BOOL")]
+    prefix_cache: Option<String>,
+    /// Writes counters to this file, for Prometheus [HEARTH_METRICS_FILE].
+    #[arg(long, value_name = "PATH")]
+    metrics_file: Option<String>,
+    /// Answers `GET /metrics` on this local socket [HEARTH_METRICS_SOCKET].
+    #[arg(long, value_name = "PATH")]
+    metrics_socket: Option<String>,
+    /// Least time between two versions of the metrics file.
+    #[arg(long, value_name = "SECONDS")]
+    metrics_interval_s: Option<String>,
     /// Largest storage binding, in bytes: matrices are cut in shards below it.
     #[arg(long, value_name = "BYTES")]
     binding_bytes_max: Option<String>,
@@ -119,6 +140,13 @@ impl Settings {
             ("prefill_chunk", self.prefill_chunk),
             ("slots", self.slots),
             ("queue_max", self.queue_max),
+            ("app_queue_max", self.app_queue_max),
+            ("app_slots", self.app_slots),
+            ("background_share", self.background_share),
+            ("prefix_cache", self.prefix_cache),
+            ("metrics_file", self.metrics_file),
+            ("metrics_socket", self.metrics_socket),
+            ("metrics_interval_s", self.metrics_interval_s),
             ("binding_bytes_max", self.binding_bytes_max),
             ("no_subgroups", flag(self.no_subgroups)),
             ("no_cooperative_matrix", flag(self.no_cooperative_matrix)),

@@ -1,7 +1,8 @@
 //! Who is at the other end of a connection, and what its app is called.
 //!
 //! The uid decides whether it may speak at all. The name is a label for fairness and accounts:
-//! processes of one user can lie about it, and are no security boundary.
+//! processes of one user can lie about it, and are no security boundary. The label of an app socket
+//! is its launcher's word, and nothing that the process says of itself is asked for.
 
 use interprocess::local_socket::tokio::Stream;
 use interprocess::local_socket::traits::StreamCommon as _;
@@ -13,8 +14,18 @@ use crate::limits::APP_NAME_BYTES_MAX;
 pub struct Peer {
     /// Its process id, where the system tells.
     pub pid: Option<u32>,
-    /// Its app: the systemd scope or service, else the command's name, else `unknown`.
+    /// Its app: the label of the app socket it came through; else the systemd scope or service,
+    /// else the command's name (of which Linux keeps 15 bytes), else `unknown`.
     pub app: String,
+    /// Whether it came through an app socket, and may do less.
+    pub sandbox: Option<Sandbox>,
+}
+
+/// What is known of a sandboxed app besides its name.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Sandbox {
+    /// Which instance of the app it is, as its launcher says.
+    pub instance: Option<String>,
 }
 
 /// A connection that is not served.
@@ -35,9 +46,51 @@ pub enum PeerError {
 
 /// Finds out who is at the other end and whether they may speak.
 ///
+/// The label is read once, here. Between the peer's connect and this read lies about a millisecond,
+/// in which it could end and its process id be given to another, whose label the connection would
+/// get. The kernel can hand out a handle of the peer that rules this out (`SO_PEERPIDFD`, Linux
+/// 6.5), but no crate wraps it without `unsafe`, and the label is no security boundary.
+///
 /// # Errors
 /// They may not.
 pub fn identify(stream: &Stream) -> Result<Peer, PeerError> {
+    let pid = admitted_pid(stream)?;
+    Ok(Peer {
+        pid,
+        app: pid.map_or_else(unknown, app_of),
+        sandbox: None,
+    })
+}
+
+/// As [`identify`], for a connection through the app socket of `app`.
+///
+/// # Errors
+/// They may not: the uid counts here too.
+pub fn identify_sandboxed(
+    stream: &Stream,
+    app: &str,
+    instance: Option<&str>,
+) -> Result<Peer, PeerError> {
+    Ok(Peer {
+        pid: admitted_pid(stream)?,
+        app: app.to_owned(),
+        sandbox: Some(Sandbox {
+            instance: instance.map(str::to_owned),
+        }),
+    })
+}
+
+/// Whether a launcher may give this label: `^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$`.
+pub fn is_label(text: &str) -> bool {
+    text.len() <= APP_NAME_BYTES_MAX
+        && text.starts_with(|first: char| first.is_ascii_alphanumeric())
+        && text
+            .bytes()
+            .all(|byte| byte.is_ascii_alphanumeric() || matches!(byte, b'.' | b'_' | b'-'))
+}
+
+/// The process at the other end, where the system tells, if its user may speak.
+fn admitted_pid(stream: &Stream) -> Result<Option<u32>, PeerError> {
     let credentials = stream.peer_creds().map_err(PeerError::Unknown)?;
     #[cfg(unix)]
     {
@@ -51,14 +104,11 @@ pub fn identify(stream: &Stream) -> Result<Peer, PeerError> {
             }
         }
     }
-    let pid = credentials
+    // 0: a process of a namespace that this one cannot see into.
+    Ok(credentials
         .pid()
         .and_then(|pid| u32::try_from(pid).ok())
-        .filter(|pid| *pid != 0);
-    Ok(Peer {
-        pid,
-        app: pid.map_or_else(unknown, app_of),
-    })
+        .filter(|pid| *pid != 0))
 }
 
 #[cfg_attr(
@@ -160,6 +210,71 @@ mod tests {
             APP_NAME_BYTES_MAX
         );
         assert_eq!(printable(""), None);
+    }
+
+    #[test]
+    fn labels_at_their_edges() {
+        for sound in ["a", "0", "org.example.App", "A_b-c.9", &"x".repeat(64)] {
+            assert!(is_label(sound), "{sound}");
+        }
+        let long = "x".repeat(65);
+        for bad in [
+            "", ".a", "-a", "_a", "a b", "a/b", "ä", "a\n", "(others)", &long,
+        ] {
+            assert!(!is_label(bad), "{bad}");
+        }
+    }
+
+    #[cfg(target_os = "linux")]
+    #[tokio::test]
+    async fn a_process_is_known_by_its_own_name() {
+        use interprocess::local_socket::traits::tokio::{Listener as _, Stream as _};
+        use interprocess::local_socket::{GenericFilePath, ListenerOptions, ToFsName as _};
+        use std::process::{Command, Stdio};
+        const SOCKET: &str = "HEARTH_TEST_CONNECT_TO";
+
+        // The same program under another name: it connects and waits to be told to end.
+        if let Some(path) = std::env::var_os(SOCKET) {
+            let name = path.to_fs_name::<GenericFilePath>().unwrap();
+            let _stream = Stream::connect(name).await.unwrap();
+            std::io::stdin().read_line(&mut String::new()).unwrap();
+            return;
+        }
+        let dir = tempfile::tempdir().unwrap();
+        let program = dir.path().join("an-app-of-a-long-name");
+        std::os::unix::fs::symlink(std::env::current_exe().unwrap(), &program).unwrap();
+        let path = dir.path().join("s.sock");
+        let name = path.as_path().to_fs_name::<GenericFilePath>().unwrap();
+        let listener = ListenerOptions::new().name(name).create_tokio().unwrap();
+        let mut child = Command::new(&program)
+            .args(["--exact", "peer::tests::a_process_is_known_by_its_own_name"])
+            .env(SOCKET, &path)
+            .stdin(Stdio::piped())
+            .stdout(Stdio::null())
+            .spawn()
+            .unwrap();
+        let stream = listener.accept().await.unwrap();
+        let peer = identify(&stream).unwrap();
+        assert_eq!(peer.pid, Some(child.id()));
+        assert_eq!(peer.sandbox, None);
+        // Where tests run within an app's unit, that is the app, and rightly so.
+        let unit = app_of_cgroup(&std::fs::read_to_string("/proc/self/cgroup").unwrap());
+        assert_eq!(
+            peer.app,
+            unit.unwrap_or_else(|| "an-app-of-a-lon".to_owned())
+        );
+
+        // Through an app socket the launcher's word counts.
+        let peer = identify_sandboxed(&stream, "org.example.App", Some("two")).unwrap();
+        assert_eq!(
+            (peer.app.as_str(), peer.pid),
+            ("org.example.App", Some(child.id()))
+        );
+        assert_eq!(peer.sandbox.unwrap().instance.as_deref(), Some("two"));
+        drop(child.stdin.take());
+        assert!(child.wait().unwrap().success());
+        // The process is gone: nobody else's name is taken for its own.
+        assert_eq!(identify(&stream).unwrap().app, "unknown");
     }
 
     #[cfg(target_os = "linux")]

@@ -1,11 +1,15 @@
 //! Connections: accept, check who it is, speak HTTP/2 within limits, hand requests to the
 //! services, and end all of it within bounds.
 
+mod admission;
+mod flood;
+mod seats;
+mod watched;
+
 use std::future::Future;
 use std::panic::AssertUnwindSafe;
 use std::pin::{Pin, pin};
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
@@ -18,7 +22,8 @@ use hyper::server::conn::http2;
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use interprocess::local_socket::tokio::{Listener, Stream};
 use interprocess::local_socket::traits::tokio::Listener as _;
-use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
+use tokio::io::AsyncWriteExt as _;
+use tokio::sync::{mpsc, watch};
 use tokio::task::JoinSet;
 use tonic::body::Body;
 use tonic::server::NamedService;
@@ -28,10 +33,15 @@ use tonic_health::pb::health_server::{Health, HealthServer};
 use tonic_health::server::HealthReporter;
 use tower::Service as _;
 
+use crate::app_sockets::Arrival;
 use crate::lifecycle::{Phase, State};
+use crate::peer::{Peer, PeerError};
 use crate::service::{DaemonService, InferenceService, ModelsService};
 use crate::state::Shared;
-use crate::{limits, peer, status};
+use crate::{access, limits, peer, status};
+use admission::{Admission, Held};
+use seats::Seat;
+use watched::Watched;
 
 /// Health names that follow the warm model.
 const HEALTH_OF_MODEL: [&str; 2] = ["", "hearth.v1.Inference"];
@@ -101,30 +111,44 @@ fn name_of<S: NamedService>(_service: &S) -> &'static str {
 pub(crate) struct Connections {
     shared: Arc<Shared>,
     routes: Routes,
-    permits: Arc<Semaphore>,
+    admission: Admission,
+    /// What comes through app sockets.
+    arrivals: mpsc::Receiver<Arrival>,
     tasks: JoinSet<()>,
 }
 
 impl Connections {
-    pub(crate) fn new(shared: Arc<Shared>, routes: Routes) -> Self {
-        let permits = Arc::new(Semaphore::new(limits::CONNECTIONS_MAX));
+    pub(crate) fn new(
+        shared: Arc<Shared>,
+        routes: Routes,
+        arrivals: mpsc::Receiver<Arrival>,
+    ) -> Self {
+        let admission = Admission::new(shared.places.clone());
         Self {
             shared,
             routes,
-            permits,
+            admission,
+            arrivals,
             tasks: JoinSet::new(),
         }
     }
 
-    /// Accepts connections until `shutdown` is done.
+    /// Accepts connections, on the main socket and on those of apps, until `shutdown` is done.
     pub(crate) async fn accept(&mut self, listener: &Listener, shutdown: impl Future<Output = ()>) {
         let mut shutdown = pin!(shutdown);
         loop {
             tokio::select! {
-                () = &mut shutdown => return,
+                () = &mut shutdown => break,
                 Some(_) = self.tasks.join_next(), if !self.tasks.is_empty() => {}
+                Some(arrival) = self.arrivals.recv() => {
+                    let peer = arrival.identify();
+                    self.admit(arrival.stream, peer, Some(arrival.revoked));
+                }
                 accepted = listener.accept() => match accepted {
-                    Ok(stream) => self.admit(stream),
+                    Ok(stream) => {
+                        let peer = peer::identify(&stream);
+                        self.admit(stream, peer, None);
+                    }
                     Err(error) => {
                         tracing::warn!(%error, "cannot accept a connection");
                         // Out of descriptors or memory: others must end first.
@@ -133,6 +157,9 @@ impl Connections {
                 },
             }
         }
+        // What was not admitted yet is closed with its socket.
+        self.arrivals.close();
+        while self.arrivals.try_recv().is_ok() {}
     }
 
     /// Lets connections finish for at most `bound`, then closes what is left.
@@ -147,61 +174,99 @@ impl Connections {
         }
     }
 
-    fn admit(&mut self, stream: Stream) {
-        let peer = match peer::identify(&stream) {
+    fn admit(
+        &mut self,
+        stream: Stream,
+        peer: Result<Peer, PeerError>,
+        revoked: Option<watch::Receiver<bool>>,
+    ) {
+        let peer = match peer {
             Ok(peer) => peer,
             Err(error) => {
                 tracing::warn!(%error, "a connection is refused");
                 return;
             }
         };
-        let Ok(permit) = Arc::clone(&self.permits).try_acquire_owned() else {
-            tracing::warn!(
-                app = peer.app,
-                pid = peer.pid,
-                "too many connections: one is refused"
-            );
-            return;
+        let (shared, routes) = (Arc::clone(&self.shared), self.routes.clone());
+        let (admission, found) = (self.admission.clone(), self.admission.try_take(&peer.app));
+        let connection = async move {
+            let found = match found {
+                Some(held) => Some(held),
+                None => admission.take(&peer.app).await,
+            };
+            match found {
+                Some(held) => counted(shared, routes, stream, peer, held).await,
+                None => refuse(stream, &peer).await,
+            }
         };
-        tracing::debug!(app = peer.app, pid = peer.pid, "connected");
-        let connection = serve(Arc::clone(&self.shared), self.routes.clone(), stream, peer);
-        self.tasks
-            .spawn(counted(Arc::clone(&self.shared), permit, connection));
+        self.tasks.spawn(until_revoked(connection, revoked));
     }
 }
 
-async fn counted(
-    shared: Arc<Shared>,
-    _permit: OwnedSemaphorePermit,
-    connection: impl Future<Output = ()>,
-) {
-    struct Counted(Arc<Shared>);
+/// Closes a connection that finds no place, and says why in HTTP/2's words.
+async fn refuse(mut stream: Stream, peer: &Peer) {
+    // No warning: an app that tries on and on would fill the log.
+    tracing::debug!(app = peer.app, pid = peer.pid, "too many connections");
+    let mut frames = vec![0, 0, 0, 0x4, 0, 0, 0, 0, 0];
+    frames.extend(watched::goaway(0, "too many connections"));
+    // A peer that does not take these few bytes learns of it by the end of the connection.
+    let _ = tokio::time::timeout(limits::REFUSAL_MAX, stream.write_all(&frames)).await;
+}
+
+/// Holds a connection's place while it lives, and tells watchers of its begin and end.
+async fn counted(shared: Arc<Shared>, routes: Routes, stream: Stream, peer: Peer, held: Held) {
+    struct Counted {
+        shared: Arc<Shared>,
+        held: Option<Held>,
+    }
     impl Drop for Counted {
         fn drop(&mut self) {
-            self.0.connections.fetch_sub(1, Ordering::Relaxed);
+            self.held.take();
+            self.shared.activity.send_replace(());
         }
     }
-    shared.connections.fetch_add(1, Ordering::Relaxed);
-    let _counted = Counted(shared);
-    connection.await;
+    shared.activity.send_replace(());
+    let seat = held.seat();
+    let _counted = Counted {
+        shared: Arc::clone(&shared),
+        held: Some(held),
+    };
+    tracing::debug!(
+        app = peer.app,
+        pid = peer.pid,
+        sandboxed = peer.sandbox.is_some(),
+        "connected"
+    );
+    serve(shared, routes, stream, peer, seat).await;
 }
 
 /// Speaks HTTP/2 on one connection until it ends.
-async fn serve(shared: Arc<Shared>, routes: Routes, stream: Stream, peer: peer::Peer) {
+async fn serve(shared: Arc<Shared>, routes: Routes, stream: Stream, peer: Peer, seat: Arc<Seat>) {
     let (app, pid) = (peer.app.clone(), peer.pid);
-    let service = hyper::service::service_fn(move |mut request: Request<Incoming>| {
-        request.extensions_mut().insert(peer.clone());
-        Guarded {
-            answer: Box::pin(routes.clone().call(request)),
-        }
+    let service = hyper::service::service_fn(move |request| Guarded {
+        answer: Box::pin(answer(routes.clone(), peer.clone(), request)),
     });
     let mut drain = shared.lifecycle.watch();
-    let mut connection = pin!(http2_builder().serve_connection(TokioIo::new(stream), service));
+    let io = TokioIo::new(Watched::new(stream, Arc::clone(&seat)));
+    let mut connection = pin!(http2_builder().serve_connection(io, service));
     let ended = tokio::select! {
         ended = &mut connection => ended,
         () = draining(&mut drain) => {
             connection.as_mut().graceful_shutdown();
             connection.await
+        }
+        () = seat.does_not_begin(limits::HANDSHAKE_MAX) => {
+            tracing::debug!(app, pid, "no HTTP/2 came: the connection is closed");
+            return;
+        }
+        () = seat.is_asked_to_leave() => {
+            connection.as_mut().graceful_shutdown();
+            match tokio::time::timeout(limits::LEAVE_MAX, &mut connection).await {
+                Ok(ended) => ended,
+                // A request came in between: it is answered, and the connection ends after it.
+                Err(_) if !seat.is_idle() => connection.await,
+                Err(_) => Ok(()),
+            }
         }
     };
     match ended {
@@ -211,6 +276,40 @@ async fn serve(shared: Arc<Shared>, routes: Routes, stream: Stream, peer: peer::
             tracing::debug!(app, pid, error, "the connection broke");
         }
     }
+}
+
+/// Answers a request, if this peer may ask it.
+async fn answer(
+    mut routes: Routes,
+    peer: Peer,
+    mut request: Request<Incoming>,
+) -> Result<Response<Body>, std::convert::Infallible> {
+    if let Err(refused) = access::check_call(&peer, request.uri().path()) {
+        return Ok(refused.into_http());
+    }
+    request.extensions_mut().insert(peer);
+    routes.call(request).await
+}
+
+/// Lets a connection live no longer than the app socket it came through: whatever it is at, it is
+/// dropped when the launcher closes the socket.
+async fn until_revoked(
+    connection: impl Future<Output = ()>,
+    revoked: Option<watch::Receiver<bool>>,
+) {
+    let Some(mut revoked) = revoked else {
+        return connection.await;
+    };
+    let mut connection = pin!(connection);
+    tokio::select! {
+        () = &mut connection => return,
+        revoked = revoked.wait_for(|revoked| *revoked) => if revoked.is_ok() {
+            tracing::debug!("a connection is closed with its app socket");
+            return;
+        }
+    }
+    // A drain closed the socket: connections end as they will.
+    connection.await;
 }
 
 /// Done when nothing new is accepted any more.

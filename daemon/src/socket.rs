@@ -2,12 +2,15 @@
 //!
 //! The rules keep other users out (folder 0700, socket 0600, no symbolic links, own uid) and keep
 //! two daemons apart (a lock first; a stale socket goes only while the lock is held). It knows
-//! nothing of what is spoken over the socket.
+//! nothing of what is spoken over the socket. Sockets of sandboxed apps are in `socket/app.rs`.
+
+pub(crate) mod app;
 
 use std::fs::File;
 use std::io;
 use std::path::{Path, PathBuf};
 
+use hearth_proto::endpoint::EndpointError;
 use interprocess::local_socket::tokio::Listener;
 use interprocess::local_socket::{GenericFilePath, ListenerOptions, ToFsName as _};
 
@@ -36,6 +39,9 @@ pub enum SocketError {
         /// The path.
         path: PathBuf,
     },
+    /// The path of an app socket cannot be bound.
+    #[error(transparent)]
+    Path(#[from] EndpointError),
     /// The system refused.
     #[error("cannot {what} {path}")]
     Io {
@@ -89,14 +95,38 @@ impl BoundSocket {
 pub fn bind(path: &Path) -> Result<BoundSocket, SocketError> {
     #[cfg(unix)]
     let lock = {
-        let folder = path.parent().unwrap_or(Path::new("/"));
+        let folder = folder_of(path);
         unix::secure_folder(folder)?;
         let lock = unix::lock(path)?;
         unix::remove_stale(path)?;
+        app::remove_stale(folder);
         Some(lock)
     };
     #[cfg(not(unix))]
     let lock = None;
+    Ok(BoundSocket {
+        listener: listen(path)?,
+        lock: Lock(lock),
+        path: path.to_owned(),
+    })
+}
+
+/// Listens on `path` under the same rules, but without a lock: for the further sockets of a daemon
+/// that holds one. Dropping the listener removes the socket.
+///
+/// # Errors
+/// See [`SocketError`].
+pub(crate) fn listen_beside(path: &Path) -> Result<Listener, SocketError> {
+    #[cfg(unix)]
+    {
+        unix::secure_folder(folder_of(path))?;
+        unix::remove_stale(path)?;
+    }
+    listen(path)
+}
+
+/// Listens on a path where nothing lies, for this user alone.
+fn listen(path: &Path) -> Result<Listener, SocketError> {
     let failed = |source| SocketError::Io {
         what: "listen on",
         path: path.to_owned(),
@@ -112,11 +142,12 @@ pub fn bind(path: &Path) -> Result<BoundSocket, SocketError> {
     let listener = options.create_tokio().map_err(failed)?;
     #[cfg(unix)]
     unix::confirm_socket(path)?;
-    Ok(BoundSocket {
-        listener,
-        lock: Lock(lock),
-        path: path.to_owned(),
-    })
+    Ok(listener)
+}
+
+#[cfg(unix)]
+fn folder_of(path: &Path) -> &Path {
+    path.parent().unwrap_or(Path::new("/"))
 }
 
 #[cfg(unix)]
@@ -208,7 +239,7 @@ mod unix {
         Ok(file)
     }
 
-    /// Removes a socket that nobody listens on. The lock must be held.
+    /// Removes a socket that nobody listens on. The daemon's lock must be held.
     pub(super) fn remove_stale(path: &Path) -> Result<(), SocketError> {
         let found = match path.symlink_metadata() {
             Ok(found) => found,

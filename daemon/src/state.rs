@@ -4,7 +4,7 @@
 //! `server.rs`.
 
 use std::path::PathBuf;
-use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, OnceLock, PoisonError, RwLock};
 use std::time::Instant;
 
@@ -14,9 +14,11 @@ use tokio::sync::{Mutex, Semaphore, watch};
 use tonic::Status;
 use tonic_health::server::HealthReporter;
 
+use crate::app_sockets::AppSockets;
 use crate::config::Config;
 use crate::lifecycle::{Lifecycle, State};
 use crate::limits::IMPORTS_MAX;
+use crate::places::Places;
 use crate::store::{Manifest, ModelFacts, Store};
 use crate::{status, wire};
 
@@ -68,7 +70,9 @@ pub(crate) struct Shared {
     pub(crate) imports: Semaphore,
     /// Changes whenever a request begins or ends, for watchers.
     pub(crate) activity: watch::Sender<()>,
-    pub(crate) connections: AtomicU32,
+    /// Connections by app.
+    pub(crate) places: Places,
+    pub(crate) app_sockets: AppSockets,
     pub(crate) refused: AtomicU64,
     engine: OnceLock<Arc<Engine>>,
     warm: RwLock<Option<Arc<Warm>>>,
@@ -76,7 +80,12 @@ pub(crate) struct Shared {
 }
 
 impl Shared {
-    pub(crate) fn new(config: Config, store: Store, health: HealthReporter) -> Self {
+    pub(crate) fn new(
+        config: Config,
+        store: Store,
+        health: HealthReporter,
+        app_sockets: AppSockets,
+    ) -> Self {
         Self {
             config,
             store,
@@ -85,7 +94,8 @@ impl Shared {
             load_lock: Mutex::new(()),
             imports: Semaphore::new(IMPORTS_MAX),
             activity: watch::Sender::new(()),
-            connections: AtomicU32::new(0),
+            places: Places::default(),
+            app_sockets,
             refused: AtomicU64::new(0),
             engine: OnceLock::new(),
             warm: RwLock::new(None),
@@ -166,6 +176,8 @@ impl Shared {
         let phase = self.lifecycle.now();
         let engine = self.engine();
         let stats = engine.map(|engine| engine.stats()).unwrap_or_default();
+        let usage = engine.map(|engine| engine.usage()).unwrap_or_default();
+        let connections = self.places.by_app();
         let warm = self.warm();
         let slots = self.config.engine.slots;
         v1::DaemonStatus {
@@ -202,13 +214,14 @@ impl Shared {
                 app_waiting_max: self.config.engine.app_queue_max,
             }),
             plan: Some(self.plan(warm.as_deref())),
-            apps: Vec::new(),
-            sequences: Vec::new(),
+            connections: connections.values().sum(),
+            apps: wire::apps(usage.apps, connections),
+            sequences: usage.sequences.into_iter().map(wire::sequence).collect(),
             warnings: self.warnings(),
             socket_path: self.config.socket.display().to_string(),
             models_dir: self.store.root().display().to_string(),
-            connections: self.connections.load(Ordering::Relaxed),
             rss_bytes: rss_bytes(),
+            app_sockets: self.app_sockets.list(),
         }
     }
 

@@ -13,6 +13,7 @@ use tonic::{Code, Status};
 use tonic_types::{ErrorDetails, StatusExt as _};
 
 use crate::limits::RETRY_DELAY;
+use crate::socket::SocketError;
 use crate::store::StoreError;
 
 /// An error with a reason that programs can rely on.
@@ -85,6 +86,21 @@ pub(crate) fn draining() -> Status {
     fault(Code::Unavailable, "DRAINING", "the daemon is stopping")
         .retry(RETRY_DELAY)
         .status()
+}
+
+/// A sandboxed app asked for what it may not have.
+pub(crate) fn sandboxed(what: &str, app: &str) -> Status {
+    let message = format!(
+        "{what} is not for sandboxed apps, and this connection came through the app socket of `{app}`"
+    );
+    fault(Code::PermissionDenied, "SANDBOXED", message)
+        .facts([("app", app.to_owned())])
+        .status()
+}
+
+/// An app socket could not be made.
+pub(crate) fn of_socket(error: &SocketError) -> Status {
+    fault(Code::FailedPrecondition, "SOCKET", chain(error)).status()
 }
 
 /// The model is on its way.
@@ -327,21 +343,26 @@ mod tests {
 
     #[test]
     fn refusals_for_load_say_when_to_come_back() {
-        let status = of_submit(
-            &SubmitError::QueueFull {
-                waiting: 256,
-                retry_after: Duration::from_secs(3),
-            },
-            "prompt",
-        );
-        assert_eq!(status.code(), Code::ResourceExhausted);
-        assert!(
-            status
-                .get_details_retry_info()
-                .unwrap()
-                .retry_delay
-                .is_some()
-        );
+        let retry_after = Duration::from_millis(2_500);
+        let full = SubmitError::QueueFull {
+            waiting: 256,
+            retry_after,
+        };
+        let app_full = SubmitError::AppQueueFull {
+            waiting: 9,
+            waiting_max: 8,
+            retry_after,
+        };
+        for (error, wanted) in [(full, "QUEUE_FULL 256 -"), (app_full, "APP_QUEUE_FULL 9 8")] {
+            let status = of_submit(&error, "prompt");
+            assert_eq!(status.code(), Code::ResourceExhausted);
+            let told = status.get_details_error_info().unwrap().metadata;
+            let fact = |key| told.get(key).map_or("-", String::as_str);
+            let (waiting, most) = (fact("waiting"), fact("waiting_max"));
+            assert_eq!(format!("{} {waiting} {most}", reason(&status)), wanted);
+            let retry = status.get_details_retry_info().unwrap();
+            assert_eq!(retry.retry_delay, Some(retry_after), "{wanted}");
+        }
         for status in [draining(), loading()] {
             assert_eq!(status.code(), Code::Unavailable);
             assert!(status.get_details_retry_info().is_some());

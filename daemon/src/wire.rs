@@ -1,5 +1,7 @@
 //! Engine words to contract words: events, ends, adapters, models. Pure.
 
+mod usage;
+
 use std::time::Duration;
 
 use hearth_engine::{
@@ -13,6 +15,8 @@ use crate::lifecycle::{LoadingNow, State};
 use crate::limits::RETRY_DELAY;
 use crate::status;
 use crate::store::{Manifest, ModelFacts};
+
+pub(crate) use usage::{apps, sequence};
 
 /// What `End` tells beyond the engine's own account.
 #[derive(Debug, Clone, Default)]

@@ -6,12 +6,15 @@ override SG: u32 = 8u; // threads that shuffles may reach: a power of two, at le
 var<workgroup> reduce_scratch: array<vec2<f32>, WG / SG>; // one entry each SG threads
 var<workgroup> run_scratch: array<vec2<f32>, WG>; // of runs longer than SG
 
-// Sum over each run of `TPR` consecutive threads (a power of two, at most SG), known to all of the run.
+// Sum over each run of `TPR` consecutive threads (a power of two, at most SG and 32), known to all of
+// the run. Not in a loop: a step that is no constant costs software adapters ten times as much.
 fn cluster_sum(v: f32, lid: u32) -> f32 {
     var sum = v;
-    for (var step = TPR / 2u; step > 0u; step /= 2u) {
-        sum += subgroupShuffleXor(sum, step);
-    }
+    if (TPR > 16u) { sum += subgroupShuffleXor(sum, 16u); }
+    if (TPR > 8u) { sum += subgroupShuffleXor(sum, 8u); }
+    if (TPR > 4u) { sum += subgroupShuffleXor(sum, 4u); }
+    if (TPR > 2u) { sum += subgroupShuffleXor(sum, 2u); }
+    if (TPR > 1u) { sum += subgroupShuffleXor(sum, 1u); }
     return sum;
 }
 

@@ -6,12 +6,12 @@ fn from_lane(v: vec4<f32>, lane: u32) -> vec4<f32> {
     return subgroupShuffle(v, lane);
 }
 
-// What a thread loads ahead of `pick_act`: block `block` of column `column + lane`, or block
-// `block + lane` of column `column`.
+// What a thread loads ahead of `pick_act`: block `block` of the lane's column of the tile from `column`
+// on, or block `block + lane` of column `column`.
 fn ahead_act(column: u32, block: u32, blocks: u32, lid: u32, by_column: bool) -> ActBlock {
     let lane = lid % 8u;
     if (by_column) {
-        return load_act(column + lane, block, blocks);
+        return load_act(column + lane % TILE_COLUMNS, block, blocks);
     }
     return load_act(column, min(block + lane, blocks - 1u), blocks);
 }

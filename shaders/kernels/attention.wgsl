@@ -2,11 +2,12 @@
 //
 // Workgroup (heads, column, split) does up to HEADS query heads of one KV head, so each K and V block
 // is read once for them. LANES threads share a position, with CHUNKS chunks of eight values each. A
-// run of LANES threads takes every (WG / LANES)th position, AHEAD of them at a time so that their
-// loads overlap, and keeps its own maximum, sum and output; the runs are joined at the end. A column
-// of one split is stored as activations if DIRECT; otherwise the split's result stays unnormalised
-// for kernels/combine.wgsl. HEADS, GROUP, LANES, CHUNKS, HEAD_DIM, BLOCK_LEN, AHEAD and DIRECT are
-// constants put before this file. Reference: reference::attention.
+// run of LANES threads takes every (WG / LANES)th stretch of STRETCH positions: either of one position,
+// AHEAD of them at a time so that their loads overlap, or of a whole KV block, whose place is then read
+// once. It keeps its own maximum, sum and output; the runs are joined at the end. A column of one split
+// is stored as activations if DIRECT; otherwise the split's result stays unnormalised for
+// kernels/combine.wgsl. HEADS, GROUP, LANES, CHUNKS, HEAD_DIM, BLOCK_LEN, AHEAD, STRETCH and DIRECT
+// are constants put before this file. Reference: reference::attention.
 
 struct AttentionParams {
     head_dim: u32, // = HEAD_DIM
@@ -46,6 +47,11 @@ fn half_hi(w: vec4<u32>) -> vec4<f32> {
     return vec4<f32>(unpack2x16float(w.z), unpack2x16float(w.w));
 }
 
+// Tells whether a position is the split's. A whole stretch may begin before it.
+fn is_here(position: u32, first: u32, end: u32) -> bool {
+    return position < end && (STRETCH == 1u || position >= first);
+}
+
 // Maximum and sum of head h over all runs.
 fn head_sums(h: u32) -> vec2<f32> {
     let runs = WG / LANES;
@@ -68,14 +74,17 @@ fn join(i: u32, lo: vec4<f32>, hi: vec4<f32>, top: f32, direct: bool, lid: u32) 
     run_out[lid] = lo * share;
     run_out[WG + lid] = hi * share;
     workgroupBarrier();
-    let chunk = (i % CHUNKS) * LANES + lid % LANES;
-    if (lid < 2u * LANES && chunk < HEAD_DIM / 8u) {
-        let half = lid / LANES;
-        var value = vec4<f32>(0.0);
-        for (var r = 0u; r < WG / LANES; r++) {
-            value += run_out[half * WG + r * LANES + lid % LANES];
+    // A workgroup may be a single run.
+    for (var at = lid; at < 2u * LANES; at += WG) {
+        let chunk = (i % CHUNKS) * LANES + at % LANES;
+        if (chunk < HEAD_DIM / 8u) {
+            let half = at / LANES;
+            var value = vec4<f32>(0.0);
+            for (var r = 0u; r < WG / LANES; r++) {
+                value += run_out[half * WG + r * LANES + at % LANES];
+            }
+            joined[(h * (HEAD_DIM / 8u) + chunk) * 2u + half] = value / select(1.0, whole.y, direct);
         }
-        joined[(h * (HEAD_DIM / 8u) + chunk) * 2u + half] = value / select(1.0, whole.y, direct);
     }
     workgroupBarrier();
 }
@@ -130,47 +139,54 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index
         }
     }
     // Every thread goes round as often as the others: the sums below need all of them.
-    for (var start = first; start < end; start += runs * AHEAD) {
-        var k: array<vec4<u32>, AHEAD * CHUNKS>;
-        var v: array<vec4<u32>, AHEAD * CHUNKS>;
-        for (var a = 0u; a < AHEAD; a++) {
-            let p = min(start + a * runs + run, end - 1u);
-            let block = step_words[table + p / BLOCK_LEN];
-            let line = ((block * params.kv_heads + kv_head) * BLOCK_LEN + p % BLOCK_LEN) * chunks;
-            for (var c = 0u; c < CHUNKS; c++) {
-                let at = line + min(c * LANES + lane, chunks - 1u);
-                k[a * CHUNKS + c] = k_cache[at];
-                v[a * CHUNKS + c] = v_cache[at];
-            }
-        }
-        for (var h = 0u; h < HEADS; h++) {
-            var scores: array<f32, AHEAD>;
-            var now = top[h];
+    for (var start = first / STRETCH * STRETCH; start < end; start += runs * AHEAD * STRETCH) {
+        let stretch = start + run * STRETCH;
+        let stretch_block = step_words[table + min(stretch, end - 1u) / BLOCK_LEN];
+        let turns = select(min(STRETCH, end - start), 1u, STRETCH == 1u);
+        for (var turn = 0u; turn < turns; turn++) {
+            var k: array<vec4<u32>, AHEAD * CHUNKS>;
+            var v: array<vec4<u32>, AHEAD * CHUNKS>;
             for (var a = 0u; a < AHEAD; a++) {
-                var sum = 0.0;
-                for (var c = 0u; c < CHUNKS; c++) {
-                    let w = k[a * CHUNKS + c];
-                    sum += dot(q_lo[h * CHUNKS + c], half_lo(w)) + dot(q_hi[h * CHUNKS + c], half_hi(w));
+                let p = min(stretch + turn + a * runs, end - 1u);
+                var block = stretch_block;
+                if (a > 0u) {
+                    block = step_words[table + p / BLOCK_LEN];
                 }
-                let here = start + a * runs + run < end;
-                scores[a] = select(LEAST, cluster_sum(sum, lid), here);
-                now = max(now, scores[a]);
-            }
-            let shrink = exp(top[h] - now);
-            top[h] = now;
-            total[h] *= shrink;
-            for (var c = 0u; c < CHUNKS; c++) {
-                o_lo[h * CHUNKS + c] *= shrink;
-                o_hi[h * CHUNKS + c] *= shrink;
-            }
-            for (var a = 0u; a < AHEAD; a++) {
-                let here = start + a * runs + run < end;
-                let weight = select(0.0, exp(scores[a] - now), here);
-                total[h] += weight;
+                let line = ((block * params.kv_heads + kv_head) * BLOCK_LEN + p % BLOCK_LEN) * chunks;
                 for (var c = 0u; c < CHUNKS; c++) {
-                    let w = v[a * CHUNKS + c];
-                    o_lo[h * CHUNKS + c] += weight * half_lo(w);
-                    o_hi[h * CHUNKS + c] += weight * half_hi(w);
+                    let at = line + min(c * LANES + lane, chunks - 1u);
+                    k[a * CHUNKS + c] = k_cache[at];
+                    v[a * CHUNKS + c] = v_cache[at];
+                }
+            }
+            for (var h = 0u; h < HEADS; h++) {
+                var scores: array<f32, AHEAD>;
+                var now = top[h];
+                for (var a = 0u; a < AHEAD; a++) {
+                    var sum = 0.0;
+                    for (var c = 0u; c < CHUNKS; c++) {
+                        let w = k[a * CHUNKS + c];
+                        sum += dot(q_lo[h * CHUNKS + c], half_lo(w)) + dot(q_hi[h * CHUNKS + c], half_hi(w));
+                    }
+                    scores[a] = select(LEAST, cluster_sum(sum, lid), is_here(stretch + turn + a * runs, first, end));
+                    now = max(now, scores[a]);
+                }
+                let shrink = exp(top[h] - now);
+                top[h] = now;
+                total[h] *= shrink;
+                for (var c = 0u; c < CHUNKS; c++) {
+                    o_lo[h * CHUNKS + c] *= shrink;
+                    o_hi[h * CHUNKS + c] *= shrink;
+                }
+                for (var a = 0u; a < AHEAD; a++) {
+                    let here = is_here(stretch + turn + a * runs, first, end);
+                    let weight = select(0.0, exp(scores[a] - now), here);
+                    total[h] += weight;
+                    for (var c = 0u; c < CHUNKS; c++) {
+                        let w = v[a * CHUNKS + c];
+                        o_lo[h * CHUNKS + c] += weight * half_lo(w);
+                        o_hi[h * CHUNKS + c] += weight * half_hi(w);
+                    }
                 }
             }
         }

@@ -1,12 +1,12 @@
-// y[column, row] = sum over k of W[row, k] * x[column, k], eight columns of activations together.
+// y[column, row] = sum over k of W[row, k] * x[column, k], four or eight columns of activations together.
 //
-// A thread holds two pairs of rows times eight columns in registers, so each weight block is read and
-// unpacked once for eight columns. Workgroup (i, j) does pairs 2 WG i .. 2 WG (i + 1) - 1 and columns
-// 8 j .. 8 j + 7; threads and rows as in kernels/gemv_rows.wgsl.
+// A thread holds two pairs of rows times the tile's columns in registers, so each weight block is read
+// and unpacked once for them. Workgroup (i, j) does pairs 2 WG i .. 2 WG (i + 1) - 1 and the j-th tile of
+// columns; threads and rows as in kernels/gemv_rows.wgsl, and each column's sum in the same order, so
+// that it is the same to the bit. TILE_COLUMNS, 4 or 8, is a constant put before this file.
 // Reference: reference::matmul (and the epilogue's own).
 
 override WG: u32 = 8u; // threads, two pairs each; a multiple of 8
-const TILE_COLUMNS: u32 = 8u;
 
 // Two pairs of rows of one block.
 struct FourBlocks {
@@ -63,19 +63,19 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index
         s1 += four_dots(w, ahead, first, block, 1u);
         s2 += four_dots(w, ahead, first, block, 2u);
         s3 += four_dots(w, ahead, first, block, 3u);
-        s4 += four_dots(w, ahead, first, block, 4u);
-        s5 += four_dots(w, ahead, first, block, 5u);
-        s6 += four_dots(w, ahead, first, block, 6u);
-        s7 += four_dots(w, ahead, first, block, 7u);
+        if (TILE_COLUMNS > 4u) { s4 += four_dots(w, ahead, first, block, 4u); }
+        if (TILE_COLUMNS > 5u) { s5 += four_dots(w, ahead, first, block, 5u); }
+        if (TILE_COLUMNS > 6u) { s6 += four_dots(w, ahead, first, block, 6u); }
+        if (TILE_COLUMNS > 7u) { s7 += four_dots(w, ahead, first, block, 7u); }
     }
     let columns = min(TILE_COLUMNS, columns_all - first);
     emit_four(first, 0u, pair, local, s0);
     if (columns > 1u) { emit_four(first + 1u, 1u, pair, local, s1); }
     if (columns > 2u) { emit_four(first + 2u, 2u, pair, local, s2); }
     if (columns > 3u) { emit_four(first + 3u, 3u, pair, local, s3); }
-    if (columns > 4u) { emit_four(first + 4u, 4u, pair, local, s4); }
-    if (columns > 5u) { emit_four(first + 5u, 5u, pair, local, s5); }
-    if (columns > 6u) { emit_four(first + 6u, 6u, pair, local, s6); }
-    if (columns > 7u) { emit_four(first + 7u, 7u, pair, local, s7); }
+    if (TILE_COLUMNS > 4u && columns > 4u) { emit_four(first + 4u, 4u, pair, local, s4); }
+    if (TILE_COLUMNS > 5u && columns > 5u) { emit_four(first + 5u, 5u, pair, local, s5); }
+    if (TILE_COLUMNS > 6u && columns > 6u) { emit_four(first + 6u, 6u, pair, local, s6); }
+    if (TILE_COLUMNS > 7u && columns > 7u) { emit_four(first + 7u, 7u, pair, local, s7); }
     finish(first, columns, 2u * WG * group.x, lid);
 }

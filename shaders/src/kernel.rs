@@ -44,6 +44,8 @@ pub struct AttentionKernel {
     pub lanes: u32,
     /// Positions that a run of threads loads together.
     pub ahead: u32,
+    /// Neighbouring positions that a run of threads takes in turn: 1, or `block_len` if `ahead` is 1.
+    pub stretch: u32,
     /// How the result of a single split is stored.
     pub activations: ActivationFormat,
 }
@@ -63,7 +65,8 @@ impl AttentionKernel {
         format!(
             "const GROUP: u32 = {}u;\nconst HEADS: u32 = {}u;\nconst BLOCK_LEN: u32 = {}u;\n\
              const HEAD_DIM: u32 = {}u;\nconst LANES: u32 = {}u;\n\
-             const CHUNKS: u32 = {}u;\nconst AHEAD: u32 = {}u;\nconst DIRECT: bool = {};\n",
+             const CHUNKS: u32 = {}u;\nconst AHEAD: u32 = {}u;\nconst STRETCH: u32 = {}u;\n\
+             const DIRECT: bool = {};\n",
             self.group,
             self.heads,
             self.block_len,
@@ -71,32 +74,36 @@ impl AttentionKernel {
             self.lanes,
             self.chunks(),
             self.ahead,
+            self.stretch,
             self.direct()
         )
     }
 
     /// A few that differ in what they exercise.
     fn samples() -> [Self; 4] {
-        let one = |heads, head_dim, lanes, ahead, activations| Self {
+        let one = |heads, head_dim, lanes, (ahead, stretch), activations| Self {
             group: heads,
             heads,
             block_len: 16,
             head_dim,
             lanes,
             ahead,
+            stretch,
             activations,
         };
         [
-            one(3, 64, 8, 2, ActivationFormat::Float),
-            one(4, 128, 16, 2, ActivationFormat::Int8),
-            one(1, 80, 8, 1, ActivationFormat::FloatImage),
-            one(2, 256, 32, 1, ActivationFormat::Int8),
+            one(3, 64, 8, (2, 1), ActivationFormat::Float),
+            one(4, 128, 16, (2, 1), ActivationFormat::Int8),
+            one(1, 80, 8, (1, 16), ActivationFormat::FloatImage),
+            one(2, 256, 32, (1, 1), ActivationFormat::Int8),
         ]
     }
 }
 
-/// Columns of activations a `gemm_rows` workgroup does together.
+/// Most columns of activations that a `gemm_rows` workgroup does together.
 pub const TILE_COLUMNS: u32 = 8;
+/// And how many those do that have few.
+pub const TILE_COLUMNS_FEW: u32 = 4;
 
 /// A kernel of the table.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -109,8 +116,8 @@ pub enum Kernel {
     Gemv(MatrixKernel, Reduction, GemvInput),
     /// Matrix product, one column, a thread two row pairs; planes in images.
     GemvRows(MatrixKernel, Reduction),
-    /// Matrix product, eight columns together, a thread two row pairs.
-    GemmRows(MatrixKernel, Reduction, Planes),
+    /// Matrix product, `TILE_COLUMNS` or `TILE_COLUMNS_FEW` together, a thread two row pairs.
+    GemmRows(MatrixKernel, Reduction, Planes, u32),
     /// Matrix product, a tile of columns.
     Gemm(MatrixKernel, Tile),
     /// Matrix product by cooperative matrices, of f16 activations.
@@ -169,6 +176,7 @@ impl Kernel {
     fn constants(self) -> String {
         match self {
             Self::Gemv(_, _, input) => input.constants(),
+            Self::GemmRows(.., columns) => format!("const TILE_COLUMNS: u32 = {columns}u;\n"),
             Self::Gemm(_, tile) => tile.constants(),
             Self::Attention(kernel, _) => kernel.constants(),
             _ => String::new(),
@@ -295,7 +303,7 @@ impl Kernel {
                 files.extend([matrix.activations.input(), matrix.activations.shared()]);
                 files
             }
-            Self::GemmRows(matrix, reduction, place) => {
+            Self::GemmRows(matrix, reduction, place, _) => {
                 let mut files = vec![include_str!("../kernels/gemm_rows.wgsl"), reduction.share()];
                 files.extend(matrix.files(place));
                 files.extend([matrix.activations.input(), matrix.activations.shared()]);
@@ -393,7 +401,7 @@ impl Kernel {
         match self {
             Self::Embed(_, Planes::Images)
             | Self::GemvRows(..)
-            | Self::GemmRows(_, _, Planes::Images) => [
+            | Self::GemmRows(_, _, Planes::Images, _) => [
                 (1, BindingKind::Image { words: 4 }),
                 (2, BindingKind::Image { words: 1 }),
             ],
@@ -419,7 +427,8 @@ impl Kernel {
             Self::Gemv(m, _, GemvInput::Stored { columns: 1 }) => format!("gemv.{}", matrix(m)),
             Self::Gemv(m, _, input) => format!("gemv{}.{}", input.columns(), matrix(m)),
             Self::GemvRows(m, _) => format!("gemv_rows.{}", matrix(m)),
-            Self::GemmRows(m, ..) => format!("gemm_rows.{}", matrix(m)),
+            Self::GemmRows(m, .., TILE_COLUMNS) => format!("gemm_rows.{}", matrix(m)),
+            Self::GemmRows(m, .., columns) => format!("gemm_rows{columns}.{}", matrix(m)),
             Self::Gemm(m, _) => format!("gemm.{}", matrix(m)),
             Self::GemmCoop(m) => format!("gemm_coop.{}", matrix(m)),
             Self::Attention(k, _) => format!("attention.{}", k.activations.name()),
@@ -458,7 +467,10 @@ impl Kernel {
         for matrix in MatrixKernel::all() {
             if matrix.on_software() {
                 list.extend(reductions.map(|r| Self::GemvRows(matrix, r)));
-                list.extend(reductions.map(|r| Self::GemmRows(matrix, r, Planes::Images)));
+                for columns in [TILE_COLUMNS_FEW, TILE_COLUMNS] {
+                    let tile = |r| Self::GemmRows(matrix, r, Planes::Images, columns);
+                    list.extend(reductions.map(tile));
+                }
             }
             if !matrix.on_gpu() {
                 continue;
@@ -470,7 +482,8 @@ impl Kernel {
                 }
                 list.extend(reductions.map(|r| Self::Gemv(matrix, r, input)));
             }
-            list.extend(reductions.map(|r| Self::GemmRows(matrix, r, Planes::Buffers)));
+            let tile = |r| Self::GemmRows(matrix, r, Planes::Buffers, TILE_COLUMNS);
+            list.extend(reductions.map(tile));
             let tiles = Tile::choices(matrix.activations);
             list.extend(tiles.iter().map(|&tile| Self::Gemm(matrix, tile)));
         }

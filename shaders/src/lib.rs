@@ -13,7 +13,7 @@ mod weight_format;
 
 pub use activation_format::ActivationFormat;
 pub use gemv_input::GemvInput;
-pub use kernel::{AttentionKernel, BindingKind, Kernel, Reduction, TILE_COLUMNS};
+pub use kernel::{AttentionKernel, BindingKind, Kernel, Reduction, TILE_COLUMNS, TILE_COLUMNS_FEW};
 pub use product::{Epilogue, MatrixKernel};
 pub use rows_out::RowsOut;
 pub use tile::{

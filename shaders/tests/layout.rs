@@ -14,7 +14,7 @@ use hearth_shaders::params::{
 };
 use hearth_shaders::{
     BindingKind, COOPERATIVE_BYTES, COOPERATIVE_COLUMNS, COOPERATIVE_PAIRS, COOPERATIVE_THREADS,
-    GemvInput, Kernel, TILE_COLUMNS,
+    GemvInput, Kernel,
 };
 use naga::{AddressSpace, Handle, Literal, Module, Scalar, ScalarKind, StorageAccess, TypeInner};
 
@@ -291,7 +291,7 @@ fn constants_agree() {
         check("STEP_HEADER", u32::try_from(STEP_HEADER_WORDS).unwrap());
         check("TOKEN_FROM_SLOT", TOKEN_FROM_SLOT);
         match kernel {
-            Kernel::GemmRows(..) => check("TILE_COLUMNS", TILE_COLUMNS),
+            Kernel::GemmRows(.., columns) => check("TILE_COLUMNS", columns),
             Kernel::Gemm(_, tile) => {
                 check("TILE_COLUMNS", tile.columns());
                 check("TILE_PAIRS", tile.pairs());

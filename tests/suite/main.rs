@@ -5,13 +5,19 @@
     reason = "in a test, a failure where none may be is a failed test"
 )]
 
+mod app_sockets;
 mod beside;
+mod cancel;
 mod kernels;
+mod metrics;
 mod model;
 mod models;
 mod params;
 mod privacy;
+mod readers;
 mod service;
 mod socket;
 mod speculation;
 mod tidy;
+mod together;
+mod who;

@@ -1,6 +1,6 @@
 //! The socket and the process: who may connect, who may serve, what a death leaves behind.
 
-use std::io::Read as _;
+use std::io::{ErrorKind, Read as _, Write as _};
 use std::os::unix::fs::{MetadataExt as _, PermissionsExt as _, symlink};
 use std::os::unix::net::UnixStream;
 use std::time::{Duration, Instant};
@@ -64,26 +64,146 @@ async fn a_foreign_user_is_refused() {
     daemon.stop().await;
 }
 
+/// Reads all that comes until the other side closes; gives up after 30 s.
+async fn heard(mut stream: UnixStream) -> Vec<u8> {
+    let wait = Some(Duration::from_secs(30));
+    stream.set_read_timeout(wait).unwrap();
+    let read = tokio::task::spawn_blocking(move || {
+        let mut heard = Vec::new();
+        // A reset is an end too.
+        let ended = stream.read_to_end(&mut heard);
+        let kind = ended.err().map(|error| error.kind());
+        assert!(matches!(kind, None | Some(ErrorKind::ConnectionReset)));
+        heard
+    });
+    read.await.unwrap()
+}
+
+/// Waits until one of the connections is closed.
+async fn one_is_closed(held: &[UnixStream]) {
+    for stream in held {
+        stream.set_nonblocking(true).unwrap();
+    }
+    let begun = Instant::now();
+    // What the daemon says first, and its goodbye, come before the end.
+    while !held.iter().any(|mut stream| {
+        let mut reads = std::iter::repeat_with(|| stream.read(&mut [0; 256]));
+        matches!(reads.find(|read| !matches!(read, Ok(1..))), Some(Ok(0)))
+    }) {
+        assert!(begun.elapsed() < Duration::from_secs(8), "all stay");
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+}
+
 #[tokio::test(flavor = "multi_thread")]
-async fn more_connections_than_the_limit_are_closed() {
+async fn an_idle_connection_makes_room_when_all_places_are_taken() {
     let (daemon, mut clients) = Daemon::ready(Setup::empty()).await;
-    let held: Vec<UnixStream> = (0..hearthd::limits::CONNECTIONS_MAX - 1)
-        .map(|_| UnixStream::connect(&daemon.socket).unwrap())
-        .collect();
+    // No app may have them all: three more have as many as an app may.
+    let launcher = hearth::Client::connect_to(&daemon.socket).await.unwrap();
+    let each = hearthd::limits::APP_CONNECTIONS_MAX;
+    let mut sockets = Vec::new();
+    let mut held = Vec::new();
+    for app in ["a", "b", "c"] {
+        let socket = launcher.open_app_socket(app, None).await.unwrap();
+        held.extend((0..each).map(|_| UnixStream::connect(socket.path()).unwrap()));
+        sockets.push(socket);
+    }
+    let left = hearthd::limits::CONNECTIONS_MAX - 2 - 3 * each;
+    held.extend((0..left).map(|_| UnixStream::connect(&daemon.socket).unwrap()));
     clients
         .wait_for("full", |status| status.connections == 256)
         .await;
-    let mut one_more = UnixStream::connect(&daemon.socket).unwrap();
+    let other = launcher.open_app_socket("d", None).await.unwrap();
+    let mut one_more = UnixStream::connect(other.path()).unwrap();
     one_more
-        .set_read_timeout(Some(Duration::from_secs(5)))
+        .set_read_timeout(Some(Duration::from_secs(8)))
         .unwrap();
-    assert_eq!(one_more.read(&mut [0; 64]).unwrap_or(0), 0);
+    one_is_closed(&held).await;
+    let mut said = [0; 9];
+    one_more.read_exact(&mut said).unwrap();
+    assert_eq!(said[3], 4, "SETTINGS: it is served");
+    drop(held);
+    clients
+        .wait_for("empty again", |status| status.connections == 3)
+        .await;
+    drop(one_more);
+    clients
+        .wait_for("as at first", |status| status.connections == 2)
+        .await;
+    daemon.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn one_app_has_its_share_of_connections_and_no_more() {
+    let (daemon, mut clients) = Daemon::ready(Setup::empty()).await;
+    let each = hearthd::limits::APP_CONNECTIONS_MAX;
+    let mut held: Vec<UnixStream> = (0..each - 1)
+        .map(|_| UnixStream::connect(&daemon.socket).unwrap())
+        .collect();
+    clients
+        .wait_for("full", |status| status.connections == 64)
+        .await;
+    held.push(UnixStream::connect(&daemon.socket).unwrap());
+    one_is_closed(&held).await;
+    assert!(clients.status().await.connections <= 64);
     drop(held);
     clients
         .wait_for("empty again", |status| status.connections == 1)
         .await;
-    let mut again = daemon.clients().await;
-    assert_eq!(again.status().await.connections, 2);
+
+    // Those that have a stream stay, and one more is told so.
+    let watch = || v1::WatchStatusRequest {
+        min_interval: Some(Duration::from_secs(3600).try_into().unwrap()),
+    };
+    let mut busy = Vec::new();
+    for _ in 1..each {
+        let mut own = daemon.clients().await;
+        let stream = own.daemon.watch_status(watch()).await.unwrap();
+        busy.push((own, stream));
+    }
+    let own = clients.daemon.watch_status(watch()).await.unwrap();
+    let told = heard(UnixStream::connect(&daemon.socket).unwrap()).await;
+    assert_eq!((told[3], told[12]), (4, 7), "SETTINGS, then GOAWAY");
+    assert!(told.ends_with(b"too many connections"));
+    assert_eq!(clients.status().await.connections, 64);
+    drop((busy, own));
+    clients
+        .wait_for("empty again", |status| status.connections == 1)
+        .await;
+    daemon.clients().await;
+    daemon.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_connection_that_never_speaks_http2_is_closed() {
+    const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
+    let (daemon, mut clients) = Daemon::ready(Setup::empty()).await;
+    let connect = |bytes: &[u8]| {
+        let mut stream = UnixStream::connect(&daemon.socket).unwrap();
+        stream.write_all(bytes).unwrap();
+        stream
+    };
+    let (silent, half, whole) = (connect(b""), connect(&PREFACE[..9]), connect(PREFACE));
+    let mut speaking = connect(PREFACE);
+    speaking.write_all(&[0, 0, 0, 4, 0, 0, 0, 0, 0]).unwrap();
+    for stream in [silent, half, whole] {
+        heard(stream).await;
+    }
+    clients
+        .wait_for("rid of them", |status| status.connections == 2)
+        .await;
+    speaking.write_all(&[0, 0, 8, 6, 0, 0, 0, 0, 0]).unwrap();
+    speaking.write_all(b"stillok?").unwrap();
+    let mut answer = Vec::new();
+    speaking
+        .set_read_timeout(Some(Duration::from_secs(30)))
+        .unwrap();
+    while !answer.ends_with(b"stillok?") {
+        let mut more = [0; 256];
+        let count = speaking.read(&mut more).unwrap();
+        assert_ne!(count, 0, "it was closed");
+        answer.extend(&more[..count]);
+    }
     daemon.stop().await;
 }
 

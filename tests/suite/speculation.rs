@@ -1,23 +1,11 @@
 //! Speculation leaves replies the same: the engine with drafts forced on everywhere against the
 //! engine without, on a tiny model (stops, lengths, company) and on the real one.
 
-use std::sync::mpsc;
-
 use hearth_engine::tokenizer::EncodeOptions;
 use hearth_engine::{
-    Engine, EngineConfig, EngineStats, Event, FinishReason, GenerateRequest, Speculation,
+    Engine, EngineConfig, EngineStats, FinishReason, GenerateRequest, Speculation,
 };
-use hearth_test_support::{ChannelSink, default_model, request, tiny_model};
-
-/// All that a reader learns of a reply, but the times.
-#[derive(Debug, PartialEq)]
-struct Reply {
-    tokens: Vec<u32>,
-    text: String,
-    reason: FinishReason,
-    stop_index: Option<usize>,
-    generated: u32,
-}
+use hearth_test_support::{Reply, default_model, replies, request, started, tiny_model};
 
 fn engine(path: &std::path::Path, speculation: Speculation) -> Engine {
     started(
@@ -27,51 +15,6 @@ fn engine(path: &std::path::Path, speculation: Speculation) -> Engine {
             ..EngineConfig::default()
         },
     )
-}
-
-fn started(path: &std::path::Path, config: EngineConfig) -> Engine {
-    let engine = Engine::start(config).unwrap();
-    engine.load(path, &mut |_| true).unwrap();
-    engine
-}
-
-/// Replies to requests that run together.
-fn replies(engine: &Engine, requests: &[GenerateRequest]) -> Vec<Reply> {
-    let submit = |request: &GenerateRequest| {
-        let (sender, events) = mpsc::channel();
-        engine
-            .submit(request.clone(), Box::new(ChannelSink(sender)))
-            .unwrap();
-        events
-    };
-    let streams: Vec<_> = requests.iter().map(submit).collect();
-    streams.into_iter().map(reply).collect()
-}
-
-fn reply(events: mpsc::Receiver<Event>) -> Reply {
-    let (mut tokens, mut text) = (Vec::new(), String::new());
-    for event in events {
-        match event {
-            Event::Delta {
-                text: more,
-                tokens: new,
-            } => {
-                text.push_str(&more);
-                tokens.extend(new.iter().map(|t| t.id));
-            }
-            Event::End(report) => {
-                return Reply {
-                    tokens,
-                    text,
-                    reason: report.reason,
-                    stop_index: report.stop_index,
-                    generated: report.generated_tokens,
-                };
-            }
-            _ => {}
-        }
-    }
-    panic!("the stream has no end");
 }
 
 /// Replies one after the other without drafts, and together with them.

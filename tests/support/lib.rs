@@ -15,4 +15,4 @@ pub mod tiny_model;
 
 pub use daemon::{Clients, Daemon, Setup, Text, default_model, reason, text_of};
 pub use process::{Process, hearthd_binary};
-pub use sink::{ChannelSink, request};
+pub use sink::{ChannelSink, Reply, replies, reply, request, started, submit};

@@ -1,9 +1,11 @@
-//! A plain request to the engine, and a reader of its events: a channel without a bound.
+//! A plain engine, plain requests to it, and a reader of its events: a channel without a bound.
 
+use std::path::Path;
 use std::sync::mpsc;
 
 use hearth_engine::{
-    CacheScope, Caller, Class, Event, EventSink, GenerateRequest, SamplingParams, SendOutcome,
+    CacheScope, Caller, Class, Engine, EngineConfig, Event, EventSink, FinishReason,
+    GenerateRequest, SamplingParams, SendOutcome,
 };
 
 /// Sends every event to its channel.
@@ -38,4 +40,64 @@ pub fn request(prompt: impl Into<Vec<u32>>, max_tokens: u32) -> GenerateRequest 
         class: Class::Interactive,
         cache_scope: CacheScope::App,
     }
+}
+
+/// All that a reader learns of a reply, but the times and what was cached.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Reply {
+    pub tokens: Vec<u32>,
+    pub text: String,
+    pub reason: FinishReason,
+    pub stop_index: Option<usize>,
+    pub generated: u32,
+}
+
+/// An engine with the model at `path`.
+pub fn started(path: &Path, config: EngineConfig) -> Engine {
+    let engine = Engine::start(config).unwrap();
+    engine.load(path, &mut |_| true).unwrap();
+    engine
+}
+
+/// Submits a request.
+pub fn submit(engine: &Engine, request: &GenerateRequest) -> mpsc::Receiver<Event> {
+    let (sender, events) = mpsc::channel();
+    engine
+        .submit(request.clone(), Box::new(ChannelSink(sender)))
+        .unwrap();
+    events
+}
+
+/// Replies to requests that run together.
+pub fn replies(engine: &Engine, requests: &[GenerateRequest]) -> Vec<Reply> {
+    let streams: Vec<_> = requests.iter().map(|r| submit(engine, r)).collect();
+    streams.into_iter().map(|events| reply(events).0).collect()
+}
+
+/// A reply, and how many tokens of its prompt were cached.
+pub fn reply(events: mpsc::Receiver<Event>) -> (Reply, u32) {
+    let (mut tokens, mut text) = (Vec::new(), String::new());
+    for event in events {
+        match event {
+            Event::Delta {
+                text: more,
+                tokens: new,
+            } => {
+                text.push_str(&more);
+                tokens.extend(new.iter().map(|t| t.id));
+            }
+            Event::End(report) => {
+                let reply = Reply {
+                    tokens,
+                    text,
+                    reason: report.reason,
+                    stop_index: report.stop_index,
+                    generated: report.generated_tokens,
+                };
+                return (reply, report.cached_tokens);
+            }
+            _ => {}
+        }
+    }
+    panic!("the stream has no end");
 }

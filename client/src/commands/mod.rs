@@ -1,5 +1,6 @@
 //! The commands, one a file, and what they share: which command runs, and the way to the daemon.
 
+mod app_socket;
 mod bench;
 mod chat;
 mod doctor;
@@ -7,6 +8,7 @@ mod doctor_driver;
 mod doctor_machine;
 mod models;
 mod pages;
+mod ps;
 mod reply;
 mod request;
 mod run;
@@ -44,7 +46,9 @@ pub(crate) async fn run(cli: Cli, output: Output) -> Result<(), Failure> {
         Command::Show(args) => models::show(args, &global, output).await,
         Command::Load(args) => models::load(args, &global, output).await,
         Command::Unload => models::unload(&global, output).await,
+        Command::AppSocket(args) => app_socket::app_socket(args, &global, output).await,
         Command::Status(args) => status::status(args, &global, output).await,
+        Command::Ps(args) => ps::ps(args, &global, output).await,
         Command::Doctor => doctor::doctor(&global, output).await,
         Command::Bench(args) => bench::bench(args, &global),
         Command::Completions { shell } => pages::completions(shell, output),
@@ -98,6 +102,10 @@ async fn warn_on_skew(client: &Client) {
 fn skew_warning(daemon: &str, pid: u32) -> Option<String> {
     let own = env!("CARGO_PKG_VERSION");
     (daemon != own).then(|| {
+        if pid == 0 {
+            // Through an app socket nobody is told, and nobody but the user can do anything.
+            return format!("the daemon is version {daemon}, this command is {own}");
+        }
         format!(
             "the daemon (pid {pid}) is version {daemon}, this command is {own}; \
              end it with `kill {pid}` and the new one starts by itself"
@@ -137,5 +145,7 @@ mod tests {
             warning.contains("0.0.1") && warning.contains("kill 42"),
             "{warning}"
         );
+        let warning = skew_warning("0.0.1", 0).unwrap();
+        assert!(!warning.contains("kill"), "{warning}");
     }
 }

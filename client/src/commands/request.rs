@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use hearth::v1;
 
-use crate::cli::{Class, GenerationArgs};
+use crate::cli::{Cache, Class, GenerationArgs};
 use crate::exit::Failure;
 use crate::output::Output;
 
@@ -98,6 +98,10 @@ pub(crate) fn options(args: &GenerationArgs) -> v1::GenerationOptions {
         max_tokens: args.max_tokens,
         stop: args.stop.clone(),
         class: args.class.map_or(v1::Class::Unspecified, class).into(),
+        cache_scope: args
+            .cache
+            .map_or(v1::CacheScope::Unspecified, cache_scope)
+            .into(),
         deadline: args
             .timeout
             .and_then(|timeout| prost_types::Duration::try_from(timeout).ok()),
@@ -110,6 +114,14 @@ fn class(class: Class) -> v1::Class {
         Class::Interactive => v1::Class::Interactive,
         Class::Utility => v1::Class::Utility,
         Class::Background => v1::Class::Background,
+    }
+}
+
+fn cache_scope(cache: Cache) -> v1::CacheScope {
+    match cache {
+        Cache::App => v1::CacheScope::App,
+        Cache::Shared => v1::CacheScope::Shared,
+        Cache::None => v1::CacheScope::None,
     }
 }
 
@@ -193,11 +205,13 @@ mod tests {
             seed: None,
             stop: Vec::new(),
             class: None,
+            cache: None,
             timeout: Some(Duration::from_millis(1500)),
         };
         let options = options(&args);
         assert_eq!(options.sampling, Some(v1::SamplingParams::default()));
         assert_eq!(options.class, i32::from(v1::Class::Unspecified));
+        assert_eq!(options.cache_scope, i32::from(v1::CacheScope::Unspecified));
         assert_eq!(
             options.deadline,
             Some(prost_types::Duration {

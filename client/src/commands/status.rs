@@ -2,17 +2,20 @@
 
 use std::fmt::Write as _;
 
-use hearth::v1::{DaemonStatus, LifecycleState, WatchStatusRequest};
+use hearth::v1::{AppSocketStatus, Counters, DaemonStatus, LifecycleState, WatchStatusRequest};
 
 use crate::cli::{Global, StatusArgs};
 use crate::exit::Failure;
 use crate::json;
 use crate::output::{Output, bytes};
 
-use super::connect_to_running;
+use super::{connect_to_running, ps};
 
 /// Moves to the upper left corner and clears the screen below.
 const CLEAR_SCREEN: &str = "\u{1b}[H\u{1b}[J";
+
+/// Apps that `hearth status` names; `hearth ps --apps` has all.
+const BUSIEST: usize = 3;
 
 /// Shows the daemon's state. Never starts a daemon: one that does not run is an answer.
 ///
@@ -55,16 +58,7 @@ fn show(status: &DaemonStatus, output: Output) -> Result<(), Failure> {
 /// The state as text: one fact a line, the most important first.
 pub(crate) fn text(status: &DaemonStatus) -> String {
     let mut lines = Lines(String::new());
-    let state = json::lifecycle(status.state);
-    let uptime = json::ms(status.uptime).map(|ms| format!(", up {}", duration(ms)));
-    let uptime = uptime.unwrap_or_default();
-    lines.add(
-        "daemon",
-        &format!(
-            "{state}, version {}, pid {}{uptime}",
-            status.version, status.pid
-        ),
-    );
+    lines.add("daemon", &daemon(status));
     if let Some(reason) = &status.reason {
         lines.add("", reason);
     }
@@ -82,30 +76,16 @@ pub(crate) fn text(status: &DaemonStatus) -> String {
     if let Some(queue) = &status.queue {
         lines.add(
             "requests",
-            &format!("{} running, {} waiting", queue.active, queue.waiting),
+            &format!(
+                "{} running of {}, {} waiting of {}",
+                queue.active, queue.slots, queue.waiting, queue.waiting_max
+            ),
         );
     }
     if let Some(counters) = &status.counters {
-        lines.add(
-            "so far",
-            &format!(
-                "{} requests, {} prompt tokens, {} generated tokens{}",
-                counters.requests,
-                counters.prompt_tokens,
-                counters.generated_tokens,
-                speed(counters.generated_tokens, json::ms(counters.decode_time)),
-            ),
-        );
-        if counters.drafted_tokens > 0 {
-            lines.add(
-                "speculation",
-                &format!(
-                    "{} of {} drafted tokens accepted",
-                    counters.accepted_tokens, counters.drafted_tokens
-                ),
-            );
-        }
+        counter_lines(counters, &mut lines);
     }
+    lines.add("apps", &busiest(status));
     if let Some(plan) = &status.plan
         && !plan.reason.is_empty()
     {
@@ -115,10 +95,70 @@ pub(crate) fn text(status: &DaemonStatus) -> String {
         lines.add("memory", &format!("{} resident", bytes(rss)));
     }
     lines.add("socket", &status.socket_path);
+    for socket in &status.app_sockets {
+        lines.add("app socket", &app_socket(socket));
+    }
     for warning in &status.warnings {
         lines.add("warning", warning);
     }
     lines.0
+}
+
+fn counter_lines(counters: &Counters, lines: &mut Lines) {
+    let remark = |count: u64, what: &str| match count {
+        0 => String::new(),
+        count => format!(" ({count} {what})"),
+    };
+    lines.add(
+        "so far",
+        &format!(
+            "{} requests{}, {} prompt tokens{}, {} generated tokens{}",
+            counters.requests,
+            remark(counters.refused, "more refused"),
+            counters.prompt_tokens,
+            remark(counters.cached_tokens, "from the cache"),
+            counters.generated_tokens,
+            speed(counters.generated_tokens, json::ms(counters.decode_time)),
+        ),
+    );
+    if counters.drafted_tokens > 0 {
+        lines.add(
+            "speculation",
+            &format!(
+                "{} of {} drafted tokens accepted",
+                counters.accepted_tokens, counters.drafted_tokens
+            ),
+        );
+    }
+}
+
+/// The apps that used the most of the GPU's time; nothing before the first request.
+fn busiest(status: &DaemonStatus) -> String {
+    let users: Vec<_> = ps::by_gpu_time(status)
+        .into_iter()
+        .filter(|app| app.requests > 0)
+        .collect();
+    let mut words: Vec<String> = users
+        .iter()
+        .take(BUSIEST)
+        .map(|app| format!("{} {}", app.app, ps::gpu_time(app.gpu_time)))
+        .collect();
+    if users.len() > BUSIEST {
+        words.push(format!("{} more", users.len() - BUSIEST));
+    }
+    words.join(", ")
+}
+
+fn daemon(status: &DaemonStatus) -> String {
+    let state = json::lifecycle(status.state);
+    let uptime = json::ms(status.uptime).map(|ms| format!(", up {}", duration(ms)));
+    let uptime = uptime.unwrap_or_default();
+    // Sandboxed apps are not told.
+    let pid = match status.pid {
+        0 => String::new(),
+        pid => format!(", pid {pid}"),
+    };
+    format!("{state}, version {}{pid}{uptime}", status.version)
 }
 
 fn model_lines(status: &DaemonStatus, lines: &mut Lines) {
@@ -152,14 +192,26 @@ fn model_lines(status: &DaemonStatus, lines: &mut Lines) {
     lines.add(
         "GPU memory",
         &format!(
-            "{} weights, {} KV ({} of {} blocks used), {} scratch",
+            "{} weights, {} KV ({} of {} blocks used, {} kept), {} scratch",
             bytes(warm.weights_bytes),
             bytes(warm.kv_bytes),
             warm.kv_blocks_used,
             warm.kv_blocks_total,
+            warm.kv_blocks_cached,
             bytes(warm.scratch_bytes)
         ),
     );
+}
+
+fn app_socket(socket: &AppSocketStatus) -> String {
+    let instance = socket.instance.as_ref();
+    let instance = instance
+        .map(|name| format!(" ({name})"))
+        .unwrap_or_default();
+    format!(
+        "{}{instance}, {} connections, held by process {}",
+        socket.app, socket.connections, socket.launcher_pid
+    )
 }
 
 /// Lines of a name and a value.
@@ -186,7 +238,7 @@ fn speed(tokens: u64, decode_ms: Option<f64>) -> String {
 }
 
 /// Milliseconds as the two largest of days, hours, minutes and seconds.
-fn duration(ms: f64) -> String {
+pub(super) fn duration(ms: f64) -> String {
     #[expect(
         clippy::cast_possible_truncation,
         clippy::cast_sign_loss,
@@ -221,14 +273,64 @@ mod tests {
                 nanos: 0,
             }),
             warnings: vec!["software adapter: slow".to_owned()],
+            app_sockets: vec![AppSocketStatus {
+                app: "org.example.App".to_owned(),
+                instance: Some("two".to_owned()),
+                launcher_pid: 9,
+                connections: 3,
+            }],
             ..Default::default()
         };
         assert_eq!(
             text(&status),
             "daemon      ready, version 0.1.0, pid 7, up 1 min 1 s\n\
              model       none is warm\n\
+             app socket  org.example.App (two), 3 connections, held by process 9\n\
              warning     software adapter: slow\n"
         );
+    }
+
+    #[test]
+    fn what_apps_share_is_told_in_short() {
+        let app = |name: &str, requests, seconds| v1::AppStatus {
+            app: name.to_owned(),
+            requests,
+            gpu_time: Some(prost_types::Duration { seconds, nanos: 0 }),
+            ..Default::default()
+        };
+        let status = DaemonStatus {
+            queue: Some(v1::Queue {
+                active: 8,
+                waiting: 3,
+                waiting_max: 512,
+                slots: 8,
+                app_waiting_max: 256,
+            }),
+            counters: Some(Counters {
+                requests: 9,
+                refused: 1,
+                prompt_tokens: 100,
+                cached_tokens: 64,
+                ..Default::default()
+            }),
+            apps: vec![
+                app("a", 1, 1),
+                app("b", 1, 20),
+                app("idle", 0, 0),
+                app("c", 1, 3),
+                app("d", 1, 2),
+            ],
+            ..Default::default()
+        };
+        let text = text(&status);
+        for line in [
+            "requests    8 running of 8, 3 waiting of 512\n",
+            "so far      9 requests (1 more refused), 100 prompt tokens (64 from the cache), \
+             0 generated tokens\n",
+            "apps        b 20.0 s, c 3.0 s, d 2.0 s, 1 more\n",
+        ] {
+            assert!(text.contains(line), "{line} in {text}");
+        }
     }
 
     #[test]

@@ -4,7 +4,7 @@ use std::collections::HashMap;
 use std::path::{Path, PathBuf};
 use std::pin::Pin;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::time::Duration;
 
 use hearth::v1::daemon_server::{Daemon, DaemonServer};
@@ -33,6 +33,15 @@ pub(crate) struct Fake {
 impl Fake {
     /// Starts one that says it is of this version.
     pub(crate) fn start(version: &str) -> Self {
+        Self::with_status(v1::DaemonStatus {
+            version: version.to_owned(),
+            warnings: vec!["a software adapter".to_owned()],
+            ..Default::default()
+        })
+    }
+
+    /// Starts one in this state; it is ready, and process 4711.
+    pub(crate) fn with_status(status: v1::DaemonStatus) -> Self {
         let dir = tempfile::tempdir().unwrap();
         let runtime = tokio::runtime::Builder::new_multi_thread()
             .worker_threads(1)
@@ -41,7 +50,12 @@ impl Fake {
             .unwrap();
         let dropped = Arc::new(AtomicBool::new(false));
         let answers = Answers {
-            version: version.to_owned(),
+            status: v1::DaemonStatus {
+                state: v1::LifecycleState::Ready.into(),
+                pid: 4711,
+                ..status
+            },
+            refusals: Arc::default(),
             dropped: Arc::clone(&dropped),
         };
         let listener = {
@@ -89,7 +103,9 @@ async fn serve(listener: UnixListener, answers: Answers) {
 
 #[derive(Clone)]
 struct Answers {
-    version: String,
+    status: v1::DaemonStatus,
+    /// Requests that were refused on the way to an answer.
+    refusals: Arc<AtomicU32>,
     dropped: Arc<AtomicBool>,
 }
 
@@ -145,6 +161,17 @@ impl Answers {
             "late" => vec![delta("so"), end(FinishReason::Deadline)],
             "overflow" => return Err(error(Code::InvalidArgument, "CONTEXT_OVERFLOW", None)),
             "busy" => return Err(error(Code::ResourceExhausted, "QUEUE_FULL", Some(3))),
+            "busy twice" if self.refusals.fetch_add(1, Ordering::SeqCst) < 2 => {
+                return Err(error(Code::ResourceExhausted, "APP_QUEUE_FULL", Some(0)));
+            }
+            // As after a load: the refusal comes in the stream.
+            "busy later" if self.refusals.fetch_add(1, Ordering::SeqCst) < 1 => {
+                let items = vec![
+                    Ok(Event::Loading(v1::Loading { fraction: 1.0 })),
+                    Err(error(Code::ResourceExhausted, "QUEUE_FULL", Some(0))),
+                ];
+                return Ok(Box::pin(tokio_stream::iter(items)));
+            }
             "deferred" => return Err(error(Code::ResourceExhausted, "DEFERRED", Some(60))),
             "no model" => return Err(error(Code::FailedPrecondition, "NO_MODEL", None)),
             "denied" => return Err(error(Code::PermissionDenied, "DENIED", None)),
@@ -270,20 +297,44 @@ impl Inference for Answers {
 #[tonic::async_trait]
 impl Daemon for Answers {
     type WatchStatusStream = Events<v1::WatchStatusResponse>;
+    type OpenAppSocketStream = Events<v1::OpenAppSocketResponse>;
+
+    async fn open_app_socket(
+        &self,
+        request: Request<v1::OpenAppSocketRequest>,
+    ) -> Result<Response<Self::OpenAppSocketStream>, Status> {
+        let request = request.into_inner();
+        let name = request.instance.unwrap_or_default();
+        let first = Ok(v1::OpenAppSocketResponse {
+            socket_path: format!("/run/{}/{name}.sock", request.app),
+        });
+        let rest: Events<v1::OpenAppSocketResponse> = match request.app.as_str() {
+            "inside" => return Err(error(Code::PermissionDenied, "SANDBOXED", None)),
+            "full" => return Err(error(Code::ResourceExhausted, "TOO_MANY_APP_SOCKETS", None)),
+            "bad name" => return Err(error(Code::InvalidArgument, "BAD_FIELD", None)),
+            "draining" => {
+                let ended = error(Code::Unavailable, "DRAINING", Some(1));
+                Box::pin(tokio_stream::once(Err(ended)))
+            }
+            _ => {
+                let flag = DropFlag(Arc::clone(&self.dropped));
+                Box::pin(tokio_stream::pending().map(move |item| {
+                    let _ = &flag;
+                    item
+                }))
+            }
+        };
+        Ok(Response::new(Box::pin(
+            tokio_stream::once(first).chain(rest),
+        )))
+    }
 
     async fn get_status(
         &self,
         _: Request<v1::GetStatusRequest>,
     ) -> Result<Response<v1::GetStatusResponse>, Status> {
-        let status = v1::DaemonStatus {
-            state: v1::LifecycleState::Ready.into(),
-            version: self.version.clone(),
-            pid: 4711,
-            warnings: vec!["a software adapter".to_owned()],
-            ..Default::default()
-        };
         Ok(Response::new(v1::GetStatusResponse {
-            status: Some(status),
+            status: Some(self.status.clone()),
         }))
     }
 

@@ -24,7 +24,9 @@ use crate::usage::Usage;
 
 /// How often a reader that stalls is looked at while nothing else goes on.
 const STALL_POLL: Duration = Duration::from_millis(20);
-/// Most KV memory taken without being told for two sequences of full context,
+/// Most KV memory taken without being told for eight sequences of full context,
+const KV_BYTES_FOR_EIGHT_MAX: u64 = 256 << 20;
+/// for two,
 const KV_BYTES_FOR_TWO_MAX: u64 = 1 << 30;
 /// and for one.
 const KV_BYTES_FOR_ONE_MAX: u64 = 2 << 30;
@@ -276,6 +278,8 @@ impl EngineLoop {
             context_len = model.context_len,
             "model loaded"
         );
+        self.shared
+            .update(|stats| stats.kv_blocks_total = limits.kv_blocks);
         self.running = Some(Running::new(Arc::clone(&model), forward, &self.config));
         self.shared.set_model(Some(Arc::clone(&model)));
         Ok(model)
@@ -291,8 +295,11 @@ pub(crate) fn limits(gpu: &Gpu, engine: &EngineConfig, model: &ModelConfig) -> F
     let wanted = match engine.kv_bytes_max {
         Some(bytes) => bytes / layer_bytes,
         None => {
-            let two = (2 * context_blocks).min(KV_BYTES_FOR_TWO_MAX / layer_bytes);
-            two.max(context_blocks.min(KV_BYTES_FOR_ONE_MAX / layer_bytes))
+            let most =
+                |contexts: u64, bytes: u64| (contexts * context_blocks).min(bytes / layer_bytes);
+            most(8, KV_BYTES_FOR_EIGHT_MAX)
+                .max(most(2, KV_BYTES_FOR_TWO_MAX))
+                .max(most(1, KV_BYTES_FOR_ONE_MAX))
         }
     };
     let blocks = wanted.min(gpu.info.binding_bytes_max / block_bytes).max(1);

@@ -113,6 +113,7 @@ fn probe(
                 slot: 0,
             })
             .collect(),
+        prefill: true,
         tables: tables.to_vec(),
         ..StepInput::default()
     };

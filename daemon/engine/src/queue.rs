@@ -7,6 +7,9 @@ use std::time::{Duration, Instant};
 
 use crate::error::SubmitError;
 
+/// When the queue is three quarters full, an app may have so many places and no more: the rest is kept for
+/// those that come with little.
+const APP_FEW: u32 = 4;
 /// Time between two requests' ends until that was measured.
 const INTERVAL_ASSUMED_S: f64 = 1.0;
 /// Weight of a new measurement.
@@ -61,6 +64,12 @@ impl Queue {
                 retry_after: waiting.retry_after(1),
             });
         }
+        let crowded = u64::from(waiting.all) * 4 >= u64::from(queue_max) * 3;
+        let app_queue_max = if crowded {
+            app_queue_max.min(APP_FEW)
+        } else {
+            app_queue_max
+        };
         if of_app >= app_queue_max {
             let apps = u32::try_from(waiting.by_app.len()).unwrap_or(u32::MAX);
             return Err(SubmitError::AppQueueFull {
@@ -165,6 +174,27 @@ mod tests {
         drop((second, third));
         assert_eq!(queue.waiting(), 0);
         assert!(queue.lock().by_app.is_empty());
+    }
+
+    #[test]
+    fn a_crowded_queue_keeps_places_for_those_with_little() {
+        let queue = Arc::new(Queue::default());
+        let (greedy, modest): (Arc<str>, Arc<str>) = ("greedy".into(), "modest".into());
+        let mut places = Vec::new();
+        while let Ok(place) = queue.join(&greedy, 40, 100) {
+            places.push(place);
+        }
+        assert_eq!(places.len(), 30);
+        for _ in 0..APP_FEW {
+            places.push(queue.join(&modest, 40, 100).unwrap());
+        }
+        assert!(matches!(
+            queue.join(&modest, 40, 100),
+            Err(SubmitError::AppQueueFull {
+                waiting_max: APP_FEW,
+                ..
+            })
+        ));
     }
 
     #[test]

@@ -80,8 +80,8 @@ pub struct EngineConfig {
     pub speculation: Speculation,
     /// Longest context of one sequence, in tokens; capped by the model's own `context_len`.
     pub context_len_max: u32,
-    /// Bytes of GPU memory for the KV cache. `None`: two sequences of full context in at most 1 GiB,
-    /// or one in at most 2 GiB, whichever is more.
+    /// Bytes of GPU memory for the KV cache. `None`: the most of eight sequences of full context in at
+    /// most 256 MiB, two in at most 1 GiB, and one in at most 2 GiB.
     pub kv_bytes_max: Option<u64>,
     /// Most prompt tokens in one prefill step.
     pub prefill_chunk: u32,

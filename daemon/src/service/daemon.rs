@@ -5,15 +5,18 @@ use std::time::Duration;
 
 use hearth_proto::v1;
 use hearth_proto::v1::daemon_server::Daemon;
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, watch};
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Request, Response, Status};
 
 use super::{Replies, options};
-use crate::lifecycle::State;
-use crate::limits::{WATCH_INTERVAL_MAX, WATCH_INTERVAL_MIN};
+use crate::app_sockets::Label;
+use crate::changes::Changes;
+use crate::lifecycle::{Phase, State};
+use crate::limits::{APP_NAME_BYTES_MAX, WATCH_INTERVAL_MAX, WATCH_INTERVAL_MIN};
+use crate::peer::{self, Peer};
 use crate::state::Shared;
-use crate::status;
+use crate::{access, status};
 
 /// Answers the RPCs of `hearth.v1.Daemon`.
 pub(crate) struct DaemonService {
@@ -30,11 +33,14 @@ impl DaemonService {
 impl Daemon for DaemonService {
     type WatchStatusStream = Replies<v1::WatchStatusResponse>;
 
+    type OpenAppSocketStream = Replies<v1::OpenAppSocketResponse>;
+
     async fn get_status(
         &self,
-        _request: Request<v1::GetStatusRequest>,
+        request: Request<v1::GetStatusRequest>,
     ) -> Result<Response<v1::GetStatusResponse>, Status> {
-        let status = Some(self.shared.describe());
+        let sandboxed = access::sandboxed(request.extensions());
+        let status = Some(view(&self.shared, self.shared.describe(), sandboxed));
         Ok(Response::new(v1::GetStatusResponse { status }))
     }
 
@@ -42,6 +48,7 @@ impl Daemon for DaemonService {
         &self,
         request: Request<v1::WatchStatusRequest>,
     ) -> Result<Response<Self::WatchStatusStream>, Status> {
+        let sandboxed = access::sandboxed(request.extensions()).map(str::to_owned);
         let interval = match request.into_inner().min_interval {
             None => Duration::from_secs(1),
             Some(time) => {
@@ -54,65 +61,89 @@ impl Daemon for DaemonService {
             }
         };
         let (replies, stream) = mpsc::channel(4);
-        tokio::spawn(watch(Arc::clone(&self.shared), interval, replies));
+        let shared = Arc::clone(&self.shared);
+        tokio::spawn(tell(shared, interval, sandboxed, replies));
+        Ok(Response::new(Box::pin(ReceiverStream::new(stream))))
+    }
+
+    async fn open_app_socket(
+        &self,
+        request: Request<v1::OpenAppSocketRequest>,
+    ) -> Result<Response<Self::OpenAppSocketStream>, Status> {
+        let launcher_pid = request.extensions().get().and_then(|peer: &Peer| peer.pid);
+        let v1::OpenAppSocketRequest { app, instance } = request.into_inner();
+        check_label("app", &app)?;
+        if let Some(instance) = &instance {
+            check_label("instance", instance)?;
+        }
+        if self.shared.lifecycle.is_draining() {
+            return Err(status::draining());
+        }
+        let socket = self.shared.app_sockets.open(Label {
+            app,
+            instance,
+            launcher_pid,
+        })?;
+        let socket_path = socket.path().display().to_string();
+        let (replies, stream) = mpsc::channel(2);
+        let _ = replies.try_send(Ok(v1::OpenAppSocketResponse { socket_path }));
+        tokio::spawn(socket.hold(Arc::clone(&self.shared), replies));
         Ok(Response::new(Box::pin(ReceiverStream::new(stream))))
     }
 }
 
-/// Tells the state whenever it may have changed. While requests run, counters change all the time
-/// and a timer sets the pace; else nothing wakes this task but a change.
-async fn watch(
-    shared: Arc<Shared>,
-    interval: Duration,
-    replies: mpsc::Sender<Result<v1::WatchStatusResponse, Status>>,
-) {
-    let mut life = shared.lifecycle.watch();
-    // Its own receiver: `wait_for` marks every change as seen.
-    let mut drain = shared.lifecycle.watch();
-    let mut activity = shared.activity.subscribe();
-    let mut told = None;
-    loop {
-        life.mark_unchanged();
-        activity.mark_unchanged();
-        let status = shared.describe();
-        let busy = status
-            .queue
-            .is_some_and(|queue| queue.active + queue.waiting > 0);
-        let state = still(&status);
-        if told.as_ref() != Some(&state) {
-            told = Some(state);
-            let reply = v1::WatchStatusResponse {
-                status: Some(status),
-            };
-            if replies.send(Ok(reply)).await.is_err() {
-                return;
-            }
-        }
-        if shared.lifecycle.is_draining() {
-            let _ = replies.send(Err(status::draining())).await;
-            return;
-        }
-        tokio::select! {
-            () = tokio::time::sleep(interval) => {}
-            () = replies.closed() => return,
-            _ = drain.wait_for(|phase| phase.state >= State::Draining) => continue,
-        }
-        if busy {
-            continue;
-        }
-        tokio::select! {
-            _ = life.changed() => {}
-            _ = activity.changed() => {}
-            () = replies.closed() => return,
-        }
+fn check_label(field: &str, text: &str) -> Result<(), Status> {
+    if peer::is_label(text) {
+        return Ok(());
+    }
+    let problem = format!(
+        "must have 1 to {APP_NAME_BYTES_MAX} of A-Z, a-z, 0-9, `.`, `_`, `-`, and begin with a \
+         letter or digit"
+    );
+    Err(status::bad_field(field, problem))
+}
+
+/// A status as the caller may see it.
+fn view(shared: &Shared, status: v1::DaemonStatus, sandboxed: Option<&str>) -> v1::DaemonStatus {
+    match sandboxed {
+        Some(app) => access::own_view(status, app, shared.places.of(app)),
+        None => status,
     }
 }
 
-/// A status without what changes by itself.
-fn still(status: &v1::DaemonStatus) -> v1::DaemonStatus {
-    v1::DaemonStatus {
-        uptime: None,
-        rss_bytes: None,
-        ..status.clone()
+/// Tells the state and its changes until the reader goes or the daemon drains.
+async fn tell(
+    shared: Arc<Shared>,
+    interval: Duration,
+    sandboxed: Option<String>,
+    replies: mpsc::Sender<Result<v1::WatchStatusResponse, Status>>,
+) {
+    let mut drain = shared.lifecycle.watch();
+    let seen = |status| view(&shared, status, sandboxed.as_deref());
+    let mut changes = Changes::new(Arc::clone(&shared), interval, seen);
+    let reply = |status| {
+        Ok(v1::WatchStatusResponse {
+            status: Some(status),
+        })
+    };
+    loop {
+        tokio::select! {
+            biased;
+            () = replies.closed() => return,
+            () = draining(&mut drain) => break,
+            status = changes.next() => {
+                if replies.send(reply(status)).await.is_err() {
+                    return;
+                }
+            }
+        }
     }
+    if replies.send(reply(seen(shared.describe()))).await.is_ok() {
+        let _ = replies.send(Err(status::draining())).await;
+    }
+}
+
+/// Done when the daemon drains.
+async fn draining(life: &mut watch::Receiver<Phase>) {
+    let _ = life.wait_for(|phase| phase.state >= State::Draining).await;
 }

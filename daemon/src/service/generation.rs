@@ -3,11 +3,10 @@
 
 use std::pin::Pin;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::task::{Context, Poll, ready};
 use std::time::{Duration, Instant};
 
-use hearth_engine::{Event, EventSink, GenerateRequest, SendOutcome};
+use hearth_engine::{Event, GenerateRequest};
 use hearth_proto::v1::GenerationEvent;
 use tokio::sync::mpsc;
 use tokio_stream::Stream;
@@ -16,9 +15,9 @@ use tonic::Status;
 
 use super::options::Settings;
 use super::prompt::{self, Ask};
+use super::sink::{self, Events};
 use super::{Replies, blocking};
 use crate::lifecycle::State;
-use crate::limits::EVENTS_WAITING_MAX;
 use crate::state::{Availability, Shared, Warm};
 use crate::status;
 use crate::wire::{self, Account};
@@ -156,19 +155,13 @@ async fn submit(
     {
         return Err(status::loading());
     }
-    let (sender, events) = mpsc::channel(EVENTS_WAITING_MAX);
-    let full = Arc::new(AtomicBool::new(false));
-    let sink = ChannelSink {
-        sender,
-        full: Arc::clone(&full),
-    };
+    let (sink, events) = sink::channel();
     engine
         .submit(request, Box::new(sink))
         .map_err(|error| status::of_submit(&error, field))?;
     shared.activity.send_replace(());
     Ok(Generation {
         events,
-        full,
         account,
         over: false,
         shared,
@@ -185,35 +178,9 @@ fn check_stop_tokens(request: &GenerateRequest, vocab_size: u32) -> Result<(), S
     }
 }
 
-/// The engine's end of a generation's channel. Never blocks.
-struct ChannelSink {
-    sender: mpsc::Sender<Event>,
-    /// Whether the last event found no room. An `End` may find none either: then this tells why
-    /// the events end.
-    full: Arc<AtomicBool>,
-}
-
-impl EventSink for ChannelSink {
-    fn try_send(&mut self, event: Event) -> SendOutcome {
-        let outcome = match self.sender.try_send(event) {
-            Ok(()) => SendOutcome::Sent,
-            Err(mpsc::error::TrySendError::Full(event)) => SendOutcome::Full(event),
-            Err(mpsc::error::TrySendError::Closed(_)) => SendOutcome::Closed,
-        };
-        let full = matches!(outcome, SendOutcome::Full(_));
-        self.full.store(full, Ordering::Relaxed);
-        outcome
-    }
-
-    fn is_closed(&self) -> bool {
-        self.sender.is_closed()
-    }
-}
-
 /// The caller's end of a generation's channel.
 struct Generation {
-    events: mpsc::Receiver<Event>,
-    full: Arc<AtomicBool>,
+    events: Events,
     account: Account,
     over: bool,
     shared: Arc<Shared>,
@@ -226,12 +193,12 @@ impl Stream for Generation {
         if self.over {
             return Poll::Ready(None);
         }
-        let reply = match ready!(self.events.poll_recv(cx)) {
+        let reply = match ready!(self.events.poll_next(cx)) {
             Some(event) => {
                 self.over = matches!(event, Event::End(_));
                 wire::event(event, &self.account)
             }
-            None if self.full.load(Ordering::Relaxed) => {
+            None if self.events.stalled() => {
                 self.over = true;
                 Err(status::reader_stalled())
             }
@@ -249,36 +216,5 @@ impl Stream for Generation {
 impl Drop for Generation {
     fn drop(&mut self) {
         self.shared.activity.send_replace(());
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_full_sink_gives_the_event_back_and_a_closed_one_says_so() {
-        let (sender, mut receiver) = mpsc::channel(1);
-        let full = Arc::new(AtomicBool::new(false));
-        let mut sink = ChannelSink {
-            sender,
-            full: Arc::clone(&full),
-        };
-        assert!(matches!(
-            sink.try_send(Event::Queued { ahead: 1 }),
-            SendOutcome::Sent
-        ));
-        match sink.try_send(Event::Queued { ahead: 2 }) {
-            SendOutcome::Full(Event::Queued { ahead }) => assert_eq!(ahead, 2),
-            _ => panic!("the event is lost"),
-        }
-        assert!(full.load(Ordering::Relaxed));
-        assert!(receiver.try_recv().is_ok());
-        drop(receiver);
-        assert!(sink.is_closed());
-        assert!(matches!(
-            sink.try_send(Event::Queued { ahead: 3 }),
-            SendOutcome::Closed
-        ));
     }
 }

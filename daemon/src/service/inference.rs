@@ -12,6 +12,7 @@ use tonic::{Request, Response, Status};
 use super::generation::{self, Job};
 use super::prompt::{self, Ask, encode_options};
 use super::{Replies, blocking, options};
+use crate::access;
 use crate::limits::{DETOKENIZE_IDS_MAX, TOKENIZE_BYTES_MAX};
 use crate::peer::Peer;
 use crate::state::Shared;
@@ -85,8 +86,9 @@ impl Inference for InferenceService {
     ) -> Result<Response<Self::ChatStream>, Status> {
         let received = Instant::now();
         let caller = caller_of(&request);
-        let (metadata, _, request) = request.into_parts();
-        let settings = options::check(request.options, received, &metadata, caller);
+        let (metadata, extensions, request) = request.into_parts();
+        let settings = access::check_options(&extensions, request.options.as_ref())
+            .and_then(|()| options::check(request.options, received, &metadata, caller));
         let ask = Ask::Chat(request.messages, "messages");
         let events = self.generate_events(request.model, ask, settings).await?;
         let reply = |event| v1::ChatResponse { event: Some(event) };
@@ -102,8 +104,9 @@ impl Inference for InferenceService {
         use v1::generate_request::Input;
         let received = Instant::now();
         let caller = caller_of(&request);
-        let (metadata, _, request) = request.into_parts();
-        let settings = options::check(request.options, received, &metadata, caller);
+        let (metadata, extensions, request) = request.into_parts();
+        let settings = access::check_options(&extensions, request.options.as_ref())
+            .and_then(|()| options::check(request.options, received, &metadata, caller));
         let ask = match request.input {
             Some(Input::Prompt(text)) => {
                 Ask::Text(text, encode_options(request.special_tokens, true), "prompt")

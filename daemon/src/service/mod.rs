@@ -6,6 +6,7 @@ mod inference;
 mod models;
 mod options;
 mod prompt;
+mod sink;
 
 use std::pin::Pin;
 

@@ -16,7 +16,7 @@ use crate::limits::RETRY_DELAY;
 use crate::state::{Shared, Warm};
 use crate::status::{self, bad_field, fault, not_in_this_version, of_store};
 use crate::store::{BadModel, Manifest, ModelFacts, StoreError};
-use crate::{loading, wire};
+use crate::{access, loading, wire};
 
 /// Least time between two messages of progress.
 const PROGRESS_INTERVAL: Duration = Duration::from_millis(100);
@@ -94,12 +94,17 @@ impl Models for ModelsService {
         &self,
         request: Request<v1::ShowRequest>,
     ) -> Result<Response<v1::ShowResponse>, Status> {
+        let sandboxed = access::sandboxed(request.extensions()).is_some();
+        let view = |reply| match sandboxed {
+            true => Response::new(access::own_model(reply)),
+            false => Response::new(reply),
+        };
         let asked = request.into_inner().model;
         let warm = self.shared.warm();
         if let Some(warm) = &warm
             && (asked.is_empty() || asked == warm.name)
         {
-            return Ok(Response::new(show_warm(warm)));
+            return Ok(view(show_warm(warm)));
         }
         if asked.is_empty() {
             return Err(status::no_model(None));
@@ -113,7 +118,7 @@ impl Models for ModelsService {
             })
         })
         .await?;
-        Ok(Response::new(reply))
+        Ok(view(reply))
     }
 
     async fn import(

@@ -60,6 +60,10 @@ impl Shape {
     #[cfg(test)]
     pub(crate) const TINY: Self = shape("tiny", [2, 4, 2, 16], [64, 96, 320, 256], 1e4, false);
 
+    /// Another, with heads of whole blocks in groups of three, and rows of odd lengths.
+    #[cfg(test)]
+    pub(crate) const SMALL: Self = shape("small", [2, 3, 1, 64], [288, 352, 320, 512], 1e4, true);
+
     /// The shape of that name.
     pub fn named(name: &str) -> Option<Self> {
         Self::ALL.into_iter().find(|shape| shape.name == name)

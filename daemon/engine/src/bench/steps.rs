@@ -75,6 +75,7 @@ impl Steps {
                     output_first: u32::try_from(columns.len()).unwrap_or(1) - 1,
                     outputs: u32::from(columns.last().is_some_and(|c| c.position + 1 == tokens)),
                     columns,
+                    prefill: true,
                     tables: self.tables(1),
                     ring: 0,
                 }
@@ -93,6 +94,7 @@ impl Steps {
                     slot,
                 })
                 .collect(),
+            prefill: false,
             tables: self.tables(batch),
             output_first: 0,
             outputs: batch,

@@ -188,7 +188,7 @@ fn gist(message: &str) -> String {
 fn description(kernel: Kernel, overrides: &[(&'static str, u32)]) -> String {
     let mut text = kernel.name();
     let reduction = match kernel {
-        Kernel::GemvRows(_, r) | Kernel::GemmRows(_, r, _) => Some(r),
+        Kernel::GemvRows(_, r) | Kernel::GemmRows(_, r, ..) => Some(r),
         _ => kernel.reduction(),
     };
     match reduction {

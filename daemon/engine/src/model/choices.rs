@@ -7,16 +7,22 @@ use std::collections::{HashMap, HashSet};
 
 use hearth_shaders::{
     ActivationFormat, AttentionKernel, Epilogue, GemvInput, Kernel, MatrixKernel, Planes,
-    Reduction, Tile,
+    Reduction, TILE_COLUMNS, TILE_COLUMNS_FEW, Tile,
 };
 
 use super::plan::{self, GemvPlan};
-use super::recorder::{Over, Product};
+use super::recorder::Product;
 use super::weights::Part;
 use crate::gpu::{Gpu, Overrides};
 
 /// Columns of the stored inputs whose plans may differ: two are done as one is.
 const INPUT_COLUMNS: [u32; 4] = [1, 4, 8, 16];
+const TILE_ROWS: Mapping = Mapping::TileRows {
+    columns: TILE_COLUMNS,
+};
+const TILE_ROWS_FEW: Mapping = Mapping::TileRows {
+    columns: TILE_COLUMNS_FEW,
+};
 /// Threads of the norm where more are refused.
 const NORM_THREADS_MIN: u32 = 64;
 /// Threads of sampling where more are refused.
@@ -37,8 +43,11 @@ pub(crate) enum Mapping {
     Runs,
     /// `gemv_rows`: a thread walks row pairs; for software adapters.
     Rows,
-    /// `gemm_rows`: the same with eight columns.
-    TileRows,
+    /// `gemm_rows`: the same with a tile of so many columns.
+    TileRows {
+        /// `TILE_COLUMNS` or `TILE_COLUMNS_FEW`.
+        columns: u32,
+    },
     /// `gemm`: a tile of columns.
     Tile(Tile),
     /// Cooperative matrices.
@@ -120,11 +129,16 @@ impl Choices {
             .collect()
     }
 
-    /// How `product` runs over few columns.
-    pub(crate) fn short(&self, gpu: &Gpu, product: &Product<'_>) -> Way {
+    /// How `product` runs over a step of up to `columns` columns.
+    pub(crate) fn short(&self, gpu: &Gpu, product: &Product<'_>, columns: u32) -> Way {
         let mappings = match gpu.planes() {
-            Planes::Images => [Mapping::Rows, Mapping::TileRows],
-            Planes::Buffers => [Mapping::Runs, Mapping::TileRows],
+            // A column's sums are the same to the bit in all of them.
+            Planes::Images => match columns {
+                1 => [Mapping::Rows, TILE_ROWS],
+                2..=TILE_COLUMNS_FEW => [TILE_ROWS_FEW, Mapping::Rows],
+                _ => [TILE_ROWS, Mapping::Rows],
+            },
+            Planes::Buffers => [Mapping::Runs, TILE_ROWS],
         };
         self.way(gpu, product, &mappings)
     }
@@ -135,13 +149,12 @@ impl Choices {
             return self.way(gpu, product, &[Mapping::Cooperative]);
         }
         let mut mappings = Vec::new();
-        // Output columns are few: a large tile of them would be mostly empty. And a software adapter's
-        // workgroup memory is slow.
-        if product.over == Over::Columns && gpu.planes() == Planes::Buffers {
+        // A software adapter's workgroup memory is slow.
+        if gpu.planes() == Planes::Buffers {
             let tiles = plan::gemm_tiles(gpu, product.input_format);
             mappings.extend(tiles.map(Mapping::Tile));
         }
-        mappings.push(Mapping::TileRows);
+        mappings.push(TILE_ROWS);
         mappings.push(match gpu.planes() {
             Planes::Images => Mapping::Rows,
             Planes::Buffers => Mapping::Runs,
@@ -196,7 +209,9 @@ impl Choices {
                     && (!cut.own_norm || own_norm_runs);
             }
             Mapping::Rows => Kernel::GemvRows(matrix, way.reduction),
-            Mapping::TileRows => Kernel::GemmRows(matrix, way.reduction, gpu.planes()),
+            Mapping::TileRows { columns } => {
+                Kernel::GemmRows(matrix, way.reduction, gpu.planes(), columns)
+            }
             Mapping::Tile(tile) => Kernel::Gemm(matrix, tile),
             Mapping::Cooperative => Kernel::GemmCoop(matrix),
         };
@@ -336,7 +351,9 @@ impl Choices {
                 })
             }
             Kernel::GemvRows(matrix, _) => all(&|r| Kernel::GemvRows(matrix, r)),
-            Kernel::GemmRows(matrix, _, place) => all(&|r| Kernel::GemmRows(matrix, r, place)),
+            Kernel::GemmRows(matrix, _, place, columns) => {
+                all(&|r| Kernel::GemmRows(matrix, r, place, columns))
+            }
             Kernel::Gemm(..) => false,
             Kernel::Norm(format, _) => {
                 let kernel = Kernel::Norm(format, Reduction::Shared);

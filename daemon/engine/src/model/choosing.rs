@@ -7,7 +7,7 @@ use serde::Serialize;
 
 use super::choices::Cut;
 use super::forward::{
-    Builder, Layer, LayerFormats, Pass, head_product, layer_products, short_widths,
+    Builder, Layer, LayerFormats, ShortPass, head_product, layer_products, short_widths,
 };
 use super::recorder::Width;
 use super::tuner::{Subject, Tuner};
@@ -61,8 +61,8 @@ pub(super) struct Weights<'a> {
 
 /// All recordings of a model.
 pub(super) struct Passes {
-    pub(super) long: Pass,
-    pub(super) short: Vec<(u32, Pass)>,
+    pub(super) long: Recording,
+    pub(super) short: Vec<ShortPass>,
     pub(super) sample: Recording,
 }
 
@@ -70,10 +70,10 @@ impl Builder<'_> {
     /// Records every pass.
     pub(super) fn passes(&mut self, weights: &Weights<'_>) -> Result<Passes, EngineError> {
         self.persist(|builder| {
-            let long = builder.pass(Width::Long, weights)?;
+            let long = builder.body(Width::Long, weights.embedding, weights.layers)?;
             let short = short_widths(builder.gpu)
                 .into_iter()
-                .map(|columns| Ok((columns, builder.pass(Width::Short(columns), weights)?)))
+                .map(|most| builder.short(most, weights))
                 .collect::<Result<Vec<_>, EngineError>>()?;
             Ok(Passes {
                 long,
@@ -83,8 +83,10 @@ impl Builder<'_> {
         })
     }
 
-    fn pass(&mut self, width: Width, weights: &Weights<'_>) -> Result<Pass, EngineError> {
-        Ok(Pass {
+    fn short(&mut self, most: u32, weights: &Weights<'_>) -> Result<ShortPass, EngineError> {
+        let width = Width::Short(most);
+        Ok(ShortPass {
+            most,
             body: self.body(width, weights.embedding, weights.layers)?,
             head: self.head(width, weights.final_norm, weights.head)?,
         })
@@ -136,7 +138,7 @@ impl Builder<'_> {
         })?;
         if !self.with_tuner(weights, |tuner, subjects| Ok(tuner.knows(subjects)))? {
             // Which formats run is known once every kernel of a step has compiled.
-            let step = self.persist(|builder| builder.pass(Width::Short(1), weights))?;
+            let step = self.persist(|builder| builder.short(1, weights))?;
             chosen = self.with_tuner(weights, |tuner, subjects| {
                 tuner.recall(subjects, known);
                 Ok(tuner.chosen.split_off(0))

@@ -4,7 +4,7 @@
 //! nothing of sequences, queues or text.
 
 use hearth_shaders::params::attention_split_len;
-use hearth_shaders::{ActivationFormat, Epilogue};
+use hearth_shaders::{ActivationFormat, Epilogue, TILE_COLUMNS_FEW};
 
 use super::ModelConfig;
 use super::choices::Choices;
@@ -77,8 +77,10 @@ pub(super) struct Layer {
     pub(super) v: Buffer,
 }
 
-/// The recordings of one width.
-pub(super) struct Pass {
+/// The recordings of steps of few columns.
+pub(super) struct ShortPass {
+    /// The most columns of `body`, and output columns of `head`.
+    pub(super) most: u32,
     /// Embedding and layers.
     pub(super) body: Recording,
     /// Final norm and logits.
@@ -92,10 +94,10 @@ pub(crate) struct Forward {
     pub(crate) scratch: Scratch,
     frequencies: Vec<f64>,
     vocab_size: u32,
-    /// Steps of few columns, by the most that each recording takes.
-    short: Vec<(u32, Pass)>,
-    /// Steps of more.
-    long: Pass,
+    /// Steps of few columns, the narrowest first.
+    short: Vec<ShortPass>,
+    /// Embedding and layers of prompts.
+    long: Recording,
     sample: Recording,
     pub(crate) weights_bytes: u64,
     /// The activations that run: `Int8` where any product takes int8.
@@ -179,12 +181,20 @@ impl Forward {
             .write_buffer(&self.scratch.step, 0, bytemuck::cast_slice(&words));
     }
 
-    fn pass(&self, step: &StepInput) -> &Pass {
-        let columns = step.columns.len();
-        self.short
-            .iter()
-            .find(|(most, _)| columns <= *most as usize)
-            .map_or(&self.long, |(_, pass)| pass)
+    fn short(&self, columns: u32) -> &ShortPass {
+        let fits = |pass: &&ShortPass| columns <= pass.most;
+        let widest = &self.short[self.short.len() - 1];
+        self.short.iter().find(fits).unwrap_or(widest)
+    }
+
+    fn body(&self, step: &StepInput) -> &Recording {
+        if is_short(step) {
+            &self
+                .short(u32::try_from(step.columns.len()).unwrap_or(u32::MAX))
+                .body
+        } else {
+            &self.long
+        }
     }
 
     /// The numbers that resolve the grids of `step`.
@@ -207,7 +217,7 @@ impl Forward {
 
     /// Encodes embedding and layers: the columns' KV and residual stream.
     pub(crate) fn encode_body(&self, encoder: &mut CommandEncoder, step: &StepInput) {
-        self.pass(step).body.encode(encoder, self.extent(step));
+        self.body(step).encode(encoder, self.extent(step));
     }
 
     /// Encodes final norm and logits of the step's output columns.
@@ -215,11 +225,9 @@ impl Forward {
         self.head(step).encode(encoder, self.extent(step));
     }
 
+    /// By the output columns alone: logits are the same whatever pass they follow.
     fn head(&self, step: &StepInput) -> &Recording {
-        match step.outputs {
-            0 | 1 => &self.short[0].1.head,
-            _ => &self.pass(step).head,
-        }
+        &self.short(step.outputs).head
     }
 
     /// Encodes sampling of the step's output columns.
@@ -229,7 +237,7 @@ impl Forward {
 
     /// The recordings of `step`, in order, with its head and sampling.
     pub(crate) fn recordings(&self, step: &StepInput) -> Vec<&Recording> {
-        let mut list = vec![&self.pass(step).body];
+        let mut list = vec![self.body(step)];
         if step.outputs > 0 {
             list.extend([self.head(step), &self.sample]);
         }
@@ -253,14 +261,14 @@ impl Forward {
 }
 
 fn is_short(step: &StepInput) -> bool {
-    step.columns.len() <= DECODE_COLUMNS_MAX as usize
+    !step.prefill && step.columns.len() <= DECODE_COLUMNS_MAX as usize
 }
 
-/// The most columns of each recording of decode kernels, in order. Software adapters run them a column
-/// at a time.
+/// The most columns of each recording of decode kernels, in order. Software adapters have kernels of
+/// one, of few and of eight columns.
 pub(super) fn short_widths(gpu: &Gpu) -> Vec<u32> {
     if gpu.info.kind == AdapterKind::Software {
-        return vec![DECODE_COLUMNS_MAX];
+        return vec![1, TILE_COLUMNS_FEW, DECODE_COLUMNS_MAX];
     }
     std::iter::successors(Some(1), |n| Some(2 * n))
         .take_while(|n| *n <= DECODE_COLUMNS_MAX)

@@ -2,6 +2,8 @@
 
 mod choices;
 mod choosing;
+#[cfg(test)]
+mod company_tests;
 mod config;
 mod config_rope;
 mod config_tensors;

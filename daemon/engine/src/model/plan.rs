@@ -193,7 +193,8 @@ pub(crate) fn attention_plan(
     // As even as it goes: 7 heads are 4 and 3, not 5 and 2.
     let heads = group.div_ceil(group.div_ceil(heads));
     let (ahead, threads) = match (software, heads * per_lane) {
-        (true, _) => (1, 64),
+        // Each run of threads beyond the first, each barrier and each word of a table cost it dear.
+        (true, _) => (1, gpu.threads_per_row.max(8)),
         (_, 1) => (4, 256),
         (_, 2..=3) => (4, 128),
         (_, 4) => (2, 256),
@@ -206,6 +207,7 @@ pub(crate) fn attention_plan(
         head_dim,
         lanes,
         ahead,
+        stretch: if software { block_len } else { 1 },
         activations,
     };
     (kernel, threads)

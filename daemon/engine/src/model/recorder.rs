@@ -8,7 +8,7 @@ use hearth_shaders::params::{
 };
 use hearth_shaders::{
     ActivationFormat, COOPERATIVE_COLUMNS, COOPERATIVE_PAIRS, Epilogue, GemvInput, Kernel,
-    MatrixKernel, Planes, Reduction, TILE_COLUMNS,
+    MatrixKernel, Planes, Reduction,
 };
 
 use super::ModelConfig;
@@ -177,7 +177,11 @@ impl Recorder<'_> {
 
     /// A matrix product with its epilogue, part by part, after the norm of its input if it has one.
     pub(crate) fn product(&mut self, product: &Product<'_>) -> Result<(), EngineError> {
-        let short = self.choices.short(self.gpu, product);
+        let columns = match self.width {
+            Width::Short(columns) => columns,
+            Width::Long => 1,
+        };
+        let short = self.choices.short(self.gpu, product, columns);
         let way = match self.width {
             Width::Short(_) => short,
             Width::Long => self.choices.long(self.gpu, product),
@@ -342,11 +346,12 @@ impl Recorder<'_> {
                 COOPERATIVE_COLUMNS,
             ),
             Mapping::Tile(tile) => (Kernel::Gemm(matrix, tile), tile.pairs(), tile.columns()),
-            _ => (
-                Kernel::GemmRows(matrix, way.reduction, place),
+            Mapping::TileRows { columns } => (
+                Kernel::GemmRows(matrix, way.reduction, place, columns),
                 2 * threads,
-                TILE_COLUMNS,
+                columns,
             ),
+            Mapping::Runs | Mapping::Rows => unreachable!("those have kernels of their own"),
         };
         let overrides: &[(&'static str, u32)] = match kernel {
             Kernel::GemmRows(..) => &[("WG", threads)],

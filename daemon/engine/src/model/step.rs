@@ -19,6 +19,9 @@ pub(crate) struct Column {
 #[derive(Debug, Clone, Default)]
 pub(crate) struct StepInput {
     pub(crate) columns: Vec<Column>,
+    /// The columns are a prompt's: they go through prefill's kernels however few they are, so that what
+    /// they leave does not depend on how the prompt is cut.
+    pub(crate) prefill: bool,
     /// Block tables of the step's sequences, one after the other.
     pub(crate) tables: Vec<u32>,
     /// First column whose logits are wanted.

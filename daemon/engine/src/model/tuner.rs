@@ -8,7 +8,7 @@ use hearth_shaders::{ActivationFormat, Epilogue};
 use super::ModelConfig;
 use super::choices::{Choices, Cut, Mapping};
 use super::choosing::ChosenKernel;
-use super::forward::{ForwardLimits, Layer, Pass};
+use super::forward::{ForwardLimits, Layer, ShortPass};
 use super::recorder::{Product, Recorder, Width};
 use super::scratch::Scratch;
 use super::step::{Column, StepInput};
@@ -63,7 +63,7 @@ impl Tuner<'_> {
     pub(super) fn measure(
         &mut self,
         subjects: &[Subject<'_>],
-        step: &Pass,
+        step: &ShortPass,
         layers: &[Layer],
         budget: Duration,
     ) -> Result<Vec<ChosenKernel>, EngineError> {
@@ -119,7 +119,7 @@ impl Tuner<'_> {
     /// `None`: the driver refuses it.
     fn trial(&mut self, subject: &Subject<'_>, cut: Cut) -> Result<Option<Trial>, EngineError> {
         self.choices.tune(&subject.name, Some(cut));
-        let way = self.choices.short(self.gpu, &subject.products[0]);
+        let way = self.choices.short(self.gpu, &subject.products[0], 1);
         if way.mapping != Mapping::Runs || way.cut != cut {
             return Ok(None);
         }
@@ -199,7 +199,7 @@ impl Tuner<'_> {
 
     /// Runs a step of one column, so that every product has a sound input; returns the residual stream
     /// at its end.
-    fn run_step(&self, step: &Pass) -> Buffer {
+    fn run_step(&self, step: &ShortPass) -> Buffer {
         let input = StepInput {
             columns: vec![Column {
                 token: 0,
@@ -208,9 +208,8 @@ impl Tuner<'_> {
                 slot: 0,
             }],
             tables: vec![0],
-            output_first: 0,
             outputs: 1,
-            ring: 0,
+            ..StepInput::default()
         };
         let words = input.words(0, &self.config.inverse_frequencies());
         let queue = &self.gpu.queue;

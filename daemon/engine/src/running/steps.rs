@@ -194,6 +194,7 @@ impl Running {
                 table,
                 slot,
             };
+            input.prefill |= matches!(part.step, NextStep::Prefill { .. });
             match part.step {
                 NextStep::Prefill { from, to, .. } | NextStep::Replay { from, to } => {
                     let tokens = &sequence.tokens()[from as usize..to as usize];

@@ -3,13 +3,17 @@
 
 use hearth_shaders::params::{MatrixParams, NormParams};
 use hearth_shaders::reference::INT8_BLOCK_WORDS;
-use hearth_shaders::{ActivationFormat, Epilogue, GemvInput, Kernel, MatrixKernel, WeightFormat};
+use hearth_shaders::{
+    ActivationFormat, Epilogue, GemvInput, Kernel, MatrixKernel, Planes as PlanesPlace,
+    TILE_COLUMNS, TILE_COLUMNS_FEW, WeightFormat,
+};
 
 use super::lab::{Buffer, Lab, UNTOUCHED};
+use super::long_tests;
 use super::plan::cut;
 use super::random::{Acts, Planes, Random, bits};
 use crate::AdapterKind;
-use crate::model::plan::{GemvPlan, gemv_plans};
+use crate::model::plan::{GemvPlan, gemv_plans, rows_threads};
 use crate::model::{Column, StepInput};
 
 /// Odd, so that the last pair is padded, and no multiple of a workgroup.
@@ -116,6 +120,60 @@ pub(super) fn columns_do_not_depend_on_their_number() {
                     assert_eq!(of(input), alone, "{input:?}, {plan:?}");
                 }
             }
+        }
+    }
+}
+
+/// The kernels whose threads walk row pairs: one column, few, many.
+#[test]
+pub(super) fn rows_kernels_agree() {
+    let mut lab = Lab::open();
+    if lab.gpu().info.kind != AdapterKind::Software {
+        return;
+    }
+    let everyday = [
+        (WeightFormat::Q4_1, ActivationFormat::FloatImage),
+        (WeightFormat::Q4_1, ActivationFormat::Int8),
+        (WeightFormat::Q4K, ActivationFormat::FloatImage),
+        (WeightFormat::Q8_0, ActivationFormat::FloatImage),
+        (WeightFormat::F16, ActivationFormat::FloatImage),
+    ];
+    for kernel in Kernel::all() {
+        let Kernel::GemvRows(m, reduction) = kernel else {
+            continue;
+        };
+        let chosen =
+            everyday.contains(&(m.weights, m.activations)) && reduction == lab.gpu().reduction;
+        if m.epilogue != Epilogue::Store || !lab.runs(reduction) || !(chosen || long_tests()) {
+            continue;
+        }
+        let mut random = Random::new(7);
+        let planes = Planes::new(&mut random, m.weights, ROWS as usize, BLOCKS as usize);
+        let acts = Acts::new(&mut random, m.activations, (16 * BLOCKS) as usize);
+        let mut of = |kernel, columns: u32| {
+            let threads = rows_threads(PlanesPlace::Images, m.epilogue);
+            let [quants, metas] = planes.buffers();
+            let buffers = [
+                Buffer::uniform(&params()),
+                quants,
+                metas,
+                Buffer::Words(acts.words.clone()),
+                Buffer::Words(step()),
+                Buffer::untouched((COLUMNS * ROWS) as usize),
+            ];
+            let grid = [
+                ROWS.div_ceil(2).div_ceil(2 * threads),
+                COLUMNS.div_ceil(columns),
+                1,
+            ];
+            lab.run(kernel, &[("WG", threads)], &buffers, grid)
+                .remove(0)
+        };
+        let alone = of(kernel, 1);
+        assert!(alone.iter().all(|&w| w != UNTOUCHED));
+        for columns in [TILE_COLUMNS_FEW, TILE_COLUMNS] {
+            let tile = Kernel::GemmRows(m, reduction, PlanesPlace::Images, columns);
+            assert!(of(tile, columns) == alone, "{}", tile.name());
         }
     }
 }

@@ -3,7 +3,7 @@
 
 use hearth_shaders::{
     ActivationFormat, COOPERATIVE_COLUMNS, COOPERATIVE_PAIRS, Epilogue, GemvInput, Kernel,
-    MatrixKernel, Planes, Reduction, TILE_COLUMNS, Tile, WeightFormat,
+    MatrixKernel, Planes, Reduction, TILE_COLUMNS_FEW, Tile, WeightFormat,
 };
 
 use super::super::Gpu;
@@ -21,7 +21,7 @@ pub(super) struct Plan {
 /// The matrix product and the reduction that a kernel is, or `None` if it is no matrix product.
 pub(super) fn matrix(kernel: Kernel) -> Option<(MatrixKernel, Reduction)> {
     match kernel {
-        Kernel::Gemv(m, r, _) | Kernel::GemvRows(m, r) | Kernel::GemmRows(m, r, _) => Some((m, r)),
+        Kernel::Gemv(m, r, _) | Kernel::GemvRows(m, r) | Kernel::GemmRows(m, r, ..) => Some((m, r)),
         Kernel::Gemm(m, _) | Kernel::GemmCoop(m) => Some((m, Reduction::Shared)),
         Kernel::Embed(..)
         | Kernel::Norm(..)
@@ -55,7 +55,7 @@ pub(super) fn plans(kernel: Kernel, gpu: &Gpu, pairs: u32, blocks: u32) -> Vec<P
                 .collect()
         }
         Kernel::GemvRows(m, _) => vec![rows_plan(Planes::Images, m, 1)],
-        Kernel::GemmRows(m, _, place) => vec![rows_plan(place, m, TILE_COLUMNS)],
+        Kernel::GemmRows(m, _, place, columns) => vec![rows_plan(place, m, columns)],
         Kernel::Gemm(m, tile) if gemm_tiles(gpu, m.activations).any(|t| t == tile) => vec![Plan {
             overrides: Vec::new(),
             pairs: tile.pairs(),
@@ -146,7 +146,10 @@ pub(super) fn everyday(kernel: Kernel, m: MatrixKernel, reduction: Reduction, gp
     // for the logits of several columns; the epilogues are the same.
     let rare = match kernel {
         Kernel::GemvRows(..) => m.activations == ActivationFormat::Int8,
-        Kernel::GemmRows(_, _, place) => {
+        Kernel::GemmRows(.., TILE_COLUMNS_FEW) => {
+            return thorough && !mixed && m.activations != ActivationFormat::Int8;
+        }
+        Kernel::GemmRows(_, _, place, _) => {
             place == Planes::Buffers || m.activations == ActivationFormat::Int8
         }
         _ => false,

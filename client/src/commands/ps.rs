@@ -1,0 +1,213 @@
+//! `hearth ps`: who runs what now, and who has used how much since the daemon's start.
+
+use hearth::v1::{AppStatus, DaemonStatus, SequenceStatus};
+
+use crate::cli::{Global, PsArgs};
+use crate::exit::Failure;
+use crate::json;
+use crate::output::{Output, complain, table_with_numbers};
+
+use super::{connect_to_running, status};
+
+const SEQUENCES: [&str; 10] = [
+    "ID",
+    "APP",
+    "PID",
+    "CLASS",
+    "STATE",
+    "PROMPT",
+    "CACHED",
+    "GENERATED",
+    "KV",
+    "GPU-TIME",
+];
+const APPS: [&str; 11] = [
+    "APP",
+    "CONNECTIONS",
+    "RUNNING",
+    "WAITING",
+    "REQUESTS",
+    "PROMPT",
+    "CACHED",
+    "GENERATED",
+    "KV",
+    "KEPT",
+    "GPU-TIME",
+];
+
+/// Shows sequences, or the apps' accounts. Never starts a daemon.
+///
+/// # Errors
+/// The daemon cannot be reached.
+pub(crate) async fn ps(args: PsArgs, global: &Global, output: Output) -> Result<(), Failure> {
+    let client = connect_to_running(global).await?;
+    let status = client.status().await?;
+    if output.json {
+        return Ok(output.object(&json::usage(&status))?);
+    }
+    let (rows, none) = if args.apps {
+        let accounts = by_gpu_time(&status).into_iter().map(account).collect();
+        (
+            accounts,
+            "no app is connected, and none has asked for anything",
+        )
+    } else {
+        let lines = status.sequences.iter().map(sequence).collect::<Vec<_>>();
+        (lines, "nothing runs and nothing waits")
+    };
+    if rows.is_empty() {
+        complain(&format!("{none}\n"));
+        return Ok(());
+    }
+    Ok(output.text(&text(args.apps, rows))?)
+}
+
+/// A table with its head.
+fn text(apps: bool, rows: Vec<Vec<String>>) -> String {
+    let (head, numbers) = if apps {
+        (&APPS[..], &[1, 2, 3, 4, 5, 6, 7, 8, 9, 10][..])
+    } else {
+        (&SEQUENCES[..], &[0, 2, 5, 6, 7, 8, 9][..])
+    };
+    let head = head.iter().map(|&name| name.to_owned()).collect();
+    let table: Vec<Vec<String>> = std::iter::once(head).chain(rows).collect();
+    table_with_numbers(&table, numbers)
+}
+
+fn sequence(sequence: &SequenceStatus) -> Vec<String> {
+    let state = match sequence.ahead {
+        Some(ahead) => format!("queued {ahead}"),
+        None if sequence.generated_tokens == 0 => "prefill".to_owned(),
+        None => "decode".to_owned(),
+    };
+    vec![
+        sequence.id.to_string(),
+        sequence.app.clone(),
+        match sequence.pid {
+            0 => "-".to_owned(),
+            pid => pid.to_string(),
+        },
+        json::class(sequence.class),
+        state,
+        sequence.prompt_tokens.to_string(),
+        sequence.cached_tokens.to_string(),
+        sequence.generated_tokens.to_string(),
+        sequence.kv_blocks.to_string(),
+        gpu_time(sequence.gpu_time),
+    ]
+}
+
+fn account(app: &AppStatus) -> Vec<String> {
+    vec![
+        app.app.clone(),
+        app.connections.to_string(),
+        app.active.to_string(),
+        app.waiting.to_string(),
+        app.requests.to_string(),
+        app.prompt_tokens.to_string(),
+        app.cached_tokens.to_string(),
+        app.generated_tokens.to_string(),
+        app.kv_blocks.to_string(),
+        app.kv_blocks_cached.to_string(),
+        gpu_time(app.gpu_time),
+    ]
+}
+
+/// The apps, the busiest first; equal ones by name.
+pub(super) fn by_gpu_time(status: &DaemonStatus) -> Vec<&AppStatus> {
+    let mut apps: Vec<&AppStatus> = status.apps.iter().collect();
+    let time = |app: &AppStatus| {
+        app.gpu_time
+            .map_or((0, 0), |time| (time.seconds, time.nanos))
+    };
+    // A stable sort: the daemon's order is that of names.
+    apps.sort_by_key(|app| std::cmp::Reverse(time(app)));
+    apps
+}
+
+/// A share of the GPU's time in a few letters.
+pub(super) fn gpu_time(time: Option<prost_types::Duration>) -> String {
+    match json::ms(time).unwrap_or(0.0) {
+        ms if ms < 1000.0 => format!("{ms:.0} ms"),
+        ms if ms < 60_000.0 => format!("{:.1} s", ms / 1000.0),
+        ms => status::duration(ms),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use hearth::v1;
+
+    fn time(seconds: i64, nanos: i32) -> Option<prost_types::Duration> {
+        Some(prost_types::Duration { seconds, nanos })
+    }
+
+    #[test]
+    fn sequences_line_up_under_their_heads() {
+        let running = SequenceStatus {
+            id: 7,
+            app: "org.gnome.Notes".to_owned(),
+            pid: 4711,
+            class: v1::Class::Interactive.into(),
+            prompt_tokens: 1200,
+            cached_tokens: 1184,
+            generated_tokens: 31,
+            kv_blocks: 77,
+            ahead: None,
+            gpu_time: time(2, 300_000_000),
+        };
+        let reading = SequenceStatus {
+            id: 12,
+            app: "a".to_owned(),
+            pid: 0,
+            class: v1::Class::Utility.into(),
+            generated_tokens: 0,
+            ..running.clone()
+        };
+        let waiting = SequenceStatus {
+            id: 13,
+            class: v1::Class::Background.into(),
+            ahead: Some(2),
+            gpu_time: None,
+            ..reading.clone()
+        };
+        let rows = [running, reading, waiting].iter().map(sequence).collect();
+        assert_eq!(
+            text(false, rows),
+            "ID  APP               PID  CLASS        STATE     PROMPT  CACHED  GENERATED  KV  GPU-TIME\n \
+             7  org.gnome.Notes  4711  interactive  decode      1200    1184         31  77     2.3 s\n\
+             12  a                   -  utility      prefill     1200    1184          0  77     2.3 s\n\
+             13  a                   -  background   queued 2    1200    1184          0  77      0 ms\n"
+        );
+    }
+
+    #[test]
+    fn the_busiest_app_comes_first() {
+        let app = |name: &str, time| AppStatus {
+            app: name.to_owned(),
+            gpu_time: time,
+            ..Default::default()
+        };
+        let status = DaemonStatus {
+            apps: vec![
+                app("a", time(0, 5)),
+                app("b", None),
+                app("c", time(9, 0)),
+                app("d", time(0, 5)),
+            ],
+            ..Default::default()
+        };
+        let names: Vec<_> = by_gpu_time(&status).iter().map(|app| &*app.app).collect();
+        assert_eq!(names, ["c", "a", "d", "b"]);
+        assert_eq!(account(&status.apps[0]).len(), APPS.len());
+    }
+
+    #[test]
+    fn times_are_short() {
+        assert_eq!(gpu_time(None), "0 ms");
+        assert_eq!(gpu_time(time(0, 250_000_000)), "250 ms");
+        assert_eq!(gpu_time(time(59, 900_000_000)), "59.9 s");
+        assert_eq!(gpu_time(time(125, 0)), "2 min 5 s");
+    }
+}
