@@ -480,6 +480,9 @@ impl Kernel {
                 if input == GemvInput::Normed && matrix.epilogue == Epilogue::Residual {
                     continue;
                 }
+                if matches!(input, GemvInput::Wide { .. }) && !matrix.goes_wide() {
+                    continue;
+                }
                 list.extend(reductions.map(|r| Self::Gemv(matrix, r, input)));
             }
             let tile = |r| Self::GemmRows(matrix, r, Planes::Buffers, TILE_COLUMNS);

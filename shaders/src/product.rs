@@ -129,6 +129,13 @@ impl MatrixKernel {
         !self.touches(ActivationFormat::Float)
     }
 
+    /// Tells whether many columns of it may be dealt out among threads: its rows are many and its
+    /// activations small.
+    pub fn goes_wide(self) -> bool {
+        self.activations == ActivationFormat::Int8
+            && matches!(self.epilogue, Epilogue::Qkv | Epilogue::Glu(_))
+    }
+
     /// Every matrix product there is but those by cooperative matrices.
     pub fn all() -> Vec<Self> {
         let mut list = Vec::new();

@@ -82,8 +82,7 @@ impl GemvPlan {
 }
 
 /// How `matrix` takes `columns` columns of stored activations. Sums of several row pairs take registers,
-/// which small GPUs have fewer of, and so do float activations; where rows are few, and the runs long,
-/// neither pays.
+/// which small GPUs have fewer of.
 pub(crate) fn stored_input(
     gpu: &Gpu,
     plan: GemvPlan,
@@ -91,13 +90,13 @@ pub(crate) fn stored_input(
     columns: u32,
 ) -> GemvInput {
     let reach = gpu.threads_per_row;
-    let room = matrix.activations == ActivationFormat::Int8 && reach >= 32;
     match matrix.epilogue {
-        Epilogue::Glu(_) if room && columns >= 4 => GemvInput::Wide {
+        _ if !matrix.goes_wide() || reach < 32 => GemvInput::Stored { columns },
+        Epilogue::Glu(_) if columns >= 4 => GemvInput::Wide {
             columns,
             pairs: if plan.lanes < reach { 1 } else { 2 },
         },
-        Epilogue::Qkv if room && columns >= 8 => GemvInput::Wide { columns, pairs: 1 },
+        Epilogue::Qkv if columns >= 8 => GemvInput::Wide { columns, pairs: 1 },
         _ => GemvInput::Stored { columns },
     }
 }

@@ -116,7 +116,9 @@ pub(super) fn columns_do_not_depend_on_their_number() {
             let alone = of(GemvInput::Stored { columns: 1 });
             assert!(alone.iter().all(|&w| w != UNTOUCHED));
             for input in GemvInput::ALL {
-                if input != GemvInput::Normed {
+                // Nothing deals out the sums of floats.
+                let wide = matches!(input, GemvInput::Wide { .. });
+                if input != GemvInput::Normed && !(wide && activations == ActivationFormat::Float) {
                     assert_eq!(of(input), alone, "{input:?}, {plan:?}");
                 }
             }

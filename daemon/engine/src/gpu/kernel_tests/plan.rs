@@ -111,10 +111,13 @@ pub(super) fn everyday(kernel: Kernel, m: MatrixKernel, reduction: Reduction, gp
     if let Kernel::Gemv(_, _, input) = kernel
         && input != (GemvInput::Stored { columns: 1 })
     {
-        let chosen = matches!(
-            (input.columns(), m.epilogue),
-            (1, _) | (4, Epilogue::Residual) | (8, Epilogue::Glu(_))
-        );
+        let chosen = match input {
+            GemvInput::Wide { columns: 16, .. } => m.epilogue == Epilogue::Qkv,
+            _ => matches!(
+                (input.columns(), m.epilogue),
+                (1, _) | (4, Epilogue::Residual) | (8, Epilogue::Glu(_))
+            ),
+        };
         let mixed = matches!(m.epilogue, Epilogue::Glu(out) if out != m.activations);
         return thorough && reduction == gpu.reduction && chosen && !mixed;
     }
