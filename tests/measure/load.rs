@@ -194,7 +194,7 @@ async fn crowd(launcher: &Client) -> Outcome<()> {
     }
     let took = started.elapsed();
     let status = launcher.status().await?;
-    let counters = status.counters.clone().unwrap_or_default();
+    let counters = status.counters.unwrap_or_default();
     println!(
         "crowd: {APPS} apps, {REQUESTS} requests of 6 + 4 tokens: {done} answered in {took:.1?}"
     );
@@ -301,7 +301,15 @@ async fn batch(launcher: &Client) -> Outcome<()> {
     for n in 0..8 {
         apps.push(app(launcher, &format!("stream{n}")).await?);
     }
-    let ask = |n: u32| request(prompt(80_000 + n, 16), TOKENS, v1::Class::Interactive);
+    let ask = |n: u32| {
+        let mut request = request(prompt(80_000 + n, 16), TOKENS, v1::Class::Interactive);
+        // A penalty rules out drafts, which a stream alone would have and others not.
+        let sampling = request.options.as_mut().and_then(|o| o.sampling.as_mut());
+        if let Some(sampling) = sampling {
+            sampling.presence_penalty = Some(0.01);
+        }
+        request
+    };
     let rate = |replies: &[Reply]| {
         // From the last first token to the first end, all of them decode.
         let begin = replies.iter().map(|r| r.first).max().unwrap_or_default();

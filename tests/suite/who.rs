@@ -15,7 +15,7 @@ async fn seen(
     wanted: impl Fn(&v1::DaemonStatus) -> bool,
 ) -> v1::DaemonStatus {
     loop {
-        let next = tokio::time::timeout(Duration::from_secs(20), watch.message()).await;
+        let next = tokio::time::timeout(Duration::from_secs(60), watch.message()).await;
         let next = next.unwrap_or_else(|_| panic!("never {what}"));
         let status = next.unwrap().unwrap().status.unwrap();
         if wanted(&status) {

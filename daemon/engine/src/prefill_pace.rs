@@ -13,6 +13,8 @@ use crate::model::{Column, Forward, ModelConfig, StepInput};
 
 /// Longest that a prefill step should take.
 const STEP_TIME_MAX: Duration = Duration::from_millis(100);
+/// Longest that a sequence alone may take in one, when its context has grown: somebody may come.
+const STEP_TIME_ALONE_MAX: Duration = Duration::from_millis(250);
 /// Tokens of the step that is timed, and the chunk of adapters that are not worth timing.
 const PROBE_TOKENS: u32 = 128;
 /// Smallest chunk: below it, reading the weights again costs more than the wait saves.
@@ -52,11 +54,16 @@ impl PrefillPace {
     /// Prompt tokens of the next step; `company`: other sequences wait for it.
     pub(crate) fn chunk(&self, company: bool) -> u32 {
         match self.token_s {
-            Some(seconds) if company => {
+            Some(seconds) => {
                 let time = Duration::try_from_secs_f64(seconds).unwrap_or_default();
-                chunk_of(time, 1, self.chunk)
+                let most = if company {
+                    STEP_TIME_MAX
+                } else {
+                    STEP_TIME_ALONE_MAX
+                };
+                chunk_of(time, 1, most, self.chunk)
             }
-            _ => self.chunk,
+            None => self.chunk,
         }
     }
 }
@@ -86,7 +93,7 @@ pub(crate) fn prefill_chunk(
     }
     forward.clear_blocks(gpu, config, &tables);
     gpu.wait(None)?;
-    let chunk = chunk_of(time, tokens, most);
+    let chunk = chunk_of(time, tokens, STEP_TIME_MAX, most);
     tracing::info!(
         chunk,
         probe_us = time.as_micros(),
@@ -133,10 +140,10 @@ fn probe(
     Ok(time)
 }
 
-/// The chunk for a GPU that takes `time` for `tokens` tokens: a multiple of the smallest, at most
-/// `most`.
-fn chunk_of(time: Duration, tokens: u32, most: u32) -> u32 {
-    let per_step = STEP_TIME_MAX.as_micros() * u128::from(tokens) / time.as_micros().max(1);
+/// The chunk for a GPU that takes `time` for `tokens` tokens, in steps of `step_max`: a multiple of the
+/// smallest, at most `most`.
+fn chunk_of(time: Duration, tokens: u32, step_max: Duration, most: u32) -> u32 {
+    let per_step = step_max.as_micros() * u128::from(tokens) / time.as_micros().max(1);
     let fit = u32::try_from(per_step).unwrap_or(u32::MAX) / CHUNK_MIN * CHUNK_MIN;
     fit.max(CHUNK_MIN).min(most)
 }
@@ -153,7 +160,7 @@ mod tests {
             pace.took(512, Duration::from_millis(400));
             pace.took(3, Duration::from_secs(1));
         }
-        assert_eq!((pace.chunk(true), pace.chunk(false)), (128, 512));
+        assert_eq!((pace.chunk(true), pace.chunk(false)), (128, 320));
         for _ in 0..40 {
             pace.took(128, Duration::from_secs(1));
         }
@@ -163,15 +170,15 @@ mod tests {
 
     #[test]
     fn a_chunk_fits_its_time() {
-        let chunk = |ms| chunk_of(Duration::from_millis(ms), 128, 512);
+        let chunk = |ms| chunk_of(Duration::from_millis(ms), 128, STEP_TIME_MAX, 512);
         assert_eq!(chunk(1), 512, "fast: as much as allowed");
         assert_eq!(chunk(50), 256);
         assert_eq!(chunk(100), 128);
         assert_eq!(chunk(110), 96, "rounded down");
         assert_eq!(chunk(5000), 32, "slow: never below the least");
-        assert_eq!(chunk_of(Duration::ZERO, 32, 512), 512);
+        assert_eq!(chunk_of(Duration::ZERO, 32, STEP_TIME_MAX, 512), 512);
         assert_eq!(
-            chunk_of(Duration::from_secs(9), 32, 8),
+            chunk_of(Duration::from_secs(9), 32, STEP_TIME_MAX, 8),
             8,
             "but never above the setting"
         );

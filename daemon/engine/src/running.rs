@@ -31,6 +31,8 @@ use crate::speculation::StepCosts;
 const STEPS_AHEAD: usize = 2;
 /// With company, steps that take longer are not submitted ahead: who comes next would wait for them.
 const AHEAD_STEP_MAX: Duration = Duration::from_millis(20);
+/// The same without company, which may come.
+const AHEAD_STEP_ALONE_MAX: Duration = Duration::from_millis(80);
 
 /// See the module.
 pub(crate) struct Running {
@@ -134,10 +136,16 @@ impl Running {
     }
 
     fn steps_ahead(&self) -> usize {
-        if self.sequences.len() > 1 && self.last_step > AHEAD_STEP_MAX {
-            return 1;
+        let most = if self.sequences.len() > 1 {
+            AHEAD_STEP_MAX
+        } else {
+            AHEAD_STEP_ALONE_MAX
+        };
+        if self.last_step > most {
+            1
+        } else {
+            STEPS_AHEAD
         }
-        STEPS_AHEAD
     }
 
     /// Ends what is over, abandoned or out of time, and gives back what it held.

@@ -20,6 +20,10 @@ impl Random {
         (self.0 >> 33) % n
     }
 
+    fn index(&mut self, n: usize) -> usize {
+        usize::try_from(self.below(n as u64)).unwrap()
+    }
+
     fn count(&mut self, n: u64) -> u32 {
         u32::try_from(self.below(n)).unwrap()
     }
@@ -207,11 +211,11 @@ proptest! {
             match world.random.below(6) {
                 0 | 1 => world.start(),
                 2..=4 if lives > 0 => {
-                    let at = world.random.below(lives as u64) as usize;
+                    let at = world.random.index(lives);
                     world.grow(at);
                 }
                 _ if lives > 0 => {
-                    let at = world.random.below(lives as u64) as usize;
+                    let at = world.random.index(lives);
                     world.end(at);
                 }
                 _ => {}

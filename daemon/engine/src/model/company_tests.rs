@@ -141,7 +141,7 @@ impl Rig {
 
     /// Every word of the KV cache.
     fn kv(&self) -> Vec<Vec<u32>> {
-        let read = |buffer: &wgpu::Buffer| {
+        let read = |buffer: &crate::gpu::Buffer| {
             let mut encoder = self.gpu.device.create_command_encoder(&Default::default());
             let mut readback = Readback::new(&self.gpu, buffer.size());
             readback.copy_from(&mut encoder, buffer, 0, 0, buffer.size());

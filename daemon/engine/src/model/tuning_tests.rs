@@ -213,6 +213,7 @@ fn float_activations_are_the_way_out_of_int8() {
     assert!(plain.refused.is_empty());
     for refused in [
         &["gemv2.q4_0.int8.glu"][..],
+        &["gemv16.q8_0.int8"],
         &["combine.int8"],
         &["norm.int8"],
         &["attention.int8"],

@@ -18,6 +18,10 @@ impl Random {
             .wrapping_add(1_442_695_040_888_963_407);
         (self.0 >> 33) % n
     }
+
+    fn index(&mut self, n: usize) -> usize {
+        usize::try_from(self.below(n as u64)).unwrap()
+    }
 }
 
 #[derive(Debug, Clone)]
@@ -188,19 +192,19 @@ proptest! {
             match random.below(8) {
                 0..=3 => {
                     let app = random.below(5).to_string();
-                    let class = Class::ALL[random.below(3) as usize];
+                    let class = Class::ALL[random.index(3)];
                     let chunks = u32::try_from(1 + random.below(4)).unwrap();
                     let tokens = u32::try_from(random.below(12)).unwrap();
                     machine.submit(&app, class, chunks, tokens);
                     submitted += 1;
                 }
                 4 if !machine.jobs.is_empty() => {
-                    let at = random.below(machine.jobs.len() as u64) as usize;
+                    let at = random.index(machine.jobs.len());
                     let id = *machine.jobs.keys().nth(at).unwrap();
                     machine.remove(id);
                 }
                 5 if !machine.jobs.is_empty() => {
-                    let at = random.below(machine.jobs.len() as u64) as usize;
+                    let at = random.index(machine.jobs.len());
                     let id = *machine.jobs.keys().nth(at).unwrap();
                     machine.scheduler.set_stalled(id, random.below(2) == 0);
                 }
