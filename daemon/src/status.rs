@@ -166,13 +166,19 @@ pub(crate) fn deadline_exceeded() -> Status {
     .status()
 }
 
-/// The prompt does not fit the context.
-pub(crate) fn context_overflow(prompt_tokens: u64, context_len: u32, field: &str) -> Status {
-    let message = format!("the prompt has {prompt_tokens} tokens; the context holds {context_len}");
+/// The prompt does not fit the context; `context_len`: what it holds now, and when power and memory
+/// allow all.
+pub(crate) fn context_overflow(prompt_tokens: u64, context_len: [u32; 2], field: &str) -> Status {
+    let [now, most] = context_len;
+    let mut message = format!("the prompt has {prompt_tokens} tokens; the context holds {now}");
+    if now < most {
+        message += &format!(" to save power or memory, {most} otherwise");
+    }
     fault(Code::InvalidArgument, "CONTEXT_OVERFLOW", message)
         .facts([
             ("prompt_tokens", prompt_tokens.to_string()),
-            ("context_len", context_len.to_string()),
+            ("context_len", now.to_string()),
+            ("model_context_len", most.to_string()),
         ])
         .at(field)
         .status()
@@ -194,7 +200,12 @@ pub(crate) fn of_submit(error: &SubmitError, field: &str) -> Status {
         SubmitError::ContextOverflow {
             prompt_tokens,
             context_len,
-        } => context_overflow(u64::from(*prompt_tokens), *context_len, field),
+            model_context_len,
+        } => context_overflow(
+            u64::from(*prompt_tokens),
+            [*context_len, *model_context_len],
+            field,
+        ),
         SubmitError::Param(error) => bad_field(
             &format!("options.sampling.{}", error.field),
             format!("must be {}, not {}", error.allowed, error.value),
@@ -330,6 +341,7 @@ mod tests {
         let error = SubmitError::ContextOverflow {
             prompt_tokens: 9000,
             context_len: 8192,
+            model_context_len: 8192,
         };
         let status = of_submit(&error, "messages");
         assert_eq!(status.code(), Code::InvalidArgument);

@@ -5,6 +5,7 @@
     reason = "in a test, a failure where none may be is a failed test"
 )]
 
+mod allowance;
 mod app_sockets;
 mod beside;
 mod cancel;

@@ -20,11 +20,14 @@ use crate::prefill_pace::prefill_chunk;
 use crate::queue::QueuePlace;
 use crate::request::{EngineConfig, GenerateRequest};
 use crate::running::Running;
+use crate::sequence::Sequence;
 use crate::tokenizer::Tokenizer;
 use crate::usage::Usage;
 
 /// How often a reader that stalls is looked at while nothing else goes on.
 const STALL_POLL: Duration = Duration::from_millis(20);
+/// How often callers that went away are looked for while nothing may run.
+const WAITING_POLL: Duration = Duration::from_secs(1);
 /// Most KV memory taken without being told for eight sequences of full context,
 const KV_BYTES_FOR_EIGHT_MAX: u64 = 256 << 20;
 /// for two,
@@ -43,10 +46,11 @@ pub(crate) enum Command {
     },
     /// Free the present model.
     Unload { reply: Sender<bool> },
-    /// Run a request that was checked against `model`.
+    /// Run a request that was checked against `model` and `context_len`.
     Submit {
         request: Box<GenerateRequest>,
         model: Arc<LoadedModel>,
+        context_len: u32,
         sink: Box<dyn EventSink>,
         place: QueuePlace,
     },
@@ -131,8 +135,8 @@ impl EngineLoop {
                 Ok(command) => self.obey(command),
                 Err(mpsc::RecvError) => return false,
             }
-        } else if self.stuck {
-            match self.commands.recv_timeout(STALL_POLL) {
+        } else if let Some(pause) = self.pause() {
+            match self.commands.recv_timeout(pause) {
                 Ok(command) => self.obey(command),
                 Err(RecvTimeoutError::Timeout) => {}
                 Err(RecvTimeoutError::Disconnected) => return false,
@@ -144,6 +148,19 @@ impl EngineLoop {
                 Err(TryRecvError::Empty) => return true,
                 Err(TryRecvError::Disconnected) => return false,
             }
+        }
+    }
+
+    /// How long the thread may sleep though there are sequences: it rests between steps, or readers have
+    /// to take their events first, or nothing that waits may run now.
+    fn pause(&self) -> Option<Duration> {
+        let running = self.running.as_ref()?;
+        let now = Instant::now();
+        match running.rest(now) {
+            Some(rest) => Some(rest),
+            None if !self.stuck => None,
+            None if running.nobody_runs() => Some(running.next_deadline(now).min(WAITING_POLL)),
+            None => Some(STALL_POLL),
         }
     }
 
@@ -167,9 +184,10 @@ impl EngineLoop {
             Command::Submit {
                 request,
                 model,
+                context_len,
                 sink,
                 place,
-            } => self.submit(*request, &model, sink, place),
+            } => self.submit(*request, &model, context_len, sink, place),
             Command::Allow(allowance) => {
                 self.allowance = allowance;
                 if let Some(running) = &mut self.running {
@@ -189,19 +207,20 @@ impl EngineLoop {
         &mut self,
         request: GenerateRequest,
         model: &Arc<LoadedModel>,
+        context_len: u32,
         sink: Box<dyn EventSink>,
         place: QueuePlace,
     ) {
         match &mut self.running {
             Some(running) if Arc::ptr_eq(&running.model, model) && self.stopping.is_none() => {
                 self.shared.update(|stats| stats.requests += 1);
-                running.submit(request, sink, place, &self.shared);
+                running.submit(request, context_len, sink, place, &self.shared);
                 self.stuck = false;
             }
             // The model went away between the check and now.
             _ => {
                 let model = Arc::clone(model);
-                let mut sequence = crate::sequence::Sequence::new(request, model, sink, place);
+                let mut sequence = Sequence::new(request, model, context_len, sink, place);
                 sequence.end(FinishReason::Shutdown, None);
             }
         }

@@ -134,11 +134,15 @@ async fn submit(
     {
         return Err(status::deadline_exceeded());
     }
+    let engine = Arc::clone(shared.engine().ok_or_else(status::loading)?);
     let model = Arc::clone(&warm.model);
+    let context_len = engine.context_len(&model);
     let max_tokens = request.max_tokens;
-    let (prompt, truncation) =
-        blocking(move || prompt::fitting_tokens(&model, &ask, allow_truncation, max_tokens))
-            .await?;
+    let (prompt, truncation) = blocking(move || {
+        let truncates = allow_truncation.then_some(max_tokens);
+        prompt::fitting_tokens(&model, &ask, context_len, truncates)
+    })
+    .await?;
     check_stop_tokens(&request, warm.model.config.vocab_size)?;
     request.prompt = prompt;
     let account = Account {
@@ -147,7 +151,6 @@ async fn submit(
         load_time,
         truncation,
     };
-    let engine = shared.engine().ok_or_else(status::loading)?;
     // The model may have changed while its tokenizer was at work: its tokens would mean nothing.
     if engine
         .model()

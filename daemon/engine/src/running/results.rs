@@ -17,6 +17,9 @@ use crate::sequence::NextStep;
 /// Where logits start in a readback buffer, after the tokens.
 pub(super) const LOGITS_AT: u64 = OUTPUTS_MAX as u64 * 4;
 
+/// Longest rest between two steps, whatever the pace.
+const REST_MAX: Duration = Duration::from_secs(1);
+
 /// What a step took.
 struct Took {
     /// The GPU.
@@ -55,12 +58,22 @@ impl Running {
         };
         self.last_done = now;
         self.last_step = took.busy;
+        self.rest_after(took.busy, now);
         self.account(shared, &step, &took);
         let alone = step.parts.len() == 1;
         for (part, tokens) in step.parts.iter().zip(tokens) {
             self.deliver(shared, part, tokens, alone.then_some(&took));
         }
         Ok(true)
+    }
+
+    /// Rests as long as the allowed pace asks for after a step that took `busy`.
+    fn rest_after(&mut self, busy: Duration, now: Instant) {
+        let pace = f64::from(self.allowance.pace);
+        self.rest_until = (pace < 1.0).then(|| {
+            let rest = busy.as_secs_f64() * (1.0 / pace.max(0.01) - 1.0);
+            now + Duration::try_from_secs_f64(rest).map_or(REST_MAX, |rest| rest.min(REST_MAX))
+        });
     }
 
     /// Charges a step's time to those who took part in it, each by its columns.

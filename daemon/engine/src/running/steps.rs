@@ -72,6 +72,7 @@ impl Running {
     fn prefill_part(&mut self, gpu: &Gpu, shared: &Shared, id: SequenceId) -> Vec<Part> {
         let company = self.sequences.len() > 1;
         let chunk = self.pace.chunk(company);
+        let chunk = chunk.min(self.allowance.prefill_chunk_max).max(1);
         let step = self.sequences[&id].next_prefill(chunk);
         if self.make_room(gpu, shared, id, step) {
             vec![self.part(id, step)]
