@@ -135,6 +135,7 @@ fn own_warm_model(model: v1::WarmModel, own: &v1::AppStatus) -> v1::WarmModel {
         kv_blocks_total: model.kv_blocks_total,
         // Requests of others put it off.
         unloads_in: None,
+        pinned: false,
         kv_blocks_cached: own.kv_blocks_cached,
     }
 }
@@ -270,6 +271,7 @@ mod tests {
                 kv_blocks_cached: 77,
                 kv_blocks_total: 100,
                 unloads_in: Some(prost_types::Duration::default()),
+                pinned: true,
                 ..Default::default()
             }),
             counters: Some(v1::Counters {

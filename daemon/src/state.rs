@@ -17,9 +17,10 @@ use tonic_health::server::HealthReporter;
 use crate::app_sockets::AppSockets;
 use crate::config::Config;
 use crate::lifecycle::{Lifecycle, State};
-use crate::limits::IMPORTS_MAX;
+use crate::limits::{IMPORTS_MAX, KEEP_ALIVE};
 use crate::places::Places;
 use crate::store::{Manifest, ModelFacts, Store};
+use crate::warmth::{Waking, Warmth};
 use crate::{status, wire};
 
 /// A warm model and where it came from.
@@ -74,6 +75,7 @@ pub(crate) struct Shared {
     pub(crate) places: Places,
     pub(crate) app_sockets: AppSockets,
     pub(crate) refused: AtomicU64,
+    pub(crate) warmth: Warmth,
     engine: OnceLock<Arc<Engine>>,
     warm: RwLock<Option<Arc<Warm>>>,
     started: Instant,
@@ -97,6 +99,7 @@ impl Shared {
             places: Places::default(),
             app_sockets,
             refused: AtomicU64::new(0),
+            warmth: Warmth::new(Some(KEEP_ALIVE)),
             engine: OnceLock::new(),
             warm: RwLock::new(None),
             started: Instant::now(),
@@ -123,8 +126,21 @@ impl Shared {
 
     /// Changes the warm model and tells the health service.
     pub(crate) async fn set_warm(&self, warm: Option<Arc<Warm>>) {
-        let serving = warm.is_some() && !self.lifecycle.is_draining();
         *self.warm.write().unwrap_or_else(PoisonError::into_inner) = warm;
+        self.report_health().await;
+    }
+
+    /// Takes the warm model if no request is in flight. From then on none can find it.
+    pub(crate) fn take_idle(&self) -> Option<Arc<Warm>> {
+        let mut warm = self.warm.write().unwrap_or_else(PoisonError::into_inner);
+        warm.take_if(|_| self.warmth.is_idle())
+    }
+
+    /// Tells the health service whether requests can be answered: with a warm model, or with one that
+    /// sleeps until then.
+    pub(crate) async fn report_health(&self) {
+        let has_model = self.warm().is_some() || self.warmth.sleeping().is_some();
+        let serving = has_model && !self.lifecycle.is_draining();
         crate::server::report_health(&self.health, serving).await;
     }
 
@@ -149,7 +165,13 @@ impl Shared {
                 Err(status::not_warm(asked, &loading.name))
             }
             (State::Starting | State::Loading, ..) => Ok(Availability::Loading),
-            (_, _, reason) => Err(status::no_model(reason.as_deref())),
+            (_, _, reason) => match self.warmth.wake(asked) {
+                Waking::Loading => Ok(Availability::Loading),
+                Waking::Short(why) => Err(status::memory_short(&why)),
+                Waking::Failed(status) => Err(status),
+                Waking::Other(name) => Err(status::not_warm(asked, &name)),
+                Waking::Nothing => Err(status::no_model(reason.as_deref())),
+            },
         }
     }
 
@@ -201,8 +223,9 @@ impl Shared {
                 scratch_bytes: warm.model.scratch_bytes,
                 kv_blocks_used: stats.kv_blocks_used_now,
                 kv_blocks_total: stats.kv_blocks_total,
-                unloads_in: None,
+                unloads_in: self.warmth.unloads_in().map(wire::duration),
                 kv_blocks_cached: stats.kv_blocks_cached_now,
+                pinned: self.warmth.is_pinned(),
             }),
             loading: phase.loading.map(wire::loading),
             counters: Some(wire::counters(&stats, self.refused.load(Ordering::Relaxed))),

@@ -12,7 +12,7 @@ use hearth_proto::ERROR_DOMAIN;
 use tonic::{Code, Status};
 use tonic_types::{ErrorDetails, StatusExt as _};
 
-use crate::limits::RETRY_DELAY;
+use crate::limits::{MEMORY_RETRY_DELAY, RETRY_DELAY};
 use crate::socket::SocketError;
 use crate::store::StoreError;
 
@@ -119,6 +119,14 @@ pub(crate) fn no_model(why: Option<&str>) -> Status {
         let _ = write!(message, " ({why})");
     }
     fault(Code::FailedPrecondition, "NO_MODEL", message).status()
+}
+
+/// The model is unloaded and may not be loaded now. `why`: the plan's reason.
+pub(crate) fn memory_short(why: &str) -> Status {
+    let message = format!("the model is unloaded until memory is free again: {why}");
+    fault(Code::Unavailable, "MEMORY_SHORT", message)
+        .retry(MEMORY_RETRY_DELAY)
+        .status()
 }
 
 /// The GPU could not be opened.

@@ -98,7 +98,10 @@ fn new_requests_get_the_context_that_is_allowed() {
     assert_eq!(engine.context_len(&model), 64);
     let events = submit(&engine, &request(vec![5; 50], 100));
     let (short, _) = reply(events);
-    assert_eq!((short.generated, short.reason), (14, FinishReason::ContextFull));
+    assert_eq!(
+        (short.generated, short.reason),
+        (14, FinishReason::ContextFull)
+    );
     let (sender, _events) = std::sync::mpsc::channel();
     let refused = engine.submit(request(vec![5; 70], 1), Box::new(ChannelSink(sender)));
     let Err(SubmitError::ContextOverflow {

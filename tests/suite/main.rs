@@ -21,4 +21,5 @@ mod socket;
 mod speculation;
 mod tidy;
 mod together;
+mod warmth;
 mod who;

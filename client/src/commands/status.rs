@@ -179,10 +179,15 @@ fn model_lines(status: &DaemonStatus, lines: &mut Lines) {
         return;
     };
     let info = warm.info.clone().unwrap_or_default();
+    let stays = match json::ms(warm.unloads_in) {
+        _ if warm.pinned => " (pinned)".to_owned(),
+        Some(ms) => format!(" for {} more", duration(ms)),
+        None => String::new(),
+    };
     lines.add(
         "model",
         &format!(
-            "{} ({}), warm, context {} tokens, {} activations",
+            "{} ({}), warm{stays}, context {} tokens, {} activations",
             info.name,
             info.quantization,
             warm.context_len,

@@ -20,6 +20,7 @@ use super::{Replies, blocking};
 use crate::lifecycle::State;
 use crate::state::{Availability, Shared, Warm};
 use crate::status;
+use crate::warmth::InFlight;
 use crate::wire::{self, Account};
 
 /// A request to generate, checked as far as is possible without a model.
@@ -39,11 +40,12 @@ pub(super) async fn start(
     job: Job,
 ) -> Result<Replies<GenerationEvent>, Status> {
     prompt::check(&job.ask)?;
+    let in_flight = InFlight::new(&shared);
     match shared.available(&job.model)? {
-        Availability::Warm(warm) => Ok(Box::pin(submit(shared, warm, job, None).await?)),
+        Availability::Warm(warm) => Ok(Box::pin(submit(shared, warm, job, None, in_flight).await?)),
         Availability::Loading => {
             let (replies, stream) = mpsc::channel(16);
-            tokio::spawn(wait_and_submit(shared, job, replies));
+            tokio::spawn(wait_and_submit(shared, job, replies, in_flight));
             Ok(Box::pin(ReceiverStream::new(stream)))
         }
     }
@@ -54,13 +56,14 @@ async fn wait_and_submit(
     shared: Arc<Shared>,
     job: Job,
     replies: mpsc::Sender<Result<GenerationEvent, Status>>,
+    in_flight: InFlight,
 ) {
     let outcome = tokio::select! {
         outcome = wait_for_model(&shared, &job, &replies) => outcome,
         () = replies.closed() => return,
     };
     let started = match outcome {
-        Ok((warm, waited)) => submit(Arc::clone(&shared), warm, job, Some(waited)).await,
+        Ok((warm, waited)) => submit(Arc::clone(&shared), warm, job, Some(waited), in_flight).await,
         Err(status) => Err(status),
     };
     let mut events = match started {
@@ -121,6 +124,7 @@ async fn submit(
     warm: Arc<Warm>,
     job: Job,
     load_time: Option<Duration>,
+    in_flight: InFlight,
 ) -> Result<Generation, Status> {
     let Job { ask, settings, .. } = job;
     let Settings {
@@ -167,7 +171,7 @@ async fn submit(
         events,
         account,
         over: false,
-        shared,
+        _in_flight: in_flight,
     })
 }
 
@@ -186,7 +190,7 @@ struct Generation {
     events: Events,
     account: Account,
     over: bool,
-    shared: Arc<Shared>,
+    _in_flight: InFlight,
 }
 
 impl Stream for Generation {
@@ -213,11 +217,5 @@ impl Stream for Generation {
             }
         };
         Poll::Ready(Some(reply))
-    }
-}
-
-impl Drop for Generation {
-    fn drop(&mut self) {
-        self.shared.activity.send_replace(());
     }
 }
