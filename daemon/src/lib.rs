@@ -9,6 +9,7 @@ mod app_sockets;
 pub mod bench;
 mod changes;
 pub mod config;
+mod energy;
 mod hardening;
 pub mod lifecycle;
 pub mod limits;

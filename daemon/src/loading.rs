@@ -29,7 +29,15 @@ pub(crate) type OnProgress = Box<dyn FnMut(LoadProgress) -> bool + Send>;
 
 /// Opens the GPU, then loads the model that is configured or the only one there is.
 pub(crate) async fn start(shared: Arc<Shared>) {
-    let config = shared.config.engine.clone();
+    let mut config = shared.config.engine.clone();
+    config.meter = shared.meter.as_ref().map(|found| Arc::clone(&found.meter));
+    if let Some(meter) = &shared.meter {
+        tracing::info!(
+            meter = meter.name,
+            measured = meter.measured,
+            "energy is told"
+        );
+    }
     let started = tokio::task::spawn_blocking(move || Engine::start(config)).await;
     let engine = match started {
         Ok(Ok(engine)) => engine,

@@ -3,7 +3,7 @@
 //! It holds state and answers questions about it. Loading is in `loading.rs`, serving in
 //! `server.rs`.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, OnceLock, PoisonError, RwLock};
 use std::time::Instant;
@@ -16,6 +16,7 @@ use tonic_health::server::HealthReporter;
 
 use crate::app_sockets::AppSockets;
 use crate::config::Config;
+use crate::energy::{self, Meter};
 use crate::lifecycle::{Lifecycle, State};
 use crate::limits::{IMPORTS_MAX, KEEP_ALIVE};
 use crate::places::Places;
@@ -76,6 +77,8 @@ pub(crate) struct Shared {
     pub(crate) app_sockets: AppSockets,
     pub(crate) refused: AtomicU64,
     pub(crate) warmth: Warmth,
+    /// What tells energy, if anything does.
+    pub(crate) meter: Option<Meter>,
     engine: OnceLock<Arc<Engine>>,
     warm: RwLock<Option<Arc<Warm>>>,
     started: Instant,
@@ -89,6 +92,7 @@ impl Shared {
         app_sockets: AppSockets,
     ) -> Self {
         Self {
+            meter: energy::find(Path::new("/sys"), config.gpu_watts),
             config,
             store,
             lifecycle: Lifecycle::default(),
@@ -228,7 +232,11 @@ impl Shared {
                 pinned: self.warmth.is_pinned(),
             }),
             loading: phase.loading.map(wire::loading),
-            counters: Some(wire::counters(&stats, self.refused.load(Ordering::Relaxed))),
+            counters: Some(wire::counters(
+                &stats,
+                self.refused.load(Ordering::Relaxed),
+                self.meter.as_ref(),
+            )),
             queue: Some(v1::Queue {
                 active: stats.active_now,
                 waiting: stats.queued_now,
@@ -238,7 +246,7 @@ impl Shared {
             }),
             plan: Some(self.plan(warm.as_deref())),
             connections: connections.values().sum(),
-            apps: wire::apps(usage.apps, connections),
+            apps: wire::apps(usage.apps, connections, self.meter.as_ref()),
             sequences: usage.sequences.into_iter().map(wire::sequence).collect(),
             warnings: self.warnings(),
             socket_path: self.config.socket.display().to_string(),

@@ -121,6 +121,9 @@ fn counter_lines(counters: &Counters, lines: &mut Lines) {
             speed(counters.generated_tokens, json::ms(counters.decode_time)),
         ),
     );
+    if let Some(energy) = counters.energy.filter(|energy| energy.joules > 0.0) {
+        lines.add("energy", &ps::joules(&energy));
+    }
     if counters.drafted_tokens > 0 {
         lines.add(
             "speculation",

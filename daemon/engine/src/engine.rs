@@ -130,6 +130,8 @@ pub struct EngineStats {
     pub preempted: u64,
     /// Tokens computed again because their KV had been dropped.
     pub replayed_tokens: u64,
+    /// Energy of all steps, in microjoules; 0 without a meter.
+    pub energy_uj: u64,
 }
 
 /// What the engine's thread and its handles share.

@@ -7,6 +7,7 @@
 mod allowance;
 pub mod bench;
 pub mod chat_template;
+mod energy;
 mod engine;
 mod engine_loop;
 pub mod error;
@@ -31,6 +32,7 @@ pub mod tokenizer;
 mod usage;
 
 pub use allowance::Allowance;
+pub use energy::{EnergyMeter, MeterReading};
 pub use engine::{AdapterInfo, AdapterKind, Engine, EngineStats, LoadProgress, LoadedModel};
 pub use error::{EngineError, LoadError, SubmitError};
 pub use event::{

@@ -4,6 +4,8 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use crate::energy::EnergyMeter;
+
 /// Which GPU adapter to take.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub enum AdapterChoice {
@@ -114,6 +116,8 @@ pub struct EngineConfig {
     pub cache_dir: Option<PathBuf>,
     /// Choose kernels at the next load whatever is remembered, and remember them instead.
     pub retune: bool,
+    /// What tells this machine's energy; `None`: no energy is told.
+    pub meter: Option<Arc<dyn EnergyMeter>>,
     /// Keep every shader bounds check (slower; for tests).
     pub checked_shaders: bool,
     /// Take a software adapter for a GPU, with a GPU's kernels and its tuning (slower; for tests).
@@ -146,6 +150,7 @@ impl Default for EngineConfig {
             tuning_budget: Duration::from_secs(4),
             cache_dir: None,
             retune: false,
+            meter: None,
             checked_shaders: false,
             software_as_gpu: false,
             refused_kernels: Vec::new(),

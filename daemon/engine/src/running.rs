@@ -15,6 +15,7 @@ use std::time::{Duration, Instant};
 use self::report::Told;
 use self::steps::StepUnderWay;
 use crate::allowance::Allowance;
+use crate::energy::EnergyShares;
 use crate::engine::{LoadedModel, Shared};
 use crate::error::EngineError;
 use crate::event::{EventSink, FinishReason};
@@ -55,6 +56,7 @@ pub(crate) struct Running {
     /// What the last step took.
     last_step: Duration,
     told: Told,
+    energy: EnergyShares,
     allowance: Allowance,
     /// The end of the rest that the allowed pace asks for.
     rest_until: Option<Instant>,
@@ -88,6 +90,7 @@ impl Running {
             last_done: now,
             last_step: Duration::ZERO,
             told: Told::default(),
+            energy: EnergyShares::new(config.meter.clone()),
             allowance: Allowance::default(),
             rest_until: None,
         }

@@ -103,6 +103,10 @@ pub(crate) struct Sequence {
     pub(crate) cached_tokens: u32,
     /// Its share of the GPU's time.
     pub(crate) gpu_time: Duration,
+    /// Energy that the meter counted for it, in microjoules.
+    pub(crate) energy_settled_uj: u64,
+    /// That, and what is still to be counted; `None`: there is no meter.
+    pub(crate) energy_uj: Option<u64>,
     model: Arc<LoadedModel>,
     delivery: Delivery,
     /// Its place in the queue, until it runs first.
@@ -152,6 +156,8 @@ impl Sequence {
             steps_under_way: 0,
             cached_tokens: 0,
             gpu_time: Duration::ZERO,
+            energy_settled_uj: 0,
+            energy_uj: None,
             delivery: Delivery::new(sink),
             place: Some(place),
             prompt_tokens: u32::try_from(tokens.len()).unwrap_or(u32::MAX),
@@ -466,6 +472,7 @@ impl Sequence {
             queue_time: started - self.queued_at,
             prefill_time: decoding - started,
             decode_time: now - decoding,
+            energy_uj: self.energy_uj,
         }));
     }
 

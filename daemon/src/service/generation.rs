@@ -154,6 +154,7 @@ async fn submit(
         seed: request.sampling.seed,
         load_time,
         truncation,
+        meter: shared.meter.clone(),
     };
     // The model may have changed while its tokenizer was at work: its tokens would mean nothing.
     if engine

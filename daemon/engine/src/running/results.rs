@@ -76,6 +76,26 @@ impl Running {
         });
     }
 
+    /// Charges the energy that the meter counted, and notes what it still has to count.
+    fn settle_energy(&mut self, shared: &Shared, step: &StepUnderWay) {
+        if !self.energy.has_meter() {
+            return;
+        }
+        for charge in self.energy.settle(self.last_done) {
+            shared.update(|stats| stats.energy_uj += charge.energy_uj);
+            shared.account(&charge.app, |account| account.energy_uj += charge.energy_uj);
+            if let Some(sequence) = self.sequences.get_mut(&charge.id) {
+                sequence.energy_settled_uj += charge.energy_uj;
+            }
+        }
+        for part in &step.parts {
+            if let Some(sequence) = self.sequences.get_mut(&part.id) {
+                let outstanding = self.energy.outstanding_uj(part.id);
+                sequence.energy_uj = Some(sequence.energy_settled_uj + outstanding);
+            }
+        }
+    }
+
     /// Charges a step's time to those who took part in it, each by its columns.
     fn account(&mut self, shared: &Shared, step: &StepUnderWay, took: &Took) {
         let columns: u32 = step.parts.iter().map(|part| part.step.columns()).sum();
@@ -88,7 +108,9 @@ impl Running {
                 sequence.steps_under_way -= 1;
             }
             shared.account(&part.app, |account| account.gpu_time += share);
+            self.energy.worked(part.id, &part.app, share);
         }
+        self.settle_energy(shared, step);
         shared.update(|stats| match step.parts[0].step {
             NextStep::Prefill { from, to, .. } => {
                 stats.prompt_tokens += u64::from(to - from);
