@@ -121,6 +121,13 @@ pub(crate) struct RunArgs {
     #[arg(long, value_name = "TIME", num_args = 0..=1, require_equals = true,
         value_parser = parse_duration)]
     pub(crate) wait: Option<Option<Duration>>,
+    /// Start when no other request is at work, however long that takes, also over restarts of the
+    /// daemon
+    #[arg(long, conflicts_with = "on_mains")]
+    pub(crate) when_idle: bool,
+    /// Start when the machine is on mains power, likewise
+    #[arg(long)]
+    pub(crate) on_mains: bool,
     /// If the prompt is too long, drop its oldest part instead of failing
     #[arg(long)]
     pub(crate) allow_truncation: bool,

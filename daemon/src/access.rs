@@ -63,6 +63,9 @@ pub(crate) fn check_options(
         (Some(app), Some(options)) if options.cache_scope() == v1::CacheScope::Shared => Err(
             status::sandboxed("options.cache_scope CACHE_SCOPE_SHARED", app),
         ),
+        (Some(app), Some(options)) if options.keep_alive.is_some() => {
+            Err(status::sandboxed("options.keep_alive", app))
+        }
         _ => Ok(()),
     }
 }

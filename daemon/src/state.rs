@@ -18,7 +18,7 @@ use crate::app_sockets::AppSockets;
 use crate::config::Config;
 use crate::energy::{self, Meter};
 use crate::lifecycle::{Lifecycle, State};
-use crate::limits::{IMPORTS_MAX, KEEP_ALIVE};
+use crate::limits::{DEFERRED_MAX, IMPORTS_MAX, KEEP_ALIVE};
 use crate::places::Places;
 use crate::store::{Manifest, ModelFacts, Store};
 use crate::warmth::{Waking, Warmth};
@@ -77,6 +77,10 @@ pub(crate) struct Shared {
     pub(crate) app_sockets: AppSockets,
     pub(crate) refused: AtomicU64,
     pub(crate) warmth: Warmth,
+    /// Permits of requests that wait for their time.
+    pub(crate) deferred: Semaphore,
+    /// Held by the one that starts next when nobody else asks.
+    pub(crate) idle_turn: Mutex<()>,
     /// What tells energy, if anything does.
     pub(crate) meter: Option<Meter>,
     engine: OnceLock<Arc<Engine>>,
@@ -104,6 +108,8 @@ impl Shared {
             app_sockets,
             refused: AtomicU64::new(0),
             warmth: Warmth::new(Some(KEEP_ALIVE)),
+            deferred: Semaphore::new(DEFERRED_MAX),
+            idle_turn: Mutex::new(()),
             engine: OnceLock::new(),
             warm: RwLock::new(None),
             started: Instant::now(),
@@ -177,6 +183,12 @@ impl Shared {
                 Waking::Nothing => Err(status::no_model(reason.as_deref())),
             },
         }
+    }
+
+    /// Whether the machine is on mains power, as far as is known.
+    pub(crate) fn on_mains(&self) -> bool {
+        let power = self.plan(None).power();
+        matches!(power, v1::PowerLevel::Mains | v1::PowerLevel::Unspecified)
     }
 
     /// The model, for calls that do not wait.

@@ -9,6 +9,7 @@ mod allowance;
 mod app_sockets;
 mod beside;
 mod cancel;
+mod deferral;
 mod energy;
 mod kernels;
 mod metrics;
