@@ -8,7 +8,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, OnceLock, PoisonError, RwLock};
 use std::time::Instant;
 
-use hearth_engine::{AdapterKind, Engine, LoadedModel};
+use hearth_engine::{AdapterKind, Condition, Engine, LoadedModel};
 use hearth_proto::v1;
 use tokio::sync::{Mutex, Semaphore, watch};
 use tonic::Status;
@@ -123,8 +123,20 @@ impl Shared {
 
     /// Changes the warm model and tells the health service.
     pub(crate) async fn set_warm(&self, warm: Option<Arc<Warm>>) {
-        let serving = warm.is_some() && !self.lifecycle.is_draining();
         *self.warm.write().unwrap_or_else(PoisonError::into_inner) = warm;
+        self.tell_health().await;
+    }
+
+    /// Tells the health service whether a model can answer.
+    pub(crate) async fn tell_health(&self) {
+        let condition = self.engine().map(|engine| engine.condition());
+        let lost = condition.is_some_and(|condition| {
+            matches!(
+                condition,
+                Condition::Rebuilding { .. } | Condition::Failed { .. }
+            )
+        });
+        let serving = self.warm().is_some() && !lost && !self.lifecycle.is_draining();
         crate::server::report_health(&self.health, serving).await;
     }
 
@@ -254,6 +266,8 @@ impl Shared {
         {
             warnings.push(software_warning(&adapter.name));
         }
+        let condition = self.engine().map(|engine| engine.condition());
+        warnings.extend(condition.as_ref().and_then(wire::condition));
         warnings
     }
 }

@@ -3,8 +3,10 @@
 //! Steps are submitted ahead of their results: a decode step takes its tokens from the GPU, so the GPU
 //! never waits for the CPU between tokens. At most [`STEPS_AHEAD`] steps are under way.
 
+mod away;
 mod memory;
 mod report;
+mod resident;
 mod results;
 mod steps;
 
@@ -13,6 +15,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use self::report::Told;
+use self::resident::Resident;
 use self::steps::StepUnderWay;
 use crate::allowance::Allowance;
 use crate::engine::{LoadedModel, Shared};
@@ -38,9 +41,10 @@ const AHEAD_STEP_ALONE_MAX: Duration = Duration::from_millis(80);
 /// See the module.
 pub(crate) struct Running {
     pub(crate) model: Arc<LoadedModel>,
-    forward: Forward,
+    forward: Resident,
     kv: KvCache,
     scheduler: Scheduler,
+    shares: Shares,
     sequences: BTreeMap<SequenceId, Sequence>,
     under_way: VecDeque<StepUnderWay>,
     spare_readbacks: Vec<Readback>,
@@ -56,6 +60,8 @@ pub(crate) struct Running {
     last_step: Duration,
     told: Told,
     allowance: Allowance,
+    /// The device was lost often: steps are small and go one at a time.
+    careful: bool,
 }
 
 impl Running {
@@ -69,11 +75,12 @@ impl Running {
         };
         let now = Instant::now();
         Self {
-            scheduler: Scheduler::new(shares),
+            scheduler: Scheduler::new(shares.clone()),
+            shares,
             kv: KvCache::new(limits.kv_blocks),
             pace: PrefillPace::new(model.prefill_chunk),
             model,
-            forward,
+            forward: Resident::new(forward),
             sequences: BTreeMap::new(),
             under_way: VecDeque::new(),
             spare_readbacks: Vec::new(),
@@ -87,12 +94,18 @@ impl Running {
             last_step: Duration::ZERO,
             told: Told::default(),
             allowance: Allowance::default(),
+            careful: false,
         }
     }
 
     /// Uses no more than this from the next turn on.
     pub(crate) fn allow(&mut self, allowance: Allowance) {
         self.allowance = allowance;
+    }
+
+    /// Takes small steps, one at a time, or not.
+    pub(crate) fn set_careful(&mut self, careful: bool) {
+        self.careful = careful;
     }
 
     /// Tells whether there is any sequence.
@@ -149,7 +162,7 @@ impl Running {
         } else {
             AHEAD_STEP_ALONE_MAX
         };
-        if self.last_step > most {
+        if self.last_step > most || self.careful {
             1
         } else {
             STEPS_AHEAD

@@ -72,6 +72,11 @@ impl Running {
     fn prefill_part(&mut self, gpu: &Gpu, shared: &Shared, id: SequenceId) -> Vec<Part> {
         let company = self.sequences.len() > 1;
         let chunk = self.pace.chunk(company);
+        let chunk = if self.careful {
+            chunk.div_ceil(2)
+        } else {
+            chunk
+        };
         let step = self.sequences[&id].next_prefill(chunk);
         if self.make_room(gpu, shared, id, step) {
             vec![self.part(id, step)]
