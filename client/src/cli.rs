@@ -66,9 +66,13 @@ pub(crate) enum Command {
     /// Show what is known about a model
     Show(NameArg),
     /// Load a model onto the GPU and keep it warm
-    Load(NameArg),
+    Load(LoadArgs),
     /// Take the warm model off the GPU
     Unload,
+    /// Keep the warm model warm, however long nobody asks
+    Pin(OptionalNameArg),
+    /// Let the warm model be unloaded again when nobody asks for a while
+    Unpin(OptionalNameArg),
     /// Open a socket for one sandboxed app, which may ask the model and manage nothing
     AppSocket(AppSocketArgs),
     /// Show the daemon's state
@@ -117,6 +121,13 @@ pub(crate) struct RunArgs {
     #[arg(long, value_name = "TIME", num_args = 0..=1, require_equals = true,
         value_parser = parse_duration)]
     pub(crate) wait: Option<Option<Duration>>,
+    /// Start when no other request is at work, however long that takes, also over restarts of the
+    /// daemon
+    #[arg(long, conflicts_with = "on_mains")]
+    pub(crate) when_idle: bool,
+    /// Start when the machine is on mains power, likewise
+    #[arg(long)]
+    pub(crate) on_mains: bool,
     /// If the prompt is too long, drop its oldest part instead of failing
     #[arg(long)]
     pub(crate) allow_truncation: bool,
@@ -246,6 +257,26 @@ pub(crate) struct NameArg {
     /// Name of the model, as `hearth ls` shows it
     #[arg(value_name = "NAME")]
     pub(crate) name: String,
+}
+
+/// `hearth load`
+#[derive(Debug, Args)]
+pub(crate) struct LoadArgs {
+    /// Name of the model, as `hearth ls` shows it
+    #[arg(value_name = "NAME")]
+    pub(crate) name: String,
+    /// Unload it after this time without requests; the next one loads it again [default: the daemon's
+    /// setting]
+    #[arg(long, value_name = "TIME", value_parser = parse_duration)]
+    pub(crate) keep_alive: Option<Duration>,
+}
+
+/// The name of a model, if it is not the warm one.
+#[derive(Debug, Args)]
+pub(crate) struct OptionalNameArg {
+    /// Name of the model [default: the warm one]
+    #[arg(value_name = "NAME")]
+    pub(crate) name: Option<String>,
 }
 
 /// `hearth app-socket`

@@ -63,6 +63,9 @@ pub(crate) fn check_options(
         (Some(app), Some(options)) if options.cache_scope() == v1::CacheScope::Shared => Err(
             status::sandboxed("options.cache_scope CACHE_SCOPE_SHARED", app),
         ),
+        (Some(app), Some(options)) if options.keep_alive.is_some() => {
+            Err(status::sandboxed("options.keep_alive", app))
+        }
         _ => Ok(()),
     }
 }
@@ -135,6 +138,7 @@ fn own_warm_model(model: v1::WarmModel, own: &v1::AppStatus) -> v1::WarmModel {
         kv_blocks_total: model.kv_blocks_total,
         // Requests of others put it off.
         unloads_in: None,
+        pinned: false,
         kv_blocks_cached: own.kv_blocks_cached,
     }
 }
@@ -270,6 +274,7 @@ mod tests {
                 kv_blocks_cached: 77,
                 kv_blocks_total: 100,
                 unloads_in: Some(prost_types::Duration::default()),
+                pinned: true,
                 ..Default::default()
             }),
             counters: Some(v1::Counters {

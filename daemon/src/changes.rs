@@ -36,8 +36,8 @@ impl<V: Fn(v1::DaemonStatus) -> v1::DaemonStatus> Changes<V> {
         }
     }
 
-    /// Waits for a status that differs from the last one; the first comes at once. Uptime and
-    /// memory of the process change by themselves and are no difference.
+    /// Waits for a status that differs from the last one; the first comes at once. Uptime,
+    /// memory of the process and the time to the unloading change by themselves and are no difference.
     ///
     /// While requests run or wait, counters change all the time and a timer sets the pace. After
     /// that it looks until nothing differs any more, and then only an event wakes it. Dropping the
@@ -73,9 +73,13 @@ impl<V: Fn(v1::DaemonStatus) -> v1::DaemonStatus> Changes<V> {
 
 /// A status without what changes by itself.
 fn still(status: &v1::DaemonStatus) -> v1::DaemonStatus {
-    v1::DaemonStatus {
+    let mut still = v1::DaemonStatus {
         uptime: None,
         rss_bytes: None,
         ..status.clone()
+    };
+    if let Some(model) = &mut still.model {
+        model.unloads_in = None;
     }
+    still
 }

@@ -28,6 +28,8 @@ pub struct Config {
     pub model: Option<String>,
     /// What the engine does.
     pub engine: EngineConfig,
+    /// Watts that the GPU draws at work, to estimate energy where nothing on the machine tells it.
+    pub gpu_watts: Option<f64>,
     /// Where counters are exported to; nowhere unless asked for.
     pub metrics: Metrics,
     /// Filter of the log, as `tracing` reads it.
@@ -169,6 +171,7 @@ fn defaults() -> Result<Config, ConfigError> {
             cache_dir: endpoint::cache_dir().ok(),
             ..EngineConfig::default()
         },
+        gpu_watts: None,
         metrics: Metrics {
             file: None,
             socket: None,

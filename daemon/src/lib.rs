@@ -9,6 +9,7 @@ mod app_sockets;
 pub mod bench;
 mod changes;
 pub mod config;
+mod energy;
 mod hardening;
 pub mod lifecycle;
 pub mod limits;
@@ -23,6 +24,7 @@ pub mod socket;
 mod state;
 mod status;
 pub mod store;
+mod warmth;
 mod wire;
 
 use std::future::Future;
@@ -70,6 +72,7 @@ pub async fn serve(
     let routes = server::routes(&shared, health_service)?;
     let exports = metrics::Exports::start(&shared)?;
     let starting = tokio::spawn(loading::start(Arc::clone(&shared)));
+    let warmth = tokio::spawn(warmth::follow(Arc::clone(&shared)));
     tracing::info!(
         socket = %socket.path().display(),
         version = env!("CARGO_PKG_VERSION"),
@@ -90,6 +93,13 @@ pub async fn serve(
         .is_err()
     {
         tracing::warn!("the GPU's start does not end");
+    }
+    // It may be at a load, which ends too.
+    if tokio::time::timeout(limits::DRAIN_MAX, warmth)
+        .await
+        .is_err()
+    {
+        tracing::warn!("a load does not end");
     }
     if let Some(engine) = shared.engine().cloned() {
         let ended = tokio::task::spawn_blocking(move || engine.shutdown(limits::DRAIN_MAX)).await;

@@ -92,6 +92,14 @@ pub const MANIFEST_BYTES_MAX: u64 = 64 << 10;
 pub const MODELS_MAX: usize = 4096;
 /// Longest name of an app, in bytes.
 pub const APP_NAME_BYTES_MAX: usize = 64;
+/// A model stays warm for so long without requests, unless something else is asked for.
+pub const KEEP_ALIVE: Duration = Duration::from_secs(30 * 60);
+/// Longest time that a load may ask for: a year. A pin has no end.
+pub const KEEP_ALIVE_MAX: Duration = Duration::from_secs(366 * 86_400);
+/// Most requests that wait for an idle daemon or for mains power.
+pub const DEFERRED_MAX: usize = 256;
+/// When a caller may try again whom short memory kept from the model.
+pub const MEMORY_RETRY_DELAY: Duration = Duration::from_secs(10);
 /// When a refused caller may try again, if nothing better is known.
 pub const RETRY_DELAY: Duration = Duration::from_secs(1);
 /// Least time between two versions of the metrics file, unless the configuration says otherwise.

@@ -30,7 +30,15 @@ pub(crate) type OnProgress = Box<dyn FnMut(LoadProgress) -> bool + Send>;
 
 /// Opens the GPU, then loads the model that is configured or the only one there is.
 pub(crate) async fn start(shared: Arc<Shared>) {
-    let config = shared.config.engine.clone();
+    let mut config = shared.config.engine.clone();
+    config.meter = shared.meter.as_ref().map(|found| Arc::clone(&found.meter));
+    if let Some(meter) = &shared.meter {
+        tracing::info!(
+            meter = meter.name,
+            measured = meter.measured,
+            "energy is told"
+        );
+    }
     let started = tokio::task::spawn_blocking(move || Engine::start(config)).await;
     let engine = match started {
         Ok(Ok(engine)) => engine,
@@ -99,7 +107,7 @@ async fn follow(shared: Weak<Shared>, mut changes: watch::Receiver<()>) {
                 shared.lifecycle.ready(Some(reason));
             }
         }
-        shared.tell_health().await;
+        shared.report_health().await;
         shared.activity.send_replace(());
     }
 }
@@ -246,7 +254,17 @@ pub(crate) async fn unload(shared: &Arc<Shared>, asked: &str) -> Result<(), Stat
         return Err(status::loading());
     };
     let Some(warm) = shared.warm() else {
-        return Err(status::no_model(None));
+        return match shared.warmth.sleeping() {
+            // It leaves nothing to unload, and is not loaded again by itself.
+            Some(name) if asked.is_empty() || asked == name => {
+                shared.warmth.reset(None);
+                shared.lifecycle.ready(None);
+                shared.report_health().await;
+                Ok(())
+            }
+            Some(name) => Err(status::not_warm(asked, &name)),
+            None => Err(status::no_model(None)),
+        };
     };
     if !asked.is_empty() && asked != warm.name {
         return Err(status::not_warm(asked, &warm.name));
@@ -254,13 +272,24 @@ pub(crate) async fn unload(shared: &Arc<Shared>, asked: &str) -> Result<(), Stat
     let name = warm.name.clone();
     // The last reference goes with this one, so that the tokenizer's memory is given back too.
     drop(warm);
+    shared.warmth.reset(None);
     shared.set_warm(None).await;
-    if let Some(engine) = shared.engine().cloned() {
-        let unloaded = tokio::task::spawn_blocking(move || engine.unload()).await;
-        unloaded.map_err(|_| status::bug())?;
-    }
+    free(shared).await;
     shared.lifecycle.ready(None);
     shared.activity.send_replace(());
     tracing::info!(model = name, "the model is unloaded");
     Ok(())
+}
+
+/// Frees the memory of the engine's model.
+pub(crate) async fn free(shared: &Arc<Shared>) {
+    let Some(engine) = shared.engine().cloned() else {
+        return;
+    };
+    if tokio::task::spawn_blocking(move || engine.unload())
+        .await
+        .is_err()
+    {
+        tracing::error!("a bug: unloading panicked");
+    }
 }

@@ -98,6 +98,9 @@ struct Settings {
     /// Keep finished prompts for later ones that begin the same way: true or false.
     #[arg(long, value_name = "BOOL")]
     prefix_cache: Option<String>,
+    /// Watts that the GPU draws at work, to estimate energy where the machine tells nothing.
+    #[arg(long, value_name = "WATTS")]
+    gpu_watts: Option<String>,
     /// Writes counters to this file, for Prometheus [HEARTH_METRICS_FILE].
     #[arg(long, value_name = "PATH")]
     metrics_file: Option<String>,
@@ -144,6 +147,7 @@ impl Settings {
             ("app_slots", self.app_slots),
             ("background_share", self.background_share),
             ("prefix_cache", self.prefix_cache),
+            ("gpu_watts", self.gpu_watts),
             ("metrics_file", self.metrics_file),
             ("metrics_socket", self.metrics_socket),
             ("metrics_interval_s", self.metrics_interval_s),

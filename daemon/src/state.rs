@@ -3,7 +3,7 @@
 //! It holds state and answers questions about it. Loading is in `loading.rs`, serving in
 //! `server.rs`.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, OnceLock, PoisonError, RwLock};
 use std::time::Instant;
@@ -16,10 +16,12 @@ use tonic_health::server::HealthReporter;
 
 use crate::app_sockets::AppSockets;
 use crate::config::Config;
+use crate::energy::{self, Meter};
 use crate::lifecycle::{Lifecycle, State};
-use crate::limits::IMPORTS_MAX;
+use crate::limits::{DEFERRED_MAX, IMPORTS_MAX, KEEP_ALIVE};
 use crate::places::Places;
 use crate::store::{Manifest, ModelFacts, Store};
+use crate::warmth::{Waking, Warmth};
 use crate::{status, wire};
 
 /// A warm model and where it came from.
@@ -74,6 +76,13 @@ pub(crate) struct Shared {
     pub(crate) places: Places,
     pub(crate) app_sockets: AppSockets,
     pub(crate) refused: AtomicU64,
+    pub(crate) warmth: Warmth,
+    /// Permits of requests that wait for their time.
+    pub(crate) deferred: Semaphore,
+    /// Held by the one that starts next when nobody else asks.
+    pub(crate) idle_turn: Mutex<()>,
+    /// What tells energy, if anything does.
+    pub(crate) meter: Option<Meter>,
     engine: OnceLock<Arc<Engine>>,
     warm: RwLock<Option<Arc<Warm>>>,
     started: Instant,
@@ -87,6 +96,7 @@ impl Shared {
         app_sockets: AppSockets,
     ) -> Self {
         Self {
+            meter: energy::find(Path::new("/sys"), config.gpu_watts),
             config,
             store,
             lifecycle: Lifecycle::default(),
@@ -97,6 +107,9 @@ impl Shared {
             places: Places::default(),
             app_sockets,
             refused: AtomicU64::new(0),
+            warmth: Warmth::new(Some(KEEP_ALIVE)),
+            deferred: Semaphore::new(DEFERRED_MAX),
+            idle_turn: Mutex::new(()),
             engine: OnceLock::new(),
             warm: RwLock::new(None),
             started: Instant::now(),
@@ -124,11 +137,18 @@ impl Shared {
     /// Changes the warm model and tells the health service.
     pub(crate) async fn set_warm(&self, warm: Option<Arc<Warm>>) {
         *self.warm.write().unwrap_or_else(PoisonError::into_inner) = warm;
-        self.tell_health().await;
+        self.report_health().await;
     }
 
-    /// Tells the health service whether a model can answer.
-    pub(crate) async fn tell_health(&self) {
+    /// Takes the warm model if no request is in flight. From then on none can find it.
+    pub(crate) fn take_idle(&self) -> Option<Arc<Warm>> {
+        let mut warm = self.warm.write().unwrap_or_else(PoisonError::into_inner);
+        warm.take_if(|_| self.warmth.is_idle())
+    }
+
+    /// Tells the health service whether requests can be answered: with a warm model, or with one that
+    /// sleeps until then; and not while the GPU is lost.
+    pub(crate) async fn report_health(&self) {
         let condition = self.engine().map(|engine| engine.condition());
         let lost = condition.is_some_and(|condition| {
             matches!(
@@ -136,7 +156,8 @@ impl Shared {
                 Condition::Rebuilding { .. } | Condition::Failed { .. }
             )
         });
-        let serving = self.warm().is_some() && !lost && !self.lifecycle.is_draining();
+        let has_model = self.warm().is_some() || self.warmth.sleeping().is_some();
+        let serving = has_model && !lost && !self.lifecycle.is_draining();
         crate::server::report_health(&self.health, serving).await;
     }
 
@@ -161,8 +182,20 @@ impl Shared {
                 Err(status::not_warm(asked, &loading.name))
             }
             (State::Starting | State::Loading, ..) => Ok(Availability::Loading),
-            (_, _, reason) => Err(status::no_model(reason.as_deref())),
+            (_, _, reason) => match self.warmth.wake(asked) {
+                Waking::Loading => Ok(Availability::Loading),
+                Waking::Short(why) => Err(status::memory_short(&why)),
+                Waking::Failed(status) => Err(status),
+                Waking::Other(name) => Err(status::not_warm(asked, &name)),
+                Waking::Nothing => Err(status::no_model(reason.as_deref())),
+            },
         }
+    }
+
+    /// Whether the machine is on mains power, as far as is known.
+    pub(crate) fn on_mains(&self) -> bool {
+        let power = self.plan(None).power();
+        matches!(power, v1::PowerLevel::Mains | v1::PowerLevel::Unspecified)
     }
 
     /// The model, for calls that do not wait.
@@ -213,11 +246,16 @@ impl Shared {
                 scratch_bytes: warm.model.scratch_bytes,
                 kv_blocks_used: stats.kv_blocks_used_now,
                 kv_blocks_total: stats.kv_blocks_total,
-                unloads_in: None,
+                unloads_in: self.warmth.unloads_in().map(wire::duration),
                 kv_blocks_cached: stats.kv_blocks_cached_now,
+                pinned: self.warmth.is_pinned(),
             }),
             loading: phase.loading.map(wire::loading),
-            counters: Some(wire::counters(&stats, self.refused.load(Ordering::Relaxed))),
+            counters: Some(wire::counters(
+                &stats,
+                self.refused.load(Ordering::Relaxed),
+                self.meter.as_ref(),
+            )),
             queue: Some(v1::Queue {
                 active: stats.active_now,
                 waiting: stats.queued_now,
@@ -227,7 +265,7 @@ impl Shared {
             }),
             plan: Some(self.plan(warm.as_deref())),
             connections: connections.values().sum(),
-            apps: wire::apps(usage.apps, connections),
+            apps: wire::apps(usage.apps, connections, self.meter.as_ref()),
             sequences: usage.sequences.into_iter().map(wire::sequence).collect(),
             warnings: self.warnings(),
             socket_path: self.config.socket.display().to_string(),

@@ -12,7 +12,7 @@ use hearth_proto::ERROR_DOMAIN;
 use tonic::{Code, Status};
 use tonic_types::{ErrorDetails, StatusExt as _};
 
-use crate::limits::RETRY_DELAY;
+use crate::limits::{MEMORY_RETRY_DELAY, RETRY_DELAY};
 use crate::socket::SocketError;
 use crate::store::StoreError;
 
@@ -121,6 +121,14 @@ pub(crate) fn no_model(why: Option<&str>) -> Status {
     fault(Code::FailedPrecondition, "NO_MODEL", message).status()
 }
 
+/// The model is unloaded and may not be loaded now. `why`: the plan's reason.
+pub(crate) fn memory_short(why: &str) -> Status {
+    let message = format!("the model is unloaded until memory is free again: {why}");
+    fault(Code::Unavailable, "MEMORY_SHORT", message)
+        .retry(MEMORY_RETRY_DELAY)
+        .status()
+}
+
 /// The GPU could not be opened.
 pub(crate) fn no_gpu(why: &str) -> Status {
     let message = format!("the GPU could not be opened: {why}");
@@ -174,13 +182,19 @@ pub(crate) fn deadline_exceeded() -> Status {
     .status()
 }
 
-/// The prompt does not fit the context.
-pub(crate) fn context_overflow(prompt_tokens: u64, context_len: u32, field: &str) -> Status {
-    let message = format!("the prompt has {prompt_tokens} tokens; the context holds {context_len}");
+/// The prompt does not fit the context; `context_len`: what it holds now, and when power and memory
+/// allow all.
+pub(crate) fn context_overflow(prompt_tokens: u64, context_len: [u32; 2], field: &str) -> Status {
+    let [now, most] = context_len;
+    let mut message = format!("the prompt has {prompt_tokens} tokens; the context holds {now}");
+    if now < most {
+        message += &format!(" to save power or memory, {most} otherwise");
+    }
     fault(Code::InvalidArgument, "CONTEXT_OVERFLOW", message)
         .facts([
             ("prompt_tokens", prompt_tokens.to_string()),
-            ("context_len", context_len.to_string()),
+            ("context_len", now.to_string()),
+            ("model_context_len", most.to_string()),
         ])
         .at(field)
         .status()
@@ -202,7 +216,12 @@ pub(crate) fn of_submit(error: &SubmitError, field: &str) -> Status {
         SubmitError::ContextOverflow {
             prompt_tokens,
             context_len,
-        } => context_overflow(u64::from(*prompt_tokens), *context_len, field),
+            model_context_len,
+        } => context_overflow(
+            u64::from(*prompt_tokens),
+            [*context_len, *model_context_len],
+            field,
+        ),
         SubmitError::Param(error) => bad_field(
             &format!("options.sampling.{}", error.field),
             format!("must be {}, not {}", error.allowed, error.value),
@@ -348,6 +367,7 @@ mod tests {
         let error = SubmitError::ContextOverflow {
             prompt_tokens: 9000,
             context_len: 8192,
+            model_context_len: 8192,
         };
         let status = of_submit(&error, "messages");
         assert_eq!(status.code(), Code::InvalidArgument);

@@ -12,6 +12,7 @@ use hearth_proto::v1;
 use hearth_proto::v1::generation_event::Event as WireEvent;
 use tonic::Status;
 
+use crate::energy::Meter;
 use crate::lifecycle::{LoadingNow, State};
 use crate::limits::RETRY_DELAY;
 use crate::status;
@@ -30,6 +31,8 @@ pub(crate) struct Account {
     pub(crate) load_time: Option<Duration>,
     /// What was cut from the prompt.
     pub(crate) truncation: Option<v1::Truncation>,
+    /// What told the energy.
+    pub(crate) meter: Option<Meter>,
 }
 
 /// An event of a stream, or the status it ends with.
@@ -86,7 +89,11 @@ fn end(report: &EndReport, account: &Account) -> Result<v1::End, Status> {
         prefill_time: Some(duration(report.prefill_time)),
         decode_time: Some(duration(report.decode_time)),
         truncation: account.truncation,
-        energy: None,
+        energy: account
+            .meter
+            .as_ref()
+            .zip(report.energy_uj)
+            .map(|(meter, energy)| meter.energy(energy)),
     })
 }
 
@@ -181,7 +188,7 @@ pub(crate) fn loading(loading: LoadingNow) -> v1::LoadingModel {
 }
 
 /// The counters.
-pub(crate) fn counters(stats: &EngineStats, refused: u64) -> v1::Counters {
+pub(crate) fn counters(stats: &EngineStats, refused: u64, meter: Option<&Meter>) -> v1::Counters {
     v1::Counters {
         requests: stats.requests,
         refused,
@@ -194,7 +201,7 @@ pub(crate) fn counters(stats: &EngineStats, refused: u64) -> v1::Counters {
         steps: stats.steps,
         prefill_time: Some(duration(Duration::from_micros(stats.prefill_us))),
         decode_time: Some(duration(Duration::from_micros(stats.decode_us))),
-        energy: None,
+        energy: meter.map(|meter| meter.energy(stats.energy_uj)),
         device_rebuilds: stats.device_rebuilds,
         preempted: stats.preempted,
         replayed_tokens: stats.replayed_tokens,
@@ -254,6 +261,7 @@ mod tests {
             queue_time: Duration::from_millis(1500),
             prefill_time: Duration::ZERO,
             decode_time: Duration::ZERO,
+            energy_uj: Some(2_000_000),
         }
     }
 
@@ -288,6 +296,7 @@ mod tests {
             seed: 7,
             load_time: Some(Duration::from_secs(2)),
             truncation: None,
+            meter: None,
         };
         let end = end(&report(FinishReason::Stop), &account).unwrap();
         assert_eq!(

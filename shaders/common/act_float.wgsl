@@ -12,6 +12,11 @@ struct ActBlock {
     h: vec4<f32>,
 }
 
+// `sum` and the sum over 32 columns of weight times activation.
+fn block_add(w: WeightBlock, x: ActBlock, sum: f32) -> f32 {
+    return sum + block_dot(w, x);
+}
+
 // Sum over 32 columns of weight times activation.
 fn block_dot(w: WeightBlock, x: ActBlock) -> f32 {
     var sum = dot(values(w, 0u), x.a) + dot(values(w, 1u), x.b);

@@ -17,18 +17,13 @@ fn prepare_input(column: u32, lid: u32) {
     for (var start = 0u; start < 8u * BLOCKS; start += WG) {
         let i = start + lid;
         let at = min(i, 8u * BLOCKS - 1u);
-        let y = x[first + at] * scale * norm_weight[at];
-        let size = abs(y);
-        let largest = eight_max(max(max(size.x, size.y), max(size.z, size.w)), lid);
-        let q = vec4<i32>(round(y * select(0.0, 127.0 / largest, largest > 0.0)));
-        let total = eight_sum(f32(q.x + q.y + q.z + q.w), lid);
+        let q = eight_quants(x[first + at] * scale * norm_weight[at], lid);
         if (i < 8u * BLOCKS) {
             let block = i / 8u;
             let word = i % 8u;
-            normed_quants[(word / 4u) * BLOCKS + block][word % 4u] = pack4xI8(q);
+            normed_quants[(word / 4u) * BLOCKS + block][word % 4u] = q.word;
             if (word == 0u) {
-                let d = largest / 127.0;
-                normed_scales[block] = vec2<f32>(d, d * total);
+                normed_scales[block] = vec2<f32>(q.scale, q.sum);
             }
         }
     }

@@ -28,6 +28,15 @@ fn part_sum(v: vec2<f32>, lid: u32) -> vec2<f32> {
     return sum;
 }
 
+// The value of thread `lid ^ step` of the run.
+fn part_swap(v: vec2<f32>, step: u32, lid: u32) -> vec2<f32> {
+    reduce_scratch[lid] = v;
+    workgroupBarrier();
+    let other = reduce_scratch[lid ^ step];
+    workgroupBarrier();
+    return other;
+}
+
 // One sum of the same kind.
 fn cluster_sum(v: f32, lid: u32) -> f32 {
     return part_sum(vec2<f32>(v, 0.0), lid).x;

@@ -35,6 +35,11 @@ fn part_sum(v: vec2<f32>, lid: u32) -> vec2<f32> {
     return sum;
 }
 
+// The value of thread `lid ^ step` of the part.
+fn part_swap(v: vec2<f32>, step: u32, lid: u32) -> vec2<f32> {
+    return subgroupShuffleXor(v, step);
+}
+
 // Sums over the threads at the same position of each part of the run, known to all of them.
 fn run_join(v: vec2<f32>, lid: u32) -> vec2<f32> {
     if (TPR <= SG) {

@@ -41,7 +41,7 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index
             sums[c] = vec2<f32>(0.0);
             if (lane < BLOCKS) {
                 let a = input_block(first + c, near);
-                sums[c] = vec2<f32>(block_dot(w0, a), block_dot(w1, a));
+                sums[c] = vec2<f32>(block_add(w0, a, 0.0), block_add(w1, a, 0.0));
             }
         }
         // A constant number of rounds, so that their loads are on their way together.
@@ -52,7 +52,7 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index
                 let v1 = load_block(row + 1u, block, BLOCKS);
                 for (var c = 0u; c < COLUMNS; c++) {
                     let a = input_block(first + c, block);
-                    sums[c] += vec2<f32>(block_dot(v0, a), block_dot(v1, a));
+                    sums[c] = vec2<f32>(block_add(v0, a, sums[c].x), block_add(v1, a, sums[c].y));
                 }
             }
         }

@@ -1,6 +1,8 @@
 //! The kernel table: which files make up a kernel, what it binds, which overrides it takes.
 
-use crate::{ActivationFormat, Epilogue, MatrixKernel, Planes, RowsOut, Tile, WeightFormat};
+use crate::{
+    ActivationFormat, Epilogue, GemvInput, MatrixKernel, Planes, RowsOut, Tile, WeightFormat,
+};
 
 /// How threads exchange values.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -23,38 +25,6 @@ impl Reduction {
         match self {
             Self::Shared => include_str!("../common/share.wgsl"),
             Self::Subgroup => include_str!("../common/share_subgroup.wgsl"),
-        }
-    }
-}
-
-/// Where a `gemv` takes its activations from.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub enum GemvInput {
-    /// RMSNorm of one column of the residual stream, by each workgroup for itself.
-    Normed,
-    /// Stored activations of this many columns together.
-    Stored {
-        /// A power of two, at most 16.
-        columns: u32,
-    },
-}
-
-impl GemvInput {
-    /// Every input there is.
-    pub const ALL: [Self; 6] = [
-        Self::Normed,
-        Self::Stored { columns: 1 },
-        Self::Stored { columns: 2 },
-        Self::Stored { columns: 4 },
-        Self::Stored { columns: 8 },
-        Self::Stored { columns: 16 },
-    ];
-
-    /// Columns that a workgroup does together.
-    pub fn columns(self) -> u32 {
-        match self {
-            Self::Normed => 1,
-            Self::Stored { columns } => columns,
         }
     }
 }
@@ -190,6 +160,9 @@ pub(crate) const IMAGE: &str = include_str!("../common/image.wgsl");
 pub(crate) const STEP: &str = include_str!("../common/step.wgsl");
 const ATTENTION_ROWS: &str = include_str!("../common/attention_rows.wgsl");
 const RMS_SCALE: &str = include_str!("../common/rms_scale.wgsl");
+const EIGHT_QUANTS: &str = include_str!("../common/eight_quants.wgsl");
+const ACT_OUT_EIGHT: &str = include_str!("../common/act_out_eight.wgsl");
+const EPILOGUE_GLU_EIGHT: &str = include_str!("../common/epilogue_glu_eight.wgsl");
 const SAMPLING: &str = include_str!("../common/sampling.wgsl");
 const BEST: &str = include_str!("../common/best.wgsl");
 
@@ -202,7 +175,7 @@ impl Kernel {
     /// What the files need as constants and WGSL cannot override: sizes of a function's arrays.
     fn constants(self) -> String {
         match self {
-            Self::Gemv(_, _, input) => format!("const COLUMNS: u32 = {}u;\n", input.columns()),
+            Self::Gemv(_, _, input) => input.constants(),
             Self::GemmRows(.., columns) => format!("const TILE_COLUMNS: u32 = {columns}u;\n"),
             Self::Gemm(_, tile) => tile.constants(),
             Self::Attention(kernel, _) => kernel.constants(),
@@ -227,6 +200,14 @@ impl Kernel {
                 files.extend(weights.files(place));
                 files
             }
+            Self::Norm(ActivationFormat::Int8, reduction) => vec![
+                include_str!("../kernels/norm_eight.wgsl"),
+                RMS_SCALE,
+                STEP,
+                reduction.source(),
+                EIGHT_QUANTS,
+                ACT_OUT_EIGHT,
+            ],
             Self::Norm(act, reduction) => vec![
                 include_str!("../kernels/norm.wgsl"),
                 RMS_SCALE,
@@ -289,11 +270,27 @@ impl Kernel {
     fn product_files(self) -> Vec<&'static str> {
         match self {
             Self::Gemv(matrix, reduction, input) => {
-                let mut files = vec![include_str!("../kernels/gemv.wgsl"), reduction.source()];
-                files.extend(matrix.files(Planes::Buffers));
+                let gemv = match input {
+                    GemvInput::Wide { .. } => include_str!("../kernels/gemv_wide.wgsl"),
+                    _ => include_str!("../kernels/gemv.wgsl"),
+                };
+                let mut files = vec![gemv, reduction.source()];
+                let int8 = ActivationFormat::Int8;
+                // One column's block is stored sooner by one thread.
+                let wide = matches!(input, GemvInput::Wide { .. });
+                let glu = wide && matrix.epilogue == Epilogue::Glu(int8);
+                if glu || input == GemvInput::Normed && matrix.activations == int8 {
+                    files.push(EIGHT_QUANTS);
+                }
+                if glu {
+                    files.extend(matrix.input_files(Planes::Buffers));
+                    files.extend([EPILOGUE_GLU_EIGHT, ACT_OUT_EIGHT]);
+                } else {
+                    files.extend(matrix.files(Planes::Buffers));
+                }
                 match input {
                     GemvInput::Normed => files.extend([RMS_SCALE, matrix.activations.normed()]),
-                    GemvInput::Stored { .. } => files.extend([
+                    _ => files.extend([
                         include_str!("../common/input_stored.wgsl"),
                         matrix.activations.input(),
                     ]),
@@ -481,6 +478,9 @@ impl Kernel {
             for input in GemvInput::ALL {
                 // Workgroups that add to the residual stream must not norm it for themselves.
                 if input == GemvInput::Normed && matrix.epilogue == Epilogue::Residual {
+                    continue;
+                }
+                if matches!(input, GemvInput::Wide { .. }) && !matrix.goes_wide() {
                     continue;
                 }
                 list.extend(reductions.map(|r| Self::Gemv(matrix, r, input)));

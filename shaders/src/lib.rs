@@ -2,6 +2,7 @@
 //! it binds, and the f64 reference of each operation. It knows no GPU interface and does no I/O.
 
 mod activation_format;
+mod gemv_input;
 mod kernel;
 pub mod params;
 mod product;
@@ -11,9 +12,8 @@ mod tile;
 mod weight_format;
 
 pub use activation_format::ActivationFormat;
-pub use kernel::{
-    AttentionKernel, BindingKind, GemvInput, Kernel, Reduction, TILE_COLUMNS, TILE_COLUMNS_FEW,
-};
+pub use gemv_input::GemvInput;
+pub use kernel::{AttentionKernel, BindingKind, Kernel, Reduction, TILE_COLUMNS, TILE_COLUMNS_FEW};
 pub use product::{Epilogue, MatrixKernel};
 pub use rows_out::RowsOut;
 pub use tile::{

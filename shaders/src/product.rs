@@ -42,7 +42,7 @@ pub struct MatrixKernel {
 
 impl MatrixKernel {
     pub(crate) fn files(self, place: Planes) -> Vec<&'static str> {
-        let mut files = self.product_files(place);
+        let mut files = self.input_files(place);
         match self.epilogue {
             Epilogue::Glu(out) => {
                 files.extend([include_str!("../common/epilogue_glu.wgsl"), out.output()]);
@@ -53,7 +53,7 @@ impl MatrixKernel {
     }
 
     pub(crate) fn tile_files(self) -> Vec<&'static str> {
-        let mut files = self.product_files(Planes::Buffers);
+        let mut files = self.input_files(Planes::Buffers);
         files.extend([self.activations.input(), self.activations.tile()]);
         match self.epilogue {
             Epilogue::Glu(out) => {
@@ -68,7 +68,7 @@ impl MatrixKernel {
     }
 
     pub(crate) fn cooperative_files(self) -> Vec<&'static str> {
-        let mut files = self.product_files(Planes::Buffers);
+        let mut files = self.input_files(Planes::Buffers);
         match self.epilogue {
             Epilogue::Glu(out) => files.extend([
                 include_str!("../common/epilogue_glu_value.wgsl"),
@@ -83,7 +83,7 @@ impl MatrixKernel {
     }
 
     /// All but the epilogue.
-    fn product_files(self, place: Planes) -> Vec<&'static str> {
+    pub(crate) fn input_files(self, place: Planes) -> Vec<&'static str> {
         let mut files = vec![MATRIX, super::kernel::STEP, super::kernel::IMAGE];
         files.push(self.activations.block());
         files.extend(self.weights.files(place));
@@ -127,6 +127,13 @@ impl MatrixKernel {
     /// Tells whether software adapters run it: float activations lie in images there.
     pub(crate) fn on_software(self) -> bool {
         !self.touches(ActivationFormat::Float)
+    }
+
+    /// Tells whether many columns of it may be dealt out among threads: its rows are many and its
+    /// activations small.
+    pub fn goes_wide(self) -> bool {
+        self.activations == ActivationFormat::Int8
+            && matches!(self.epilogue, Epilogue::Qkv | Epilogue::Glu(_))
     }
 
     /// Every matrix product there is but those by cooperative matrices.

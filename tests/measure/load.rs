@@ -167,8 +167,13 @@ async fn persist(client: Client, request: v1::GenerateRequest) -> Outcome<Fate> 
 /// 64 equal apps with 2,000 short requests in all, sent at once.
 async fn crowd(launcher: &Client) -> Outcome<()> {
     let mut apps = Vec::new();
+    let mut opener = launcher.clone();
     for n in 0..APPS {
-        apps.push(app(launcher, &format!("crowd{n:02}")).await?);
+        // An app socket lasts as long as its stream, and a connection carries 32 of those.
+        if n % 16 == 0 {
+            opener = Client::connect().await?;
+        }
+        apps.push(app(&opener, &format!("crowd{n:02}")).await?);
     }
     let before = launcher.status().await?.counters.unwrap_or_default();
     let started = Instant::now();

@@ -51,13 +51,21 @@ fn tiny(config: EngineConfig) -> (Engine, tempfile::TempDir) {
     (started(&path, config), folder)
 }
 
+/// A token, its log-probability and the alternatives, to the last bit.
+type Token = (u32, Option<u32>, Vec<(u32, u32)>);
+
+fn plain(token: TokenOutput) -> Token {
+    let top = token.top.iter().map(|t| (t.id, t.logprob.to_bits()));
+    (token.id, token.logprob.map(f32::to_bits), top.collect())
+}
+
 /// All that a reader is told of a reply, in the order in which it was told.
 #[derive(Debug, Default, PartialEq)]
 struct Told {
-    echo: Vec<TokenOutput>,
+    echo: Vec<Token>,
     echo_text: String,
     prefilled: u32,
-    tokens: Vec<TokenOutput>,
+    tokens: Vec<Token>,
     text: String,
     end: Option<(FinishReason, u32)>,
 }
@@ -73,11 +81,11 @@ impl Told {
             }
             Event::Echo { text, tokens } => {
                 self.echo_text.push_str(&text);
-                self.echo.extend(tokens);
+                self.echo.extend(tokens.into_iter().map(plain));
             }
             Event::Delta { text, tokens } => {
                 self.text.push_str(&text);
-                self.tokens.extend(tokens);
+                self.tokens.extend(tokens.into_iter().map(plain));
             }
             Event::End(report) => self.end = Some((report.reason, report.generated_tokens)),
         }

@@ -5,9 +5,12 @@
     reason = "in a test, a failure where none may be is a failed test"
 )]
 
+mod allowance;
 mod app_sockets;
 mod beside;
 mod cancel;
+mod deferral;
+mod energy;
 mod kernels;
 mod lost_device;
 mod metrics;
@@ -22,4 +25,5 @@ mod speculation;
 mod standby;
 mod tidy;
 mod together;
+mod warmth;
 mod who;

@@ -46,6 +46,8 @@ pub(crate) async fn run(cli: Cli, output: Output) -> Result<(), Failure> {
         Command::Show(args) => models::show(args, &global, output).await,
         Command::Load(args) => models::load(args, &global, output).await,
         Command::Unload => models::unload(&global, output).await,
+        Command::Pin(args) => models::pin(args, true, &global, output).await,
+        Command::Unpin(args) => models::pin(args, false, &global, output).await,
         Command::AppSocket(args) => app_socket::app_socket(args, &global, output).await,
         Command::Status(args) => status::status(args, &global, output).await,
         Command::Ps(args) => ps::ps(args, &global, output).await,

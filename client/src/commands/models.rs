@@ -2,7 +2,7 @@
 
 use hearth::v1::{self, import_response, load_response};
 
-use crate::cli::{Global, ImportArgs, NameArg};
+use crate::cli::{Global, ImportArgs, LoadArgs, NameArg, OptionalNameArg};
 use crate::exit::{Failure, Kind};
 use crate::json;
 use crate::output::{Output, Progress, bytes, table};
@@ -196,13 +196,13 @@ fn show_rows(info: &v1::ModelInfo, shown: &v1::ShowResponse) -> Vec<Vec<String>>
 ///
 /// # Errors
 /// Those of the daemon; the model is not there, cannot run or does not fit.
-pub(crate) async fn load(args: NameArg, global: &Global, output: Output) -> Result<(), Failure> {
+pub(crate) async fn load(args: LoadArgs, global: &Global, output: Output) -> Result<(), Failure> {
     let client = connect(global, output).await?;
     let progress = output.progress();
     progress.say("loading");
     let request = v1::LoadRequest {
         model: args.name,
-        keep_alive: None,
+        keep_alive: args.keep_alive.and_then(|time| time.try_into().ok()),
     };
     let mut stream = client
         .models()
@@ -241,6 +241,35 @@ pub(crate) async fn unload(global: &Global, output: Output) -> Result<(), Failur
         return Ok(output.object(&serde_json::json!({ "event": "unloaded" }))?);
     }
     Ok(output.line("unloaded")?)
+}
+
+/// Keeps the warm model warm without requests, or no longer so.
+///
+/// # Errors
+/// Those of the daemon; the model is not warm.
+pub(crate) async fn pin(
+    args: OptionalNameArg,
+    pinned: bool,
+    global: &Global,
+    output: Output,
+) -> Result<(), Failure> {
+    // A daemon that does not run has no warm model.
+    let mut models = connect_to_running(global).await?.models();
+    let model = args.name.unwrap_or_default();
+    let event = if pinned {
+        models.pin(v1::PinRequest { model }).await.map_err(rpc)?;
+        "pinned"
+    } else {
+        models
+            .unpin(v1::UnpinRequest { model })
+            .await
+            .map_err(rpc)?;
+        "unpinned"
+    };
+    if output.json {
+        return Ok(output.object(&serde_json::json!({ "event": event }))?);
+    }
+    Ok(output.line(event)?)
 }
 
 fn show_progress(

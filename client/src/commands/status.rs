@@ -121,6 +121,9 @@ fn counter_lines(counters: &Counters, lines: &mut Lines) {
             speed(counters.generated_tokens, json::ms(counters.decode_time)),
         ),
     );
+    if let Some(energy) = counters.energy.filter(|energy| energy.joules > 0.0) {
+        lines.add("energy", &ps::joules(&energy));
+    }
     if counters.drafted_tokens > 0 {
         lines.add(
             "speculation",
@@ -179,10 +182,15 @@ fn model_lines(status: &DaemonStatus, lines: &mut Lines) {
         return;
     };
     let info = warm.info.clone().unwrap_or_default();
+    let stays = match json::ms(warm.unloads_in) {
+        _ if warm.pinned => " (pinned)".to_owned(),
+        Some(ms) => format!(" for {} more", duration(ms)),
+        None => String::new(),
+    };
     lines.add(
         "model",
         &format!(
-            "{} ({}), warm, context {} tokens, {} activations",
+            "{} ({}), warm{stays}, context {} tokens, {} activations",
             info.name,
             info.quantization,
             warm.context_len,

@@ -79,6 +79,7 @@ fn warm_model(warm: &v1::WarmModel) -> Value {
         "kv_blocks_cached": warm.kv_blocks_cached,
         "kv_blocks_total": warm.kv_blocks_total,
         "unloads_in_ms": ms(warm.unloads_in),
+        "pinned": warm.pinned,
     })
 }
 

@@ -3,6 +3,7 @@
 mod standby;
 
 use std::path::Path;
+use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::mpsc::{self, Sender};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::JoinHandle;
@@ -136,10 +137,11 @@ pub struct EngineStats {
     pub weights_resident: bool,
     /// Times that a lost device was opened again and the model brought back.
     pub device_rebuilds: u64,
+    /// Energy of all steps, in microjoules; 0 without a meter.
+    pub energy_uj: u64,
 }
 
 /// What the engine's thread and its handles share.
-#[derive(Default)]
 pub(crate) struct Shared {
     stats: Mutex<EngineStats>,
     model: Mutex<Option<Arc<LoadedModel>>>,
@@ -148,8 +150,26 @@ pub(crate) struct Shared {
     usage: Mutex<Usage>,
     ledger: Mutex<Ledger>,
     busy_since: Mutex<Option<Instant>>,
+    /// [`Allowance::context_len_max`].
+    context_len_max: AtomicU32,
     /// Requests that wait, those on their way to the thread included.
     pub(crate) queue: Arc<Queue>,
+}
+
+impl Default for Shared {
+    fn default() -> Self {
+        Self {
+            stats: Mutex::default(),
+            model: Mutex::default(),
+            condition: Mutex::default(),
+            on_condition: Mutex::default(),
+            usage: Mutex::default(),
+            ledger: Mutex::default(),
+            busy_since: Mutex::default(),
+            context_len_max: AtomicU32::new(u32::MAX),
+            queue: Arc::default(),
+        }
+    }
 }
 
 impl Shared {
@@ -309,6 +329,13 @@ impl Engine {
         self.shared.model()
     }
 
+    /// Longest context of a request of `model` that is submitted now, in tokens: the model's own, or
+    /// less if less is allowed.
+    pub fn context_len(&self, model: &LoadedModel) -> u32 {
+        let allowed = self.shared.context_len_max.load(Ordering::Relaxed);
+        model.context_len.min(allowed).max(1)
+    }
+
     /// Queues one request. Events go to `sink`, from the engine's thread, until `Event::End`.
     /// Returns how many requests are ahead of it.
     ///
@@ -320,13 +347,15 @@ impl Engine {
         sink: Box<dyn EventSink>,
     ) -> Result<u32, SubmitError> {
         let model = self.model().ok_or(SubmitError::NoModel)?;
-        check(&request, &model)?;
+        let context_len = self.context_len(&model);
+        check(&request, &model, context_len)?;
         let app = &request.caller.app;
         let queue = &self.shared.queue;
         let (place, before) = queue.join(app, self.queue_max, self.app_queue_max)?;
         self.send(Command::Submit {
             request: Box::new(request),
             model,
+            context_len,
             sink,
             place,
         })
@@ -336,6 +365,9 @@ impl Engine {
 
     /// Says what the engine may use from now on. Without a call it may use everything.
     pub fn allow(&self, allowance: Allowance) {
+        self.shared
+            .context_len_max
+            .store(allowance.context_len_max, Ordering::Relaxed);
         // A stopped engine uses nothing anyway.
         let _ = self.send(Command::Allow(allowance));
     }
@@ -392,8 +424,12 @@ impl Drop for Engine {
     }
 }
 
-/// Checks a request against the model and the limits.
-fn check(request: &GenerateRequest, model: &LoadedModel) -> Result<(), SubmitError> {
+/// Checks a request against the model, the context that is allowed and the limits.
+fn check(
+    request: &GenerateRequest,
+    model: &LoadedModel,
+    context_len: u32,
+) -> Result<(), SubmitError> {
     request.sampling.check()?;
     let vocab_size = model.config.vocab_size;
     if request.prompt.is_empty() {
@@ -410,10 +446,11 @@ fn check(request: &GenerateRequest, model: &LoadedModel) -> Result<(), SubmitErr
     }
     let prompt_tokens = u32::try_from(request.prompt.len()).unwrap_or(u32::MAX);
     let wants_tokens = u32::from(request.max_tokens != Some(0));
-    if prompt_tokens.saturating_add(wants_tokens) > model.context_len {
+    if prompt_tokens.saturating_add(wants_tokens) > context_len {
         return Err(SubmitError::ContextOverflow {
             prompt_tokens,
-            context_len: model.context_len,
+            context_len,
+            model_context_len: model.context_len,
         });
     }
     let field = |field, problem: String| Err(SubmitError::Field { field, problem });

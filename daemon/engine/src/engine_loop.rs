@@ -23,11 +23,14 @@ use crate::limits::REST_POLL;
 use crate::queue::QueuePlace;
 use crate::request::{EngineConfig, GenerateRequest};
 use crate::running::Running;
+use crate::sequence::Sequence;
 use crate::survival::Survival;
 use crate::usage::Usage;
 
 /// How often a reader that stalls is looked at while nothing else goes on.
 const STALL_POLL: Duration = Duration::from_millis(20);
+/// How often callers that went away are looked for while nothing may run.
+const WAITING_POLL: Duration = Duration::from_secs(1);
 
 /// What the engine's thread is told.
 pub(crate) enum Command {
@@ -54,10 +57,11 @@ pub(crate) enum Command {
     Wake,
     /// Compute the canary.
     CheckCanary { reply: Sender<bool> },
-    /// Run a request that was checked against `model`.
+    /// Run a request that was checked against `model` and `context_len`.
     Submit {
         request: Box<GenerateRequest>,
         model: Arc<LoadedModel>,
+        context_len: u32,
         sink: Box<dyn EventSink>,
         place: QueuePlace,
     },
@@ -168,7 +172,7 @@ impl EngineLoop {
                     Err(error) => self.lost(&error),
                 }
             }
-            _ => running.rest(&self.shared),
+            _ => running.turn_away(&self.shared),
         }
     }
 
@@ -183,22 +187,29 @@ impl EngineLoop {
         let now = Instant::now();
         let from_now = |at: Instant| at.saturating_duration_since(now);
         let stop = self.stopping.as_ref().map(|(until, _)| from_now(*until));
+        let live = self.running.as_ref().filter(|running| !running.is_idle());
         let waits = if self.away.is_some() || self.quiet {
-            let look = self.running.as_ref();
-            let look = look.and_then(|running| running.next_deadline(REST_POLL));
+            let look = live.map(|running| running.next_deadline(now).min(REST_POLL));
             let again = match self.away {
                 Some(Away::Lost { next_try }) if !self.quiet => Some(from_now(next_try)),
                 _ => None,
             };
             [look, again].into_iter().flatten().min()
-        } else if self.running.as_ref().is_none_or(Running::is_idle) {
-            None
-        } else if self.stuck {
-            Some(STALL_POLL)
         } else {
-            Some(Duration::ZERO)
+            live.map(|running| self.pause(running, now).unwrap_or_default())
         };
         [waits, stop].into_iter().flatten().min()
+    }
+
+    /// How long the thread may sleep though there are sequences: it rests between steps, or readers have
+    /// to take their events first, or nothing that waits may run now.
+    fn pause(&self, running: &Running, now: Instant) -> Option<Duration> {
+        match running.rest(now) {
+            Some(rest) => Some(rest),
+            None if !self.stuck => None,
+            None if running.nobody_runs() => Some(running.next_deadline(now).min(WAITING_POLL)),
+            None => Some(STALL_POLL),
+        }
     }
 
     /// Takes the commands that wait; sleeps for one if there is no work. False: no handle is left.
@@ -263,9 +274,10 @@ impl EngineLoop {
             Command::Submit {
                 request,
                 model,
+                context_len,
                 sink,
                 place,
-            } => self.submit(*request, &model, sink, place),
+            } => self.submit(*request, &model, context_len, sink, place),
             Command::Allow(allowance) => {
                 self.allowance = allowance;
                 if let Some(running) = &mut self.running {
@@ -292,19 +304,20 @@ impl EngineLoop {
         &mut self,
         request: GenerateRequest,
         model: &Arc<LoadedModel>,
+        context_len: u32,
         sink: Box<dyn EventSink>,
         place: QueuePlace,
     ) {
         match &mut self.running {
             Some(running) if Arc::ptr_eq(&running.model, model) && self.stopping.is_none() => {
                 self.shared.update(|stats| stats.requests += 1);
-                running.submit(request, sink, place, &self.shared);
+                running.submit(request, context_len, sink, place, &self.shared);
                 self.stuck = false;
             }
             // The model went away between the check and now.
             _ => {
                 let model = Arc::clone(model);
-                let mut sequence = crate::sequence::Sequence::new(request, model, sink, place);
+                let mut sequence = Sequence::new(request, model, context_len, sink, place);
                 sequence.end(FinishReason::Shutdown, None);
             }
         }

@@ -124,12 +124,17 @@ pub enum SubmitError {
         vocab_size: u32,
     },
     /// The prompt does not fit the context.
-    #[error("the prompt has {prompt_tokens} tokens; the context holds {context_len}")]
+    #[error(
+        "the prompt has {prompt_tokens} tokens; the context holds {context_len} now, \
+         {model_context_len} at most"
+    )]
     ContextOverflow {
         /// Prompt tokens.
         prompt_tokens: u32,
-        /// Most tokens of a sequence here.
+        /// Most tokens of a sequence now.
         context_len: u32,
+        /// Most tokens of a sequence when power and memory allow all.
+        model_context_len: u32,
     },
     /// A parameter is out of range.
     #[error(transparent)]

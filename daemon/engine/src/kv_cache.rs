@@ -55,6 +55,8 @@ pub(crate) struct KvCache {
     blocks: Vec<Block>,
     free: Vec<u32>,
     prefixes: PrefixCache,
+    /// Most kept blocks that nobody uses.
+    kept_max: u32,
     /// Free blocks that still hold their last owner's values.
     unclean: Vec<u32>,
 }
@@ -67,7 +69,22 @@ impl KvCache {
             blocks: vec![Block::default(); blocks as usize],
             free: (0..blocks).rev().collect(),
             prefixes: PrefixCache::default(),
+            kept_max: blocks,
             unclean: Vec::new(),
+        }
+    }
+
+    /// From now on keeps at most `blocks` blocks that nobody uses; the longest idle go first.
+    pub(crate) fn keep_at_most(&mut self, blocks: u32) {
+        self.kept_max = blocks;
+        self.trim();
+    }
+
+    fn trim(&mut self) {
+        while self.prefixes.idle_count() > self.kept_max
+            && let Some(block) = self.prefixes.evict()
+        {
+            self.dropped(block);
         }
     }
 
@@ -128,6 +145,7 @@ impl KvCache {
                 }
             }
         }
+        self.trim();
     }
 
     /// Finds the KV of the longest known beginning of `tokens` in `scope`.

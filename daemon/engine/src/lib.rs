@@ -8,6 +8,7 @@ mod allowance;
 pub mod bench;
 pub mod chat_template;
 mod condition;
+mod energy;
 mod engine;
 mod engine_loop;
 pub mod error;
@@ -35,6 +36,7 @@ mod usage;
 
 pub use allowance::Allowance;
 pub use condition::{Condition, OnCondition};
+pub use energy::{EnergyMeter, MeterReading};
 pub use engine::{AdapterInfo, AdapterKind, Engine, EngineStats, LoadProgress, LoadedModel};
 pub use error::{EngineError, LoadError, SubmitError};
 pub use event::{

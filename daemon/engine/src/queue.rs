@@ -17,15 +17,22 @@ const FRESH: f64 = 0.2;
 /// Shortest and longest time that a refused caller is told to wait.
 const RETRY_AFTER: (f64, f64) = (0.05, 60.0);
 
+/// What an app has in the queue.
+#[derive(Debug, Default)]
+struct OfApp {
+    places: u32,
+    /// Its requests refused since one of its places last became free: they come back one after the other.
+    refused: u32,
+}
+
 #[derive(Debug, Default)]
 struct Waiting {
     all: u32,
-    by_app: HashMap<Arc<str>, u32>,
+    /// Apps with a place.
+    by_app: HashMap<Arc<str>, OfApp>,
     /// Seconds between two requests' ends while others waited.
     interval_s: Option<f64>,
     last_end: Option<Instant>,
-    /// Callers refused since a place last became free: they come back one after the other.
-    refused: u32,
 }
 
 /// See the module.
@@ -57,11 +64,11 @@ impl Queue {
         app_queue_max: u32,
     ) -> Result<(QueuePlace, u32), SubmitError> {
         let mut waiting = self.lock();
-        let of_app = waiting.by_app.get(app).copied().unwrap_or(0);
+        let of_app = waiting.by_app.get(app).map_or(0, |of_app| of_app.places);
         if waiting.all >= queue_max {
             return Err(SubmitError::QueueFull {
                 waiting: waiting.all,
-                retry_after: waiting.retry_after(1),
+                retry_after: waiting.retry_after(app),
             });
         }
         let crowded = u64::from(waiting.all) * 4 >= u64::from(queue_max) * 3;
@@ -71,12 +78,10 @@ impl Queue {
             app_queue_max
         };
         if of_app >= app_queue_max {
-            let apps = u32::try_from(waiting.by_app.len()).unwrap_or(u32::MAX);
             return Err(SubmitError::AppQueueFull {
                 waiting: of_app,
                 waiting_max: app_queue_max,
-                // The app's own requests end as often as its turn comes.
-                retry_after: waiting.retry_after(apps),
+                retry_after: waiting.retry_after(app),
             });
         }
         let before = waiting.all;
@@ -85,7 +90,7 @@ impl Queue {
             waiting.last_end = None;
         }
         waiting.all += 1;
-        *waiting.by_app.entry(Arc::clone(app)).or_default() += 1;
+        waiting.by_app.entry(Arc::clone(app)).or_default().places += 1;
         drop(waiting);
         let place = QueuePlace {
             queue: Arc::clone(self),
@@ -112,11 +117,16 @@ impl Queue {
 }
 
 impl Waiting {
-    /// When a refused caller should find room, if its turn comes once in `turns` ends.
-    fn retry_after(&mut self, turns: u32) -> Duration {
-        self.refused = self.refused.saturating_add(1);
+    /// When a refused caller should find room: apps take turns, and each of its app's refused callers
+    /// takes one of the app's turns.
+    fn retry_after(&mut self, app: &Arc<str>) -> Duration {
+        let apps = u32::try_from(self.by_app.len()).unwrap_or(u32::MAX);
+        let turns = self.by_app.get_mut(app).map_or(1, |of_app| {
+            of_app.refused = of_app.refused.saturating_add(1);
+            of_app.refused
+        });
         let interval = self.interval_s.unwrap_or(INTERVAL_ASSUMED_S);
-        let seconds = interval * f64::from(turns) * f64::from(self.refused);
+        let seconds = interval * f64::from(apps) * f64::from(turns);
         Duration::from_secs_f64(seconds.clamp(RETRY_AFTER.0, RETRY_AFTER.1))
     }
 }
@@ -125,10 +135,10 @@ impl Drop for QueuePlace {
     fn drop(&mut self) {
         let mut waiting = self.queue.lock();
         waiting.all -= 1;
-        waiting.refused = waiting.refused.saturating_sub(1);
         if let Some(of_app) = waiting.by_app.get_mut(&self.app) {
-            *of_app -= 1;
-            if *of_app == 0 {
+            of_app.places -= 1;
+            of_app.refused = of_app.refused.saturating_sub(1);
+            if of_app.places == 0 {
                 waiting.by_app.remove(&self.app);
             }
         }
@@ -210,6 +220,10 @@ mod tests {
         let second = retry_after(queue.join(&app, 1, 1));
         assert!((first.as_secs_f64() - 0.2).abs() < 0.01, "{first:?}");
         assert!((second.as_secs_f64() - 0.4).abs() < 0.02, "{second:?}");
+        // Another app comes back when its own turn comes, however many of the first's were refused.
+        let other: Arc<str> = "b".into();
+        let theirs = retry_after(queue.join(&other, 1, 1));
+        assert!((theirs.as_secs_f64() - 0.2).abs() < 0.01, "{theirs:?}");
         for _ in 0..1000 {
             assert!(retry_after(queue.join(&app, 1, 1)) <= Duration::from_secs(60));
         }

@@ -4,6 +4,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use crate::energy::EnergyMeter;
 use crate::model::ChosenKernel;
 use crate::survival::Recovery;
 
@@ -117,6 +118,8 @@ pub struct EngineConfig {
     pub cache_dir: Option<PathBuf>,
     /// Choose kernels at the next load whatever is remembered, and remember them instead.
     pub retune: bool,
+    /// What tells this machine's energy; `None`: no energy is told.
+    pub meter: Option<Arc<dyn EnergyMeter>>,
     /// Keep every shader bounds check (slower; for tests).
     pub checked_shaders: bool,
     /// Take a software adapter for a GPU, with a GPU's kernels and its tuning (slower; for tests).
@@ -153,6 +156,7 @@ impl Default for EngineConfig {
             tuning_budget: Duration::from_secs(4),
             cache_dir: None,
             retune: false,
+            meter: None,
             checked_shaders: false,
             software_as_gpu: false,
             refused_kernels: Vec::new(),

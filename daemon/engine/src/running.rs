@@ -18,6 +18,7 @@ use self::report::Told;
 use self::resident::Resident;
 use self::steps::StepUnderWay;
 use crate::allowance::Allowance;
+use crate::energy::EnergyShares;
 use crate::engine::{LoadedModel, Shared};
 use crate::error::EngineError;
 use crate::event::{EventSink, FinishReason};
@@ -59,7 +60,10 @@ pub(crate) struct Running {
     /// What the last step took.
     last_step: Duration,
     told: Told,
+    energy: EnergyShares,
     allowance: Allowance,
+    /// The end of the rest that the allowed pace asks for.
+    rest_until: Option<Instant>,
     /// The device was lost often: steps are small and go one at a time.
     careful: bool,
 }
@@ -93,7 +97,9 @@ impl Running {
             last_done: now,
             last_step: Duration::ZERO,
             told: Told::default(),
+            energy: EnergyShares::new(config.meter.clone()),
             allowance: Allowance::default(),
+            rest_until: None,
             careful: false,
         }
     }
@@ -101,6 +107,42 @@ impl Running {
     /// Uses no more than this from the next turn on.
     pub(crate) fn allow(&mut self, allowance: Allowance) {
         self.allowance = allowance;
+        self.scheduler.allow(allowance.slots, allowance.least_class);
+        let kept = f64::from(self.kv.total()) * f64::from(allowance.prefix_cache_share);
+        #[expect(
+            clippy::cast_possible_truncation,
+            clippy::cast_sign_loss,
+            reason = "clamped to the number of blocks"
+        )]
+        let kept = kept.clamp(0.0, f64::from(self.kv.total())) as u32;
+        self.kv.keep_at_most(kept);
+        self.told.line_changed();
+    }
+
+    /// Time left to rest after the last step; `None`: it may go on.
+    pub(crate) fn rest(&self, now: Instant) -> Option<Duration> {
+        let busy = self.under_way.is_empty() && !self.sequences.is_empty();
+        let until = self.rest_until.filter(|_| busy)?;
+        until
+            .checked_duration_since(now)
+            .filter(|left| !left.is_zero())
+    }
+
+    /// Tells whether no sequence has a slot and nobody's events wait.
+    pub(crate) fn nobody_runs(&self) -> bool {
+        self.under_way.is_empty()
+            && self
+                .sequences
+                .values()
+                .all(|s| s.slot.is_none() && !s.is_stalled())
+    }
+
+    /// Time until the first deadline of a sequence.
+    pub(crate) fn next_deadline(&self, now: Instant) -> Duration {
+        let deadlines = self.sequences.values().filter_map(|s| s.request.deadline);
+        deadlines
+            .min()
+            .map_or(Duration::MAX, |at| at.saturating_duration_since(now))
     }
 
     /// Takes small steps, one at a time, or not.
@@ -122,6 +164,7 @@ impl Running {
     pub(crate) fn submit(
         &mut self,
         request: GenerateRequest,
+        context_len: u32,
         sink: Box<dyn EventSink>,
         place: QueuePlace,
         shared: &Shared,
@@ -135,7 +178,7 @@ impl Running {
             account.prompt_tokens += prompt_tokens;
         });
         let class = request.class;
-        let sequence = Sequence::new(request, Arc::clone(&self.model), sink, place);
+        let sequence = Sequence::new(request, Arc::clone(&self.model), context_len, sink, place);
         self.scheduler.submit(id, app, class, self.now());
         self.sequences.insert(id, sequence);
         self.told.line_changed();
@@ -150,6 +193,9 @@ impl Running {
         // Blocks leave their owner zeroed. The GPU does this after the steps already submitted. After the
         // report: a submission can wait for the step under way.
         self.clean(gpu);
+        if self.rest(Instant::now()).is_some() {
+            return Ok(true);
+        }
         let submitted = self.submit_step(gpu, shared)?;
         let full = self.under_way.len() >= self.steps_ahead();
         let took = (full || !submitted) && self.take_results(gpu, shared)?;
@@ -157,6 +203,9 @@ impl Running {
     }
 
     fn steps_ahead(&self) -> usize {
+        if self.allowance.pace < 1.0 {
+            return 1;
+        }
         let most = if self.sequences.len() > 1 {
             AHEAD_STEP_MAX
         } else {
@@ -215,6 +264,9 @@ impl Running {
                 Move::Pause(id) => self.paused(shared, id),
                 Move::Run(id, slot) => self.run(gpu, shared, id, slot),
             }
+        }
+        if !self.allowance.keep_waiting_kv {
+            self.drop_waiting_kv(shared);
         }
     }
 

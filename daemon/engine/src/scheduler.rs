@@ -113,6 +113,10 @@ fn raised(class: Class, waited: Duration) -> Class {
 pub(crate) struct Scheduler {
     shares: Shares,
     free_slots: Vec<u32>,
+    /// Slots that may be taken now.
+    slots_allowed: u32,
+    /// The least urgent class that may run now.
+    least_class: Class,
     entries: BTreeMap<SequenceId, Entry>,
     accounts: Accounts,
     bucket: Bucket,
@@ -126,6 +130,8 @@ impl Scheduler {
     pub(crate) fn new(shares: Shares) -> Self {
         Self {
             free_slots: (0..shares.slots).rev().collect(),
+            slots_allowed: shares.slots,
+            least_class: Class::Background,
             bucket: Bucket::new(shares.background_share),
             shares,
             entries: BTreeMap::new(),
@@ -133,6 +139,13 @@ impl Scheduler {
             prefilled_last: false,
             turns: 0,
         }
+    }
+
+    /// From now on at most `slots` sequences run, at least one, and none of a class less urgent than
+    /// `least_class`, however long it waits. The next [`Scheduler::arrange`] pauses the others.
+    pub(crate) fn allow(&mut self, slots: u32, least_class: Class) {
+        self.slots_allowed = slots.clamp(1, self.shares.slots);
+        self.least_class = least_class;
     }
 
     /// Takes a request; it waits.
@@ -193,14 +206,14 @@ impl Scheduler {
         now: Duration,
         mut fits: impl FnMut(&Self, SequenceId) -> bool,
     ) -> Vec<Move> {
-        let mut moves = Vec::new();
+        let mut moves = self.pause_excess(now);
         // Each gets at most one slot a call, so that this ends.
         while moves.len() <= 2 * self.shares.slots as usize
             && let Some(next) = self.first_waiting(now)
         {
-            let victim = match self.free_slots.is_empty() {
-                false => None,
-                true => match self.victim(next, now) {
+            let victim = match self.slots_taken() < self.slots_allowed {
+                true => None,
+                false => match self.victim(next, now) {
                     Some(victim) => Some(victim),
                     None => break,
                 },
@@ -231,11 +244,35 @@ impl Scheduler {
         moves
     }
 
+    fn slots_taken(&self) -> u32 {
+        self.shares.slots - u32::try_from(self.free_slots.len()).unwrap_or(0)
+    }
+
+    /// Pauses those that run though they may not any more: first those whose class may not, then the least
+    /// urgent, of several the latest.
+    fn pause_excess(&mut self, now: Duration) -> Vec<Move> {
+        let mut running: Vec<_> = self
+            .entries
+            .iter()
+            .filter(|(_, e)| e.grant.is_some())
+            .map(|(id, e)| (e.class > self.least_class, e.class_at(now), *id))
+            .collect();
+        running.sort_unstable();
+        let mut moves = Vec::new();
+        while let Some((forbidden, _, id)) = running.pop()
+            && (forbidden || self.slots_taken() > self.slots_allowed)
+        {
+            self.pause(id, now);
+            moves.push(Move::Pause(id));
+        }
+        moves
+    }
+
     /// The waiting sequence that is next in line.
     fn first_waiting(&self, now: Duration) -> Option<SequenceId> {
         self.entries
             .iter()
-            .filter(|(_, e)| e.grant.is_none() && !e.stalled)
+            .filter(|(_, e)| e.grant.is_none() && !e.stalled && e.class <= self.least_class)
             .filter(|(_, e)| self.slots_of(&e.app) < self.shares.app_slots_max)
             .min_by_key(|(id, e)| self.rank(**id, e, now))
             .map(|(id, _)| *id)

@@ -103,6 +103,10 @@ pub(crate) struct Sequence {
     pub(crate) cached_tokens: u32,
     /// Its share of the GPU's time.
     pub(crate) gpu_time: Duration,
+    /// Energy that the meter counted for it, in microjoules.
+    pub(crate) energy_settled_uj: u64,
+    /// That, and what is still to be counted; `None`: there is no meter.
+    pub(crate) energy_uj: Option<u64>,
     model: Arc<LoadedModel>,
     delivery: Delivery,
     /// Its place in the queue, until it runs first.
@@ -122,6 +126,8 @@ pub(crate) struct Sequence {
     generated: u32,
     /// Most tokens it may generate.
     generated_max: u32,
+    /// Longest it may get, in tokens: what was allowed when it was submitted.
+    context_len: u32,
     text: TextStream,
     echo_text: TextStream,
     /// Prompt tokens that were echoed.
@@ -137,14 +143,16 @@ pub(crate) struct Sequence {
 }
 
 impl Sequence {
-    /// A sequence that waits for its slot. The request has been checked against the model.
+    /// A sequence that waits for its slot. The request has been checked against the model and
+    /// `context_len`.
     pub(crate) fn new(
         mut request: GenerateRequest,
         model: Arc<LoadedModel>,
+        context_len: u32,
         sink: Box<dyn EventSink>,
         place: QueuePlace,
     ) -> Self {
-        let generated_max = generated_max(&request, model.context_len);
+        let generated_max = generated_max(&request, context_len);
         let tokens = std::mem::take(&mut request.prompt);
         Self {
             slot: None,
@@ -152,6 +160,8 @@ impl Sequence {
             steps_under_way: 0,
             cached_tokens: 0,
             gpu_time: Duration::ZERO,
+            energy_settled_uj: 0,
+            energy_uj: None,
             delivery: Delivery::new(sink),
             place: Some(place),
             prompt_tokens: u32::try_from(tokens.len()).unwrap_or(u32::MAX),
@@ -162,6 +172,7 @@ impl Sequence {
             lookup: None,
             generated: 0,
             generated_max,
+            context_len,
             text: TextStream::new(&request.stop),
             echo_text: TextStream::new(&[]),
             echoed: 0,
@@ -193,7 +204,7 @@ impl Sequence {
 
     /// Positions it can ever fill.
     fn positions_max(&self) -> u32 {
-        (self.prompt_tokens + self.generated_max).min(self.model.context_len)
+        (self.prompt_tokens + self.generated_max).min(self.context_len)
     }
 
     /// Blocks it should have before it starts or goes on: room for what it has and for some tokens
@@ -485,10 +496,11 @@ impl Sequence {
             prompt_tokens: self.prompt_tokens,
             cached_tokens: self.cached_tokens,
             generated_tokens: self.generated,
-            context_len: self.model.context_len,
+            context_len: self.context_len,
             queue_time: started - self.queued_at,
             prefill_time: decoding - started,
             decode_time: now - decoding,
+            energy_uj: self.energy_uj,
         }));
     }
 

@@ -19,7 +19,7 @@ pub(super) struct Key {
 }
 
 /// All settings, in the order of `hearthd --help`.
-pub(super) const KEYS: [Key; 24] = [
+pub(super) const KEYS: [Key; 25] = [
     Key {
         name: "socket",
         variable: Some("HEARTH_SOCKET"),
@@ -99,6 +99,11 @@ pub(super) const KEYS: [Key; 24] = [
         name: "prefix_cache",
         variable: None,
         apply: set_prefix_cache,
+    },
+    Key {
+        name: "gpu_watts",
+        variable: None,
+        apply: set_gpu_watts,
     },
     Key {
         name: "metrics_file",
@@ -252,6 +257,11 @@ fn set_background_share(config: &mut Config, value: &str) -> Result<(), &'static
 
 fn set_prefix_cache(config: &mut Config, value: &str) -> Result<(), &'static str> {
     config.engine.prefix_cache = truth(value)?;
+    Ok(())
+}
+
+fn set_gpu_watts(config: &mut Config, value: &str) -> Result<(), &'static str> {
+    config.gpu_watts = Some(number(value, 0.1, 10_000.0, "from 0.1 to 10000 watts")?);
     Ok(())
 }
 

@@ -13,6 +13,7 @@ use tokio_stream::Stream;
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::Status;
 
+use super::deferral::{self, StartWhen};
 use super::options::Settings;
 use super::prompt::{self, Ask};
 use super::sink::{self, Events};
@@ -20,6 +21,7 @@ use super::{Replies, blocking};
 use crate::lifecycle::State;
 use crate::state::{Availability, Shared, Warm};
 use crate::status;
+use crate::warmth::InFlight;
 use crate::wire::{self, Account};
 
 /// A request to generate, checked as far as is possible without a model.
@@ -39,28 +41,38 @@ pub(super) async fn start(
     job: Job,
 ) -> Result<Replies<GenerationEvent>, Status> {
     prompt::check(&job.ask)?;
+    if job.settings.start_when != StartWhen::Now {
+        let (replies, stream) = mpsc::channel(16);
+        tokio::spawn(wait_and_submit(shared, job, replies, None));
+        return Ok(Box::pin(ReceiverStream::new(stream)));
+    }
+    let in_flight = InFlight::new(&shared);
     match shared.available(&job.model)? {
-        Availability::Warm(warm) => Ok(Box::pin(submit(shared, warm, job, None).await?)),
+        Availability::Warm(warm) => Ok(Box::pin(submit(shared, warm, job, None, in_flight).await?)),
         Availability::Loading => {
             let (replies, stream) = mpsc::channel(16);
-            tokio::spawn(wait_and_submit(shared, job, replies));
+            tokio::spawn(wait_and_submit(shared, job, replies, Some(in_flight)));
             Ok(Box::pin(ReceiverStream::new(stream)))
         }
     }
 }
 
-/// Says how far the load is until the model is there, then hands on the generation's events.
+/// Waits for the request's time if that has not come (`in_flight` is `None` then), and for the model;
+/// says meanwhile how far that is, then hands on the generation's events.
 async fn wait_and_submit(
     shared: Arc<Shared>,
     job: Job,
     replies: mpsc::Sender<Result<GenerationEvent, Status>>,
+    in_flight: Option<InFlight>,
 ) {
     let outcome = tokio::select! {
-        outcome = wait_for_model(&shared, &job, &replies) => outcome,
+        outcome = wait_for_start(&shared, &job, &replies, in_flight) => outcome,
         () = replies.closed() => return,
     };
     let started = match outcome {
-        Ok((warm, waited)) => submit(Arc::clone(&shared), warm, job, Some(waited)).await,
+        Ok((warm, waited, in_flight)) => {
+            submit(Arc::clone(&shared), warm, job, waited, in_flight).await
+        }
         Err(status) => Err(status),
     };
     let mut events = match started {
@@ -82,20 +94,39 @@ async fn wait_and_submit(
     }
 }
 
+async fn wait_for_start(
+    shared: &Arc<Shared>,
+    job: &Job,
+    replies: &mpsc::Sender<Result<GenerationEvent, Status>>,
+    in_flight: Option<InFlight>,
+) -> Result<(Arc<Warm>, Option<Duration>, InFlight), Status> {
+    let in_flight = match in_flight {
+        Some(in_flight) => in_flight,
+        None => {
+            let deadline = job.settings.request.deadline;
+            deferral::wait(shared, job.settings.start_when, deadline).await?
+        }
+    };
+    let (warm, waited) = wait_for_model(shared, job, replies).await?;
+    Ok((warm, waited, in_flight))
+}
+
 /// Waits for a model; bounded by the load itself and by the request's deadline.
 async fn wait_for_model(
     shared: &Shared,
     job: &Job,
     replies: &mpsc::Sender<Result<GenerationEvent, Status>>,
-) -> Result<(Arc<Warm>, Duration), Status> {
+) -> Result<(Arc<Warm>, Option<Duration>), Status> {
     let begun = Instant::now();
     let mut life = shared.lifecycle.watch();
     let mut told = -1.0;
+    let mut waited = false;
     loop {
         let phase = life.borrow_and_update().clone();
         if let Availability::Warm(warm) = shared.available(&job.model)? {
-            return Ok((warm, begun.elapsed()));
+            return Ok((warm, waited.then(|| begun.elapsed())));
         }
+        waited = true;
         let fraction = match (phase.state, phase.loading) {
             (State::Loading, Some(loading)) => loading.fraction(),
             _ => 0.0,
@@ -121,11 +152,14 @@ async fn submit(
     warm: Arc<Warm>,
     job: Job,
     load_time: Option<Duration>,
+    in_flight: InFlight,
 ) -> Result<Generation, Status> {
     let Job { ask, settings, .. } = job;
     let Settings {
         mut request,
         allow_truncation,
+        keep_alive,
+        ..
     } = settings;
     let field = ask.field();
     if request
@@ -134,11 +168,15 @@ async fn submit(
     {
         return Err(status::deadline_exceeded());
     }
+    let engine = Arc::clone(shared.engine().ok_or_else(status::loading)?);
     let model = Arc::clone(&warm.model);
+    let context_len = engine.context_len(&model);
     let max_tokens = request.max_tokens;
-    let (prompt, truncation) =
-        blocking(move || prompt::fitting_tokens(&model, &ask, allow_truncation, max_tokens))
-            .await?;
+    let (prompt, truncation) = blocking(move || {
+        let truncates = allow_truncation.then_some(max_tokens);
+        prompt::fitting_tokens(&model, &ask, context_len, truncates)
+    })
+    .await?;
     check_stop_tokens(&request, warm.model.config.vocab_size)?;
     request.prompt = prompt;
     let account = Account {
@@ -146,14 +184,17 @@ async fn submit(
         seed: request.sampling.seed,
         load_time,
         truncation,
+        meter: shared.meter.clone(),
     };
-    let engine = shared.engine().ok_or_else(status::loading)?;
     // The model may have changed while its tokenizer was at work: its tokens would mean nothing.
     if engine
         .model()
         .is_none_or(|now| !Arc::ptr_eq(&now, &warm.model))
     {
         return Err(status::loading());
+    }
+    if let Some(keep_alive) = keep_alive {
+        shared.warmth.set_keep_alive(keep_alive);
     }
     let (sink, events) = sink::channel();
     engine
@@ -164,7 +205,7 @@ async fn submit(
         events,
         account,
         over: false,
-        shared,
+        _in_flight: in_flight,
     })
 }
 
@@ -183,7 +224,7 @@ struct Generation {
     events: Events,
     account: Account,
     over: bool,
-    shared: Arc<Shared>,
+    _in_flight: InFlight,
 }
 
 impl Stream for Generation {
@@ -210,11 +251,5 @@ impl Stream for Generation {
             }
         };
         Poll::Ready(Some(reply))
-    }
-}
-
-impl Drop for Generation {
-    fn drop(&mut self) {
-        self.shared.activity.send_replace(());
     }
 }

@@ -205,12 +205,14 @@ impl Inference for InferenceService {
             None => return Err(bad_field("input", "is not set")),
         };
         let warm = self.shared.warm_now(&request.model)?;
+        let engine = self.shared.engine().ok_or_else(crate::status::loading)?;
+        let context_len = engine.context_len(&warm.model);
         let reply = blocking(move || {
             let ids = prompt::tokens(&warm.model, &ask)?;
             let tokens = u32::try_from(ids.len()).unwrap_or(u32::MAX);
             Ok(v1::CountTokensResponse {
                 tokens,
-                context_len: warm.model.context_len,
+                context_len,
             })
         })
         .await?;

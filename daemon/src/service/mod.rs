@@ -1,6 +1,7 @@
 //! The RPCs. Bodies are thin: check, ask the engine or the store, put into contract words.
 
 mod daemon;
+mod deferral;
 mod generation;
 mod inference;
 mod models;

@@ -11,6 +11,7 @@ use tokio::sync::mpsc;
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Code, Request, Response, Status};
 
+use super::options::keep_alive;
 use super::{Replies, blocking};
 use crate::limits::RETRY_DELAY;
 use crate::state::{Shared, Warm};
@@ -39,6 +40,23 @@ impl ModelsService {
             Some(loading) if loading.name == name => v1::ModelState::Loading,
             _ => v1::ModelState::Stored,
         }
+    }
+}
+
+impl ModelsService {
+    fn set_pin(&self, asked: &str, pinned: bool) -> Result<(), Status> {
+        let warm = self.shared.warm();
+        let Some(warm) = warm.filter(|warm| asked.is_empty() || asked == warm.name) else {
+            let message = match asked {
+                "" => "no model is warm; `hearth load NAME` warms one".to_owned(),
+                asked => format!("model `{asked}` is not warm; `hearth load {asked}` warms it"),
+            };
+            return Err(fault(Code::FailedPrecondition, "NO_MODEL", message).status());
+        };
+        self.shared.warmth.pin(pinned);
+        self.shared.activity.send_replace(());
+        tracing::info!(model = warm.name, pinned, "the pin of the warm model");
+        Ok(())
     }
 }
 
@@ -158,9 +176,7 @@ impl Models for ModelsService {
         request: Request<v1::LoadRequest>,
     ) -> Result<Response<Self::LoadStream>, Status> {
         let request = request.into_inner();
-        if request.keep_alive.is_some() {
-            return Err(not_in_this_version("keep_alive"));
-        }
+        let keep_alive = keep_alive("keep_alive", request.keep_alive)?;
         let (replies, stream) = mpsc::channel(16);
         let asked = request.model;
         let shared = Arc::clone(&self.shared);
@@ -176,10 +192,15 @@ impl Models for ModelsService {
             && warm.name == target.name
             && warm.path == target.path
         {
+            if let Some(keep_alive) = keep_alive {
+                self.shared.warmth.set_keep_alive(keep_alive);
+                self.shared.activity.send_replace(());
+            }
             let _ = replies.try_send(Ok(load_done(&warm)));
             return Ok(Response::new(Box::pin(ReceiverStream::new(stream))));
         }
-        tokio::spawn(load(Arc::clone(&self.shared), target, replies));
+        let shared = Arc::clone(&self.shared);
+        tokio::spawn(load(shared, target, keep_alive, replies));
         Ok(Response::new(Box::pin(ReceiverStream::new(stream))))
     }
 
@@ -193,16 +214,18 @@ impl Models for ModelsService {
 
     async fn pin(
         &self,
-        _request: Request<v1::PinRequest>,
+        request: Request<v1::PinRequest>,
     ) -> Result<Response<v1::PinResponse>, Status> {
-        Err(not_in_this_version("Pin"))
+        self.set_pin(&request.into_inner().model, true)?;
+        Ok(Response::new(v1::PinResponse {}))
     }
 
     async fn unpin(
         &self,
-        _request: Request<v1::UnpinRequest>,
+        request: Request<v1::UnpinRequest>,
     ) -> Result<Response<v1::UnpinResponse>, Status> {
-        Err(not_in_this_version("Unpin"))
+        self.set_pin(&request.into_inner().model, false)?;
+        Ok(Response::new(v1::UnpinResponse {}))
     }
 
     async fn delete(
@@ -279,6 +302,7 @@ async fn import(
 async fn load(
     shared: Arc<Shared>,
     target: loading::Target,
+    keep_alive: Option<Duration>,
     replies: mpsc::Sender<Result<v1::LoadResponse, Status>>,
 ) {
     use v1::load_response::Event;
@@ -294,6 +318,7 @@ async fn load(
         }
         !progress_to.is_closed()
     });
+    shared.warmth.reset(keep_alive);
     let reply = loading::load(&shared, target, on_progress)
         .await
         .map(|warm| load_done(&warm));

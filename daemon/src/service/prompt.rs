@@ -96,22 +96,21 @@ pub(super) fn tokens(model: &LoadedModel, ask: &Ask) -> Result<Vec<u32>, Status>
     }
 }
 
-/// The tokens of a request, cut if they do not fit and that is allowed. A cut leaves room for
-/// `max_tokens`, but for no more than a quarter of the context.
+/// The tokens of a request, cut if they do not fit `context_len` and `truncates` allows that. A cut leaves
+/// room for the most tokens to generate that it holds, but for no more than a quarter of the context.
 ///
 /// # Errors
 /// As [`tokens`], and CONTEXT_OVERFLOW if nothing more may be cut.
 pub(super) fn fitting_tokens(
     model: &LoadedModel,
     ask: &Ask,
-    allow_truncation: bool,
-    max_tokens: Option<u32>,
+    context_len: u32,
+    truncates: Option<Option<u32>>,
 ) -> Result<(Vec<u32>, Option<v1::Truncation>), Status> {
     let all = tokens(model, ask)?;
-    let context_len = model.context_len;
-    if !allow_truncation || count(&all) < context_len {
+    let Some(max_tokens) = truncates.filter(|_| count(&all) >= context_len) else {
         return Ok((all, None));
-    }
+    };
     let reserve_max = (context_len / 4).max(1);
     let reserve = max_tokens.unwrap_or(reserve_max).clamp(1, reserve_max);
     let room = context_len.saturating_sub(reserve).max(1);
@@ -123,8 +122,9 @@ pub(super) fn fitting_tokens(
             Ok((kept, Some(cut)))
         }
         Ask::Chat(messages, field) => {
-            let (kept, dropped) = shorter_chat(model, messages, room, field)?
-                .ok_or_else(|| context_overflow(all.len() as u64, context_len, field))?;
+            let (kept, dropped) = shorter_chat(model, messages, room, field)?.ok_or_else(|| {
+                context_overflow(all.len() as u64, [context_len, model.context_len], field)
+            })?;
             let cut = truncation(&all, &kept, dropped);
             Ok((kept, Some(cut)))
         }

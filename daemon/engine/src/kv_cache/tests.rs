@@ -195,6 +195,7 @@ impl World {
             assert_eq!(free.contains(&id), nobody && state.kept.is_none());
         }
         assert_eq!(idle, self.kv.cached());
+        assert!(idle <= self.kv.kept_max, "{idle} are kept");
         let in_use = users.iter().filter(|n| **n > 0).count();
         assert_eq!(self.kv.used() as usize, in_use);
         assert!(self.kv.unclean.iter().all(|block| free.contains(block)));
@@ -208,8 +209,13 @@ proptest! {
         let mut world = World::new(seed);
         for _ in 0..30 {
             let lives = world.lives.len();
-            match world.random.below(6) {
+            match world.random.below(7) {
                 0 | 1 => world.start(),
+                6 => {
+                    let most = world.random.count(20);
+                    world.kv.keep_at_most(most);
+                    world.clean();
+                }
                 2..=4 if lives > 0 => {
                     let at = world.random.index(lives);
                     world.grow(at);

@@ -15,8 +15,8 @@ use super::recorder::Product;
 use super::weights::Part;
 use crate::gpu::{Gpu, Overrides};
 
-/// Columns from which a plan is another: see [`GemvPlan::of_columns`].
-const WIDE_COLUMNS: u32 = 4;
+/// Columns of the stored inputs whose plans may differ: two are done as one is.
+const INPUT_COLUMNS: [u32; 4] = [1, 4, 8, 16];
 const TILE_ROWS: Mapping = Mapping::TileRows {
     columns: TILE_COLUMNS,
 };
@@ -93,8 +93,7 @@ impl Product<'_> {
 pub(crate) struct Choices {
     /// The tuner's, by the product's name.
     tuned: HashMap<String, Cut>,
-    /// What the driver refused: kernels and their threads; `gemv` of one column for few, of
-    /// `WIDE_COLUMNS` for more.
+    /// What the driver refused: kernels and their threads; of two columns, as of one.
     refused: HashSet<(Kernel, GemvPlan)>,
     /// No product takes int8 any more.
     pub(crate) float: bool,
@@ -206,7 +205,7 @@ impl Choices {
                 let norm = self.norm(gpu, matrix.activations, cut.plan.threads);
                 let own_norm_runs = norm == (way.reduction, cut.plan.threads)
                     && !self.refused.contains(&(normed, cut.plan));
-                return self.cut_runs(matrix, way.reduction, cut.plan)
+                return self.cut_runs(gpu, matrix, way.reduction, cut.plan)
                     && (!cut.own_norm || own_norm_runs);
             }
             Mapping::Rows => Kernel::GemvRows(matrix, way.reduction),
@@ -220,10 +219,18 @@ impl Choices {
     }
 
     /// Tells whether no `gemv` of stored activations was refused that a step of some width takes.
-    fn cut_runs(&self, matrix: MatrixKernel, reduction: Reduction, plan: GemvPlan) -> bool {
-        [1, WIDE_COLUMNS].into_iter().all(|columns| {
-            let kernel = Kernel::Gemv(matrix, reduction, GemvInput::Stored { columns });
-            !self.refused.contains(&(kernel, plan.of_columns(columns)))
+    fn cut_runs(
+        &self,
+        gpu: &Gpu,
+        matrix: MatrixKernel,
+        reduction: Reduction,
+        plan: GemvPlan,
+    ) -> bool {
+        INPUT_COLUMNS.into_iter().all(|columns| {
+            let input = plan::stored_input(gpu, plan, matrix, columns);
+            let kernel = Kernel::Gemv(matrix, reduction, input);
+            let plan = plan.of(gpu, matrix.epilogue, input);
+            !self.refused.contains(&(kernel, plan))
         })
     }
 
@@ -308,10 +315,8 @@ impl Choices {
             passes: value("PASSES"),
         };
         let (kernel, plan) = match kernel {
-            Kernel::Gemv(matrix, reduction, GemvInput::Stored { columns }) => {
-                let wide = columns >= WIDE_COLUMNS;
-                let columns = if wide { WIDE_COLUMNS } else { 1 };
-                let input = GemvInput::Stored { columns };
+            Kernel::Gemv(matrix, reduction, GemvInput::Stored { columns: 2 }) => {
+                let input = GemvInput::Stored { columns: 1 };
                 (Kernel::Gemv(matrix, reduction, input), plan)
             }
             other => (other, plan),
@@ -341,7 +346,7 @@ impl Choices {
             Kernel::Gemv(matrix, ..) => {
                 let plans = plan::gemv_plans(gpu, matrix.epilogue, blocks);
                 reductions(gpu).iter().all(|&reduction| {
-                    let runs = |plan: &GemvPlan| self.cut_runs(matrix, reduction, *plan);
+                    let runs = |plan: &GemvPlan| self.cut_runs(gpu, matrix, reduction, *plan);
                     !plans.iter().any(runs)
                 })
             }

@@ -1,7 +1,9 @@
 //! How kernels map threads to work on this adapter: the choices a recorder starts from and the tuner
 //! tries. Pure arithmetic over what the adapter offers.
 
-use hearth_shaders::{ActivationFormat, AttentionKernel, Epilogue, Planes, Tile};
+use hearth_shaders::{
+    ActivationFormat, AttentionKernel, Epilogue, GemvInput, MatrixKernel, Planes, Tile,
+};
 
 use crate::engine::AdapterKind;
 use crate::gpu::Gpu;
@@ -27,19 +29,36 @@ pub(crate) struct GemvPlan {
 }
 
 impl GemvPlan {
-    /// The plan for `columns` columns together: from four on, registers are short and smaller
-    /// workgroups better. Sums keep their order, which is that of `lanes`.
-    pub(crate) fn of_columns(self, columns: u32) -> Self {
-        let threads = self.lanes.max(128);
-        if columns < 4 || self.threads <= threads {
-            return self;
-        }
+    /// The plan for `input`. Sums keep their order, which is that of `lanes`.
+    pub(crate) fn of(self, gpu: &Gpu, epilogue: Epilogue, input: GemvInput) -> Self {
+        let glu = matches!(epilogue, Epilogue::Glu(_));
+        let limit = gpu.device.limits().max_compute_invocations_per_workgroup;
+        let each = input.pairs();
+        // From four columns on, registers are short and smaller workgroups better.
+        let threads: u32 = match input {
+            _ if input.columns() < 4 => return self,
+            GemvInput::Wide { .. } if glu => 256 * each,
+            GemvInput::Wide { columns, .. } => {
+                if columns > 8 || self.lanes < gpu.threads_per_row {
+                    512
+                } else {
+                    256
+                }
+            }
+            _ => 128.min(self.threads),
+        };
+        let most = if glu {
+            self.lanes * GLU_PAIRS / each
+        } else {
+            limit
+        };
+        let threads = threads.min(limit).min(most).max(self.lanes);
         Self {
             threads,
-            passes: if self.passes * self.threads / self.lanes == GLU_PAIRS {
-                GLU_PAIRS * self.lanes / threads
+            passes: if glu {
+                GLU_PAIRS * self.lanes / (threads * each)
             } else {
-                self.passes
+                self.passes.div_ceil(each)
             },
             ..self
         }
@@ -59,6 +78,26 @@ impl GemvPlan {
             ("BLOCKS", blocks),
             ("PAIRS", pairs),
         ]
+    }
+}
+
+/// How `matrix` takes `columns` columns of stored activations. Sums of several row pairs take registers,
+/// which small GPUs have fewer of.
+pub(crate) fn stored_input(
+    gpu: &Gpu,
+    plan: GemvPlan,
+    matrix: MatrixKernel,
+    columns: u32,
+) -> GemvInput {
+    let reach = gpu.threads_per_row;
+    match matrix.epilogue {
+        _ if !matrix.goes_wide() || reach < 32 => GemvInput::Stored { columns },
+        Epilogue::Glu(_) if columns >= 4 => GemvInput::Wide {
+            columns,
+            pairs: if plan.lanes < reach { 1 } else { 2 },
+        },
+        Epilogue::Qkv if columns >= 8 => GemvInput::Wide { columns, pairs: 1 },
+        _ => GemvInput::Stored { columns },
     }
 }
 

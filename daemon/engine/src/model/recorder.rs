@@ -29,8 +29,8 @@ pub(crate) enum Width {
     Long,
 }
 
-/// How `gemv` takes the columns of long steps, where no kernel for them runs.
-const LONG_INPUT: GemvInput = GemvInput::Stored { columns: 8 };
+/// Columns that `gemv` does together in long steps, where no kernel for them runs.
+const LONG_TOGETHER: u32 = 8;
 
 /// Which columns an operation runs over.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -224,13 +224,15 @@ impl Recorder<'_> {
             };
             match way.mapping {
                 Mapping::Runs => {
+                    let stored =
+                        |columns| plan::stored_input(self.gpu, way.cut.plan, matrix, columns);
                     let input = match (product.norm, self.width) {
                         (Some(weight), _) if own_norm => {
                             bound.push(weight.into());
                             GemvInput::Normed
                         }
-                        (_, Width::Short(columns)) => GemvInput::Stored { columns },
-                        (_, Width::Long) => LONG_INPUT,
+                        (_, Width::Short(columns)) => stored(columns),
+                        (_, Width::Long) => stored(LONG_TOGETHER),
                     };
                     self.gemv(matrix, input, way, part, &bound, product)?;
                 }
@@ -308,8 +310,10 @@ impl Recorder<'_> {
         } else {
             Axis::ColumnTiles(input.columns())
         };
-        let plan = way.cut.plan.of_columns(input.columns());
-        let mut overrides = plan.overrides(part.pairs(), product.matrix.blocks);
+        let plan = way.cut.plan.of(self.gpu, matrix.epilogue, input);
+        let together = plan.pairs() * input.pairs();
+        let pairs = part.pairs();
+        let mut overrides = plan.overrides(pairs, product.matrix.blocks);
         if input == GemvInput::Normed {
             overrides.push(("OUTPUTS", u32::from(product.over == Over::Outputs)));
         }
@@ -318,7 +322,7 @@ impl Recorder<'_> {
             &overrides,
             bound,
             [
-                Axis::Fixed(part.pairs().div_ceil(plan.pairs())),
+                Axis::Fixed(pairs.div_ceil(together)),
                 columns,
                 Axis::Fixed(1),
             ],

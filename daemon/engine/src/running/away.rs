@@ -24,21 +24,6 @@ pub(crate) struct Remains {
 }
 
 impl Running {
-    /// Tells whether the model is in GPU memory.
-    pub(crate) fn is_resident(&self) -> bool {
-        self.forward.is_there()
-    }
-
-    /// When the next deadline of a sequence is, if any has one; `None`: no sequence waits.
-    pub(crate) fn next_deadline(&self, otherwise: Duration) -> Option<Duration> {
-        let now = Instant::now();
-        let deadlines = self.sequences.values().map(|s| s.request.deadline);
-        deadlines
-            .map(|at| at.map_or(otherwise, |at| at.saturating_duration_since(now)))
-            .map(|wait| wait.min(otherwise))
-            .min()
-    }
-
     /// Takes the results of all steps under way.
     pub(crate) fn finish(&mut self, gpu: &Gpu, shared: &Shared) -> Result<(), EngineError> {
         while self.take_results(gpu, shared)? {}
@@ -46,7 +31,7 @@ impl Running {
     }
 
     /// A turn without the GPU: ends what is over, abandoned or out of time.
-    pub(crate) fn rest(&mut self, shared: &Shared) {
+    pub(crate) fn turn_away(&mut self, shared: &Shared) {
         self.sweep(shared);
         self.report(shared);
     }
@@ -87,7 +72,8 @@ impl Running {
         self.ring = 0;
         self.last_done = Instant::now();
         self.last_step = Duration::ZERO;
-        self.told.line_changed();
+        self.rest_until = None;
+        self.allow(self.allowance);
         shared.update(|stats| stats.weights_resident = true);
         self.report(shared);
     }
@@ -97,6 +83,7 @@ impl Running {
     pub(crate) fn mend(&mut self, shared: &Shared, all: bool) {
         self.scheduler = Scheduler::new(self.shares.clone());
         self.told = Told::default();
+        self.allow(self.allowance);
         let now = self.now();
         let mut unsound = Vec::new();
         for (id, sequence) in &mut self.sequences {

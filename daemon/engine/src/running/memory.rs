@@ -160,6 +160,16 @@ impl Running {
         }
     }
 
+    /// Takes the KV of all sequences that wait.
+    pub(super) fn drop_waiting_kv(&mut self, shared: &Shared) {
+        let waits = |s: &Sequence| s.slot.is_none() && s.steps_under_way == 0;
+        let waiting = self.sequences.iter().filter(|(_, s)| waits(s));
+        let waiting: Vec<SequenceId> = waiting.map(|(id, _)| *id).collect();
+        for id in waiting {
+            self.drop_kv(shared, id);
+        }
+    }
+
     /// Keeps the whole blocks of a sequence's KV for prompts that begin the same way.
     pub(super) fn keep_kv(&mut self, id: SequenceId) {
         if let Some(sequence) = self.sequences.get_mut(&id)

@@ -13,11 +13,6 @@ impl Resident {
         Self(Some(forward))
     }
 
-    /// Tells whether it is there.
-    pub(super) fn is_there(&self) -> bool {
-        self.0.is_some()
-    }
-
     /// Takes it out.
     pub(super) fn take(&mut self) -> Option<Forward> {
         self.0.take()

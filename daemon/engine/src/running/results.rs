@@ -17,6 +17,9 @@ use crate::sequence::NextStep;
 /// Where logits start in a readback buffer, after the tokens.
 pub(super) const LOGITS_AT: u64 = OUTPUTS_MAX as u64 * 4;
 
+/// Longest rest between two steps, whatever the pace.
+const REST_MAX: Duration = Duration::from_secs(1);
+
 /// What a step took.
 struct Took {
     /// The GPU.
@@ -55,12 +58,42 @@ impl Running {
         };
         self.last_done = now;
         self.last_step = took.busy;
+        self.rest_after(took.busy, now);
         self.account(shared, &step, &took);
         let alone = step.parts.len() == 1;
         for (part, tokens) in step.parts.iter().zip(tokens) {
             self.deliver(shared, part, tokens, alone.then_some(&took));
         }
         Ok(true)
+    }
+
+    /// Rests as long as the allowed pace asks for after a step that took `busy`.
+    fn rest_after(&mut self, busy: Duration, now: Instant) {
+        let pace = f64::from(self.allowance.pace);
+        self.rest_until = (pace < 1.0).then(|| {
+            let rest = busy.as_secs_f64() * (1.0 / pace.max(0.01) - 1.0);
+            now + Duration::try_from_secs_f64(rest).map_or(REST_MAX, |rest| rest.min(REST_MAX))
+        });
+    }
+
+    /// Charges the energy that the meter counted, and notes what it still has to count.
+    fn settle_energy(&mut self, shared: &Shared, step: &StepUnderWay) {
+        if !self.energy.has_meter() {
+            return;
+        }
+        for charge in self.energy.settle(self.last_done) {
+            shared.update(|stats| stats.energy_uj += charge.energy_uj);
+            shared.account(&charge.app, |account| account.energy_uj += charge.energy_uj);
+            if let Some(sequence) = self.sequences.get_mut(&charge.id) {
+                sequence.energy_settled_uj += charge.energy_uj;
+            }
+        }
+        for part in &step.parts {
+            if let Some(sequence) = self.sequences.get_mut(&part.id) {
+                let outstanding = self.energy.outstanding_uj(part.id);
+                sequence.energy_uj = Some(sequence.energy_settled_uj + outstanding);
+            }
+        }
     }
 
     /// Charges a step's time to those who took part in it, each by its columns.
@@ -75,7 +108,9 @@ impl Running {
                 sequence.steps_under_way -= 1;
             }
             shared.account(&part.app, |account| account.gpu_time += share);
+            self.energy.worked(part.id, &part.app, share);
         }
+        self.settle_energy(shared, step);
         shared.update(|stats| match step.parts[0].step {
             NextStep::Prefill { from, to, .. } => {
                 stats.prompt_tokens += u64::from(to - from);

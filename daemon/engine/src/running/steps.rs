@@ -72,6 +72,7 @@ impl Running {
     fn prefill_part(&mut self, gpu: &Gpu, shared: &Shared, id: SequenceId) -> Vec<Part> {
         let company = self.sequences.len() > 1;
         let chunk = self.pace.chunk(company);
+        let chunk = chunk.min(self.allowance.prefill_chunk_max).max(1);
         let chunk = if self.careful {
             chunk.div_ceil(2)
         } else {
@@ -123,6 +124,7 @@ impl Running {
         parts: Vec<Part>,
         begun_at: Instant,
     ) -> Result<(), EngineError> {
+        self.energy.step_begins(begun_at);
         let input = self.input(&parts);
         self.forward.write_step(gpu, &input);
         let mut encoder = gpu.device.create_command_encoder(&Default::default());

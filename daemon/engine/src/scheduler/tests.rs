@@ -120,6 +120,10 @@ impl Machine {
             *apps.entry(&job.app).or_default() += 1;
         }
         assert!(apps.values().all(|n| *n <= self.shares.app_slots_max));
+        assert!(count <= self.scheduler.slots_allowed as usize);
+        let running = self.jobs.values().filter(|job| job.slot.is_some());
+        let least = running.map(|job| job.class).max();
+        assert!(least <= Some(self.scheduler.least_class));
     }
 
     /// One step; returns who took part.
@@ -189,7 +193,7 @@ proptest! {
         });
         let mut submitted = 0;
         for _ in 0..30 {
-            match random.below(8) {
+            match random.below(9) {
                 0..=3 => {
                     let app = random.below(5).to_string();
                     let class = Class::ALL[random.index(3)];
@@ -208,11 +212,16 @@ proptest! {
                     let id = *machine.jobs.keys().nth(at).unwrap();
                     machine.scheduler.set_stalled(id, random.below(2) == 0);
                 }
+                8 => {
+                    let slots = u32::try_from(random.below(12)).unwrap();
+                    machine.scheduler.allow(slots, Class::ALL[random.index(3)]);
+                }
                 _ => {
                     machine.step();
                 }
             }
         }
+        machine.scheduler.allow(u32::MAX, Class::Background);
         let ids: Vec<_> = machine.jobs.keys().copied().collect();
         for id in ids {
             machine.scheduler.set_stalled(id, false);
@@ -371,6 +380,38 @@ fn a_stalled_reader_holds_no_slot_that_others_want() {
     machine.scheduler.set_stalled(stalled, false);
     machine.arrange();
     assert!(machine.jobs[&stalled].slot.is_some(), "more urgent");
+}
+
+#[test]
+fn what_is_not_allowed_any_more_waits_and_goes_on_later() {
+    let mut machine = Machine::new(4);
+    let ids = [
+        Class::Interactive,
+        Class::Background,
+        Class::Utility,
+        Class::Interactive,
+    ]
+    .map(|class| machine.submit("a", class, 1, 50));
+    machine.step();
+    let running = |machine: &Machine| machine.scheduler.running().collect::<Vec<_>>();
+    assert_eq!(running(&machine), ids);
+    machine.scheduler.allow(2, Class::Utility);
+    machine.step();
+    assert_eq!(running(&machine), [ids[0], ids[3]], "the most urgent");
+    machine.remove(ids[0]);
+    machine.step();
+    assert_eq!(running(&machine), [ids[2], ids[3]]);
+    machine.remove(ids[2]);
+    machine.now += 10 * AGEING;
+    machine.step();
+    assert_eq!(
+        running(&machine),
+        [ids[3]],
+        "waiting does not raise it there"
+    );
+    machine.scheduler.allow(u32::MAX, Class::Background);
+    machine.step();
+    assert_eq!(running(&machine), [ids[1], ids[3]]);
 }
 
 #[test]

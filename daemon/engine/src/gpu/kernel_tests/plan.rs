@@ -7,7 +7,7 @@ use hearth_shaders::{
 };
 
 use super::super::Gpu;
-use crate::model::plan::{gemm_tiles, gemv_plans, norms_own_input, rows_threads};
+use crate::model::plan::{GemvPlan, gemm_tiles, gemv_plans, norms_own_input, rows_threads};
 
 /// One way to run a matrix kernel.
 pub(super) struct Plan {
@@ -44,10 +44,13 @@ pub(super) fn plans(kernel: Kernel, gpu: &Gpu, pairs: u32, blocks: u32) -> Vec<P
             }
             gemv_plans(gpu, m.epilogue, blocks)
                 .into_iter()
-                .map(|plan| Plan {
-                    overrides: plan.overrides(pairs, blocks),
-                    pairs: plan.pairs(),
-                    columns: input.columns(),
+                .map(|plan| {
+                    let (overrides, together) = cut(gpu, m, plan, input, pairs, blocks);
+                    Plan {
+                        overrides,
+                        pairs: together,
+                        columns: input.columns(),
+                    }
                 })
                 .collect()
         }
@@ -65,6 +68,20 @@ pub(super) fn plans(kernel: Kernel, gpu: &Gpu, pairs: u32, blocks: u32) -> Vec<P
         }],
         _ => Vec::new(),
     }
+}
+
+/// The overrides of `plan` for `input` over `pairs` row pairs of `blocks` blocks, and the row pairs of a
+/// workgroup.
+pub(super) fn cut(
+    gpu: &Gpu,
+    m: MatrixKernel,
+    plan: GemvPlan,
+    input: GemvInput,
+    pairs: u32,
+    blocks: u32,
+) -> (Vec<(&'static str, u32)>, u32) {
+    let plan = plan.of(gpu, m.epilogue, input);
+    (plan.overrides(pairs, blocks), plan.pairs() * input.pairs())
 }
 
 fn rows_plan(place: Planes, m: MatrixKernel, columns: u32) -> Plan {
@@ -94,10 +111,13 @@ pub(super) fn everyday(kernel: Kernel, m: MatrixKernel, reduction: Reduction, gp
     if let Kernel::Gemv(_, _, input) = kernel
         && input != (GemvInput::Stored { columns: 1 })
     {
-        let chosen = matches!(
-            (input.columns(), m.epilogue),
-            (1, _) | (4, Epilogue::Residual) | (8, Epilogue::Glu(_))
-        );
+        let chosen = match input {
+            GemvInput::Wide { columns: 16, .. } => m.epilogue == Epilogue::Qkv,
+            _ => matches!(
+                (input.columns(), m.epilogue),
+                (1, _) | (4, Epilogue::Residual) | (8, Epilogue::Glu(_))
+            ),
+        };
         let mixed = matches!(m.epilogue, Epilogue::Glu(out) if out != m.activations);
         return thorough && reduction == gpu.reduction && chosen && !mixed;
     }
