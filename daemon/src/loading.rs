@@ -2,9 +2,10 @@
 //! health service and the log say of them.
 
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
+use std::sync::{Arc, Weak};
 
-use hearth_engine::{AdapterKind, Engine, LoadError, LoadProgress};
+use hearth_engine::{AdapterKind, Condition, Engine, LoadError, LoadProgress};
+use tokio::sync::watch;
 use tonic::{Code, Status};
 
 use crate::lifecycle::LoadingNow;
@@ -65,7 +66,12 @@ pub(crate) async fn start(shared: Arc<Shared>) {
     if adapter.kind == AdapterKind::Software {
         tracing::warn!("{}", software_warning(&adapter.name));
     }
+    let (changed, changes) = watch::channel(());
+    engine.on_condition(Box::new(move |_| {
+        changed.send_replace(());
+    }));
     shared.set_engine(engine);
+    tokio::spawn(follow(Arc::downgrade(&shared), changes));
     if shared.lifecycle.is_draining() {
         return;
     }
@@ -84,6 +90,30 @@ pub(crate) async fn start(shared: Arc<Shared>) {
             shared.lifecycle.ready(Some(reason));
         }
     }
+}
+
+/// Tells everybody of the engine's condition when it changes, as long as there is an engine.
+async fn follow(shared: Weak<Shared>, mut changes: watch::Receiver<()>) {
+    while changes.changed().await.is_ok() {
+        let Some(shared) = shared.upgrade() else {
+            return;
+        };
+        // A load changes both, and must not be overtaken by what was before it.
+        if let Some(Condition::Failed { .. }) = condition(&shared) {
+            let _lock = shared.load_lock.lock().await;
+            if let Some(Condition::Failed { reason }) = condition(&shared) {
+                shared.set_warm(None).await;
+                let reason = format!("the GPU was lost and does not come back: {reason}");
+                shared.lifecycle.ready(Some(reason));
+            }
+        }
+        shared.report_health().await;
+        shared.activity.send_replace(());
+    }
+}
+
+fn condition(shared: &Shared) -> Option<Condition> {
+    shared.engine().map(|engine| engine.condition())
 }
 
 /// Finds a model by name. Empty: the configured one, else the only one in the store, if any.

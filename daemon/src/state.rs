@@ -8,7 +8,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, OnceLock, PoisonError, RwLock};
 use std::time::Instant;
 
-use hearth_engine::{AdapterKind, Engine, LoadedModel};
+use hearth_engine::{AdapterKind, Condition, Engine, LoadedModel};
 use hearth_proto::v1;
 use tokio::sync::{Mutex, Semaphore, watch};
 use tonic::Status;
@@ -147,10 +147,17 @@ impl Shared {
     }
 
     /// Tells the health service whether requests can be answered: with a warm model, or with one that
-    /// sleeps until then.
+    /// sleeps until then; and not while the GPU is lost.
     pub(crate) async fn report_health(&self) {
+        let condition = self.engine().map(|engine| engine.condition());
+        let lost = condition.is_some_and(|condition| {
+            matches!(
+                condition,
+                Condition::Rebuilding { .. } | Condition::Failed { .. }
+            )
+        });
         let has_model = self.warm().is_some() || self.warmth.sleeping().is_some();
-        let serving = has_model && !self.lifecycle.is_draining();
+        let serving = has_model && !lost && !self.lifecycle.is_draining();
         crate::server::report_health(&self.health, serving).await;
     }
 
@@ -297,6 +304,8 @@ impl Shared {
         {
             warnings.push(software_warning(&adapter.name));
         }
+        let condition = self.engine().map(|engine| engine.condition());
+        warnings.extend(condition.as_ref().and_then(wire::condition));
         warnings
     }
 }

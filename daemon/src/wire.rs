@@ -5,7 +5,8 @@ mod usage;
 use std::time::Duration;
 
 use hearth_engine::{
-    Activations, AdapterInfo, AdapterKind, EndReport, EngineStats, Event, FinishReason, TokenOutput,
+    Activations, AdapterInfo, AdapterKind, Condition, EndReport, EngineStats, Event, FinishReason,
+    TokenOutput,
 };
 use hearth_proto::v1;
 use hearth_proto::v1::generation_event::Event as WireEvent;
@@ -112,7 +113,7 @@ fn finish_reason(reason: FinishReason) -> Result<v1::FinishReason, Status> {
         .retry(RETRY_DELAY)
         .status()),
         FinishReason::Stalled => Err(status::reader_stalled()),
-        FinishReason::Fault => Err(status::bug()),
+        FinishReason::Fault => Err(status::gpu_lost()),
     }
 }
 
@@ -121,6 +122,20 @@ pub(crate) fn duration(time: Duration) -> prost_types::Duration {
     let seconds = i64::try_from(time.as_secs()).unwrap_or(315_576_000_000);
     let nanos = i32::try_from(time.subsec_nanos()).unwrap_or(0);
     prost_types::Duration { seconds, nanos }
+}
+
+/// What to say of the engine's condition, if anything.
+pub(crate) fn condition(condition: &Condition) -> Option<String> {
+    match condition {
+        Condition::Well | Condition::Suspended => None,
+        Condition::Careful => {
+            Some("the GPU was lost several times: prompts are read in smaller steps".to_owned())
+        }
+        Condition::Rebuilding { reason } => {
+            Some(format!("the GPU was lost and is opened again ({reason})"))
+        }
+        Condition::Failed { reason } => Some(format!("the GPU does not come back ({reason})")),
+    }
 }
 
 /// An adapter.
@@ -187,7 +202,7 @@ pub(crate) fn counters(stats: &EngineStats, refused: u64, meter: Option<&Meter>)
         prefill_time: Some(duration(Duration::from_micros(stats.prefill_us))),
         decode_time: Some(duration(Duration::from_micros(stats.decode_us))),
         energy: meter.map(|meter| meter.energy(stats.energy_uj)),
-        device_rebuilds: 0,
+        device_rebuilds: stats.device_rebuilds,
         preempted: stats.preempted,
         replayed_tokens: stats.replayed_tokens,
     }
@@ -266,7 +281,7 @@ mod tests {
         let failures = [
             (FinishReason::Shutdown, tonic::Code::Unavailable),
             (FinishReason::Stalled, tonic::Code::ResourceExhausted),
-            (FinishReason::Fault, tonic::Code::Internal),
+            (FinishReason::Fault, tonic::Code::Unavailable),
         ];
         for (reason, code) in failures {
             let status = end(&report(reason), &Account::default()).unwrap_err();

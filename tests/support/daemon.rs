@@ -3,6 +3,7 @@
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use hearth_engine::EngineConfig;
 use hearth_proto::v1;
 use hearth_proto::v1::daemon_client::DaemonClient;
 use hearth_proto::v1::inference_client::InferenceClient;
@@ -23,6 +24,7 @@ pub struct Setup {
     dir: TempDir,
     model: Option<PathBuf>,
     flags: Vec<(&'static str, String)>,
+    engine: fn(&mut EngineConfig),
 }
 
 impl Default for Setup {
@@ -47,6 +49,7 @@ impl Setup {
             dir: tempfile::tempdir().unwrap(),
             model: None,
             flags: Vec::new(),
+            engine: |_| {},
         }
     }
 
@@ -61,6 +64,12 @@ impl Setup {
     /// With a setting.
     pub fn set(mut self, name: &'static str, value: impl ToString) -> Self {
         self.flags.push((name, value.to_string()));
+        self
+    }
+
+    /// With what no flag sets.
+    pub fn engine(mut self, change: fn(&mut EngineConfig)) -> Self {
+        self.engine = change;
         self
     }
 
@@ -83,7 +92,9 @@ impl Setup {
                 .map(|path| ("model", path.display().to_string())),
         );
         flags.extend(self.flags.iter().cloned());
-        config::load(Some(&file), &|_| None, &flags).unwrap()
+        let mut config = config::load(Some(&file), &|_| None, &flags).unwrap();
+        (self.engine)(&mut config.engine);
+        config
     }
 }
 

@@ -9,10 +9,12 @@
 #![allow(missing_docs, reason = "nobody outside the tests reads it")]
 
 mod daemon;
+mod layer;
 mod process;
 mod sink;
 pub mod tiny_model;
 
 pub use daemon::{Clients, Daemon, Setup, Text, default_model, reason, text_of};
+pub use layer::{Layer, resident_bytes};
 pub use process::{Process, hearthd_binary};
 pub use sink::{ChannelSink, Reply, replies, reply, request, started, submit};

@@ -5,6 +5,8 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use crate::energy::EnergyMeter;
+use crate::model::ChosenKernel;
+use crate::survival::Recovery;
 
 /// Which GPU adapter to take.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
@@ -126,6 +128,10 @@ pub struct EngineConfig {
     /// description is a kernel's name, its reduction, its sizes and its override constants, such as
     /// `gemv.q4_1.int8.qkv subgroup WG=256 TPR=32 ...`.
     pub refused_kernels: Vec<String>,
+    /// How products are cut, if that is settled: nothing is measured then.
+    pub settled_kernels: Option<Vec<ChosenKernel>>,
+    /// How lost devices are dealt with.
+    pub recovery: Recovery,
 }
 
 impl Default for EngineConfig {
@@ -154,6 +160,8 @@ impl Default for EngineConfig {
             checked_shaders: false,
             software_as_gpu: false,
             refused_kernels: Vec::new(),
+            settled_kernels: None,
+            recovery: Recovery::default(),
         }
     }
 }

@@ -3,8 +3,10 @@
 //! Steps are submitted ahead of their results: a decode step takes its tokens from the GPU, so the GPU
 //! never waits for the CPU between tokens. At most [`STEPS_AHEAD`] steps are under way.
 
+mod away;
 mod memory;
 mod report;
+mod resident;
 mod results;
 mod steps;
 
@@ -13,6 +15,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use self::report::Told;
+use self::resident::Resident;
 use self::steps::StepUnderWay;
 use crate::allowance::Allowance;
 use crate::energy::EnergyShares;
@@ -39,9 +42,10 @@ const AHEAD_STEP_ALONE_MAX: Duration = Duration::from_millis(80);
 /// See the module.
 pub(crate) struct Running {
     pub(crate) model: Arc<LoadedModel>,
-    forward: Forward,
+    forward: Resident,
     kv: KvCache,
     scheduler: Scheduler,
+    shares: Shares,
     sequences: BTreeMap<SequenceId, Sequence>,
     under_way: VecDeque<StepUnderWay>,
     spare_readbacks: Vec<Readback>,
@@ -60,6 +64,8 @@ pub(crate) struct Running {
     allowance: Allowance,
     /// The end of the rest that the allowed pace asks for.
     rest_until: Option<Instant>,
+    /// The device was lost often: steps are small and go one at a time.
+    careful: bool,
 }
 
 impl Running {
@@ -73,11 +79,12 @@ impl Running {
         };
         let now = Instant::now();
         Self {
-            scheduler: Scheduler::new(shares),
+            scheduler: Scheduler::new(shares.clone()),
+            shares,
             kv: KvCache::new(limits.kv_blocks),
             pace: PrefillPace::new(model.prefill_chunk),
             model,
-            forward,
+            forward: Resident::new(forward),
             sequences: BTreeMap::new(),
             under_way: VecDeque::new(),
             spare_readbacks: Vec::new(),
@@ -93,6 +100,7 @@ impl Running {
             energy: EnergyShares::new(config.meter.clone()),
             allowance: Allowance::default(),
             rest_until: None,
+            careful: false,
         }
     }
 
@@ -135,6 +143,11 @@ impl Running {
         deadlines
             .min()
             .map_or(Duration::MAX, |at| at.saturating_duration_since(now))
+    }
+
+    /// Takes small steps, one at a time, or not.
+    pub(crate) fn set_careful(&mut self, careful: bool) {
+        self.careful = careful;
     }
 
     /// Tells whether there is any sequence.
@@ -198,7 +211,7 @@ impl Running {
         } else {
             AHEAD_STEP_ALONE_MAX
         };
-        if self.last_step > most {
+        if self.last_step > most || self.careful {
             1
         } else {
             STEPS_AHEAD

@@ -251,9 +251,13 @@ fn load(
     });
     let forward = match loaded {
         Ok(forward) => forward?,
-        Err(OutOfMemory) => {
+        Err(OutOfMemory { granted_bytes }) => {
             let needed_bytes = done_bytes + limits.kv_bytes(model);
-            return Err(LoadError::OutOfMemory { needed_bytes }.into());
+            return Err(LoadError::OutOfMemory {
+                needed_bytes,
+                granted_bytes,
+            }
+            .into());
         }
     };
     gpu.check()?;

@@ -140,7 +140,7 @@ impl Running {
     }
 
     /// Takes the KV of a sequence, and its slot: it waits, and its KV is computed again later.
-    fn drop_kv(&mut self, shared: &Shared, id: SequenceId) {
+    pub(super) fn drop_kv(&mut self, shared: &Shared, id: SequenceId) {
         let now = self.now();
         let holds = |s: &Sequence| !s.table.blocks.is_empty();
         if !self.sequences.get(&id).is_some_and(holds) {

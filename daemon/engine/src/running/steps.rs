@@ -73,6 +73,11 @@ impl Running {
         let company = self.sequences.len() > 1;
         let chunk = self.pace.chunk(company);
         let chunk = chunk.min(self.allowance.prefill_chunk_max).max(1);
+        let chunk = if self.careful {
+            chunk.div_ceil(2)
+        } else {
+            chunk
+        };
         let step = self.sequences[&id].next_prefill(chunk);
         if self.make_room(gpu, shared, id, step) {
             vec![self.part(id, step)]
