@@ -171,10 +171,14 @@ impl Shared {
             return Err(status::draining());
         }
         if let Some(warm) = self.warm() {
-            if asked.is_empty() || asked == warm.name {
-                return Ok(Availability::Warm(warm));
+            if !asked.is_empty() && asked != warm.name {
+                return Err(status::not_warm(asked, &warm.name));
             }
-            return Err(status::not_warm(asked, &warm.name));
+            return match self.warmth.is_short() {
+                // Replies under way wait for memory; more are not taken.
+                Some(why) => Err(status::memory_short(&why)),
+                None => Ok(Availability::Warm(warm)),
+            };
         }
         match (phase.state, phase.loading, phase.reason) {
             (State::Starting, _, Some(reason)) => Err(status::no_gpu(&reason)),

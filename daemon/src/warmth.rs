@@ -7,13 +7,15 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
+use hearth_engine::{Condition, LoadError};
 use tokio::sync::{Notify, watch};
 use tokio::time::Instant;
 use tonic::{Code, Status};
 
 use crate::limits::RETRY_DELAY;
 use crate::loading::{self, Target};
-use crate::state::Shared;
+use crate::state::{Shared, Warm};
+use crate::status;
 
 /// Whether and for how long weights may stay, as power and memory allow.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -175,6 +177,12 @@ impl Warmth {
         Some(due.saturating_duration_since(Instant::now()))
     }
 
+    /// Why weights may not be in memory now, in words.
+    pub(crate) fn is_short(&self) -> Option<String> {
+        let keep = self.keep.borrow();
+        (!keep.weights).then(|| keep.reason.clone())
+    }
+
     /// A request for `asked` (empty: any) finds no warm model: wakes the one that sleeps.
     pub(crate) fn wake(&self, asked: &str) -> Waking {
         let asleep = lock(&self.asleep);
@@ -212,6 +220,7 @@ pub(crate) async fn follow(shared: Arc<Shared>) {
     let mut keep = warmth.keep.subscribe();
     let mut life = shared.lifecycle.watch();
     while !shared.lifecycle.is_draining() {
+        weigh(&shared).await;
         let due = shared.warm().and_then(|_| warmth.due());
         if due.is_some_and(|due| due <= Instant::now()) && rest(&shared).await {
             continue;
@@ -235,6 +244,55 @@ pub(crate) async fn follow(shared: Arc<Shared>) {
     }
 }
 
+/// Takes the weights of a model at work off the GPU while memory is short, and brings them back after;
+/// replies that are under way wait meanwhile.
+async fn weigh(shared: &Arc<Shared>) {
+    let (Some(engine), Some(_)) = (shared.engine().cloned(), shared.warm()) else {
+        return;
+    };
+    let may_stay = shared.warmth.keep.borrow().weights;
+    let away = engine.condition() == Condition::Suspended;
+    // An idle model is unloaded as a whole.
+    if may_stay != away || (!may_stay && shared.warmth.is_idle()) {
+        return;
+    }
+    let Ok(_lock) = shared.load_lock.try_lock() else {
+        return;
+    };
+    let moved = tokio::task::spawn_blocking(move || match may_stay {
+        true => engine.resume(&mut |_| true).map(drop),
+        false => engine.suspend().map(drop).map_err(LoadError::from),
+    })
+    .await;
+    let error = match moved {
+        Ok(Ok(())) => return,
+        Ok(Err(error)) => status::chain(&error),
+        Err(_) => "a bug: it panicked".to_owned(),
+    };
+    tracing::error!(
+        error,
+        "the model cannot be brought back; replies under way end"
+    );
+    if let Some(warm) = shared.warm() {
+        let why = format!(
+            "`{}` is unloaded, the next request loads it: {error}",
+            warm.name
+        );
+        shared.warmth.put_to_sleep(target_of(&warm));
+        shared.set_warm(None).await;
+        loading::free(shared).await;
+        shared.lifecycle.ready(Some(why));
+    }
+}
+
+fn target_of(warm: &Warm) -> Target {
+    Target {
+        name: warm.name.clone(),
+        path: warm.path.clone(),
+        manifest: warm.manifest.clone(),
+    }
+}
+
 /// Unloads the warm model until the next request. False: somebody asks just now, or a load runs.
 async fn rest(shared: &Arc<Shared>) -> bool {
     let Ok(_lock) = shared.load_lock.try_lock() else {
@@ -249,11 +307,7 @@ async fn rest(shared: &Arc<Shared>) -> bool {
     } else {
         keep.reason
     };
-    let target = Target {
-        name: warm.name.clone(),
-        path: warm.path.clone(),
-        manifest: warm.manifest.clone(),
-    };
+    let target = target_of(&warm);
     drop(warm);
     let why = format!(
         "`{}` is unloaded, the next request loads it: {why}",

@@ -127,7 +127,10 @@ pub(crate) fn duration(time: Duration) -> prost_types::Duration {
 /// What to say of the engine's condition, if anything.
 pub(crate) fn condition(condition: &Condition) -> Option<String> {
     match condition {
-        Condition::Well | Condition::Suspended => None,
+        Condition::Well => None,
+        Condition::Suspended => {
+            Some("memory is short: the model is off the GPU, replies wait".to_owned())
+        }
         Condition::Careful => {
             Some("the GPU was lost several times: prompts are read in smaller steps".to_owned())
         }

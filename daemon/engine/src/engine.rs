@@ -315,7 +315,12 @@ impl Engine {
         path: &Path,
         progress: &mut dyn FnMut(LoadProgress) -> bool,
     ) -> Result<Arc<LoadedModel>, LoadError> {
-        self.watched(progress, standby::load_of(path.to_owned()))
+        self.watched(progress, |progress, cancelled, reply| Command::Load {
+            path: path.to_owned(),
+            progress,
+            cancelled,
+            reply,
+        })
     }
 
     /// Unloads the model and frees its memory; sequences end with `Shutdown`. False: none was loaded.
