@@ -57,6 +57,7 @@ pub(crate) async fn start(shared: Arc<Shared>) {
     if adapter.kind == AdapterKind::Software {
         tracing::warn!("{}", software_warning(&adapter.name));
     }
+    shared.own.process.protection.gpu_is_open();
     shared.set_engine(engine);
     if shared.lifecycle.is_draining() {
         return;

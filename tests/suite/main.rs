@@ -5,10 +5,13 @@
     reason = "in a test, a failure where none may be is a failed test"
 )]
 
+mod activation;
 mod app_sockets;
 mod beside;
 mod cancel;
+mod hardening;
 mod kernels;
+mod killed;
 mod metrics;
 mod model;
 mod models;
@@ -20,4 +23,6 @@ mod socket;
 mod speculation;
 mod tidy;
 mod together;
+mod units;
+mod watchdog;
 mod who;
