@@ -1,6 +1,8 @@
 //! The command line: every flag with its documentation and its parser.
 //! It does not know what the commands do.
 
+mod service;
+
 use std::ffi::OsString;
 use std::path::PathBuf;
 use std::time::Duration;
@@ -9,6 +11,8 @@ use clap::{Args, Parser, Subcommand, ValueEnum};
 use clap_complete::Shell;
 
 use crate::duration::parse_duration;
+
+pub(crate) use service::{InstallArgs, LogsArgs, Manager, ServiceAction, ServiceArgs};
 
 const AFTER_HELP: &str = "\
 Exit codes: 0 ok, 1 runtime, 2 usage, 3 denied, 4 context overflow, 5 model unavailable, 6 busy,
@@ -79,6 +83,8 @@ pub(crate) enum Command {
     Status(StatusArgs),
     /// Show who runs what now, or who has used how much
     Ps(PsArgs),
+    /// Run the daemon as a service of this user: install, uninstall, start, stop, status, logs
+    Service(ServiceArgs),
     /// Look for what keeps Hearth from working, and say how to mend it
     Doctor,
     /// Measure the engine's speed (arguments go to `hearthd bench`)

@@ -124,6 +124,7 @@ pub(crate) fn own_view(status: v1::DaemonStatus, app: &str, connections: u32) ->
         models_dir: String::new(),
         rss_bytes: None,
         app_sockets: Vec::new(),
+        process: None,
     }
 }
 
@@ -296,6 +297,10 @@ mod tests {
             connections: 77,
             rss_bytes: Some(77),
             app_sockets: vec![v1::AppSocketStatus::default()],
+            process: Some(v1::ProcessStatus {
+                hardening: vec!["77".to_owned()],
+                ..Default::default()
+            }),
             ..Default::default()
         };
         let view = own_view(status.clone(), "own", 1);

@@ -32,10 +32,21 @@ pub struct Config {
     pub gpu_watts: Option<f64>,
     /// Where counters are exported to; nowhere unless asked for.
     pub metrics: Metrics,
+    /// Whether the process gives up what it does not need.
+    pub hardening: Hardening,
     /// Filter of the log, as `tracing` reads it.
     pub log: String,
     /// Whether log lines are JSON.
     pub log_json: bool,
+}
+
+/// Whether the process gives up, for good, what it does not need.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Hardening {
+    /// As far as the system offers it.
+    Auto,
+    /// Not at all, to find out what a driver lacks.
+    Off,
 }
 
 /// Where the daemon's counters go besides `hearth.v1.Daemon`.
@@ -177,6 +188,7 @@ fn defaults() -> Result<Config, ConfigError> {
             socket: None,
             interval: METRICS_INTERVAL,
         },
+        hardening: Hardening::Auto,
         log: "info".to_owned(),
         log_json: false,
     })

@@ -110,3 +110,11 @@ pub const METRICS_CONNECTIONS_MAX: usize = 8;
 pub const METRICS_CONNECTION_TIME_MAX: Duration = Duration::from_secs(10);
 /// Bytes buffered of a request for metrics; its header has to fit.
 pub const METRICS_REQUEST_BYTES_MAX: usize = 8 << 10;
+/// Signs of life in a period of the service manager's watchdog.
+pub const WATCHDOG_PINGS: u32 = 2;
+/// Watchdog periods that a turn of the engine's thread may take, a rebuild of the GPU's state
+/// included, before it counts as hung: 2 minutes with the unit's 30 s.
+pub const WATCHDOG_TURN_PERIODS: u32 = 4;
+/// Watchdog periods that opening the GPU, or a load without progress, may take: 10 minutes with the
+/// unit's 30 s.
+pub const WATCHDOG_LOAD_PERIODS: u32 = 20;

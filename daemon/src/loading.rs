@@ -70,6 +70,7 @@ pub(crate) async fn start(shared: Arc<Shared>) {
     engine.on_condition(Box::new(move |_| {
         changed.send_replace(());
     }));
+    shared.own.process.protection.gpu_is_open();
     shared.set_engine(engine);
     tokio::spawn(follow(Arc::downgrade(&shared), changes));
     if shared.lifecycle.is_draining() {

@@ -22,7 +22,7 @@ use crate::limits::{DEFERRED_MAX, IMPORTS_MAX, KEEP_ALIVE};
 use crate::places::Places;
 use crate::store::{Manifest, ModelFacts, Store};
 use crate::warmth::{Waking, Warmth};
-use crate::{status, wire};
+use crate::{OwnProcess, status, wire};
 
 /// A warm model and where it came from.
 pub(crate) struct Warm {
@@ -60,8 +60,26 @@ pub(crate) enum Availability {
     Loading,
 }
 
+/// What is so by the way the daemon was started.
+pub(crate) struct Own {
+    pub(crate) process: OwnProcess,
+    /// Whether the service manager made the socket.
+    pub(crate) socket_activated: bool,
+}
+
+impl Own {
+    fn describe(&self) -> v1::ProcessStatus {
+        v1::ProcessStatus {
+            socket_activated: self.socket_activated,
+            watchdog: self.process.supervisor.watchdog().map(wire::duration),
+            hardening: self.process.protection.in_force(),
+        }
+    }
+}
+
 /// What all services share.
 pub(crate) struct Shared {
+    pub(crate) own: Own,
     pub(crate) config: Config,
     pub(crate) store: Store,
     pub(crate) lifecycle: Lifecycle,
@@ -94,9 +112,11 @@ impl Shared {
         store: Store,
         health: HealthReporter,
         app_sockets: AppSockets,
+        own: Own,
     ) -> Self {
         Self {
             meter: energy::find(Path::new("/sys"), config.gpu_watts),
+            own,
             config,
             store,
             lifecycle: Lifecycle::default(),
@@ -276,6 +296,7 @@ impl Shared {
             models_dir: self.store.root().display().to_string(),
             rss_bytes: rss_bytes(),
             app_sockets: self.app_sockets.list(),
+            process: Some(self.own.describe()),
         }
     }
 

@@ -112,7 +112,7 @@ fn build() -> PathBuf {
         .unwrap();
     assert!(output.status.success(), "the layer does not build");
     let text = String::from_utf8(output.stdout).unwrap();
-    let libraries = text.lines().filter_map(|line| {
+    let mut libraries = text.lines().filter_map(|line| {
         let message: serde_json::Value = serde_json::from_str(line).ok()?;
         let files = message.get("filenames")?.as_array()?;
         let mut files = files.iter().filter_map(|file| file.as_str());
@@ -121,7 +121,7 @@ fn build() -> PathBuf {
             .filter(|file| file.contains("hearth_vulkan_layer"))
             .map(PathBuf::from)
     });
-    libraries.last().expect("the layer's library")
+    libraries.next_back().expect("the layer's library")
 }
 
 /// Bytes of memory that this process uses.

@@ -6,7 +6,7 @@ use std::time::Duration;
 use hearth_engine::{Activations, AdapterChoice, Speculation, Tuning};
 use hearth_proto::endpoint;
 
-use super::Config;
+use super::{Config, Hardening};
 
 /// What a setting's text must be.
 type Apply = fn(&mut Config, &str) -> Result<(), &'static str>;
@@ -19,7 +19,7 @@ pub(super) struct Key {
 }
 
 /// All settings, in the order of `hearthd --help`.
-pub(super) const KEYS: [Key; 25] = [
+pub(super) const KEYS: [Key; 26] = [
     Key {
         name: "socket",
         variable: Some("HEARTH_SOCKET"),
@@ -134,6 +134,11 @@ pub(super) const KEYS: [Key; 25] = [
         name: "no_cooperative_matrix",
         variable: None,
         apply: set_no_cooperative_matrix,
+    },
+    Key {
+        name: "hardening",
+        variable: Some("HEARTH_HARDENING"),
+        apply: set_hardening,
     },
     Key {
         name: "log",
@@ -305,6 +310,15 @@ fn set_no_subgroups(config: &mut Config, value: &str) -> Result<(), &'static str
 
 fn set_no_cooperative_matrix(config: &mut Config, value: &str) -> Result<(), &'static str> {
     config.engine.cooperative_matrix = !truth(value)?;
+    Ok(())
+}
+
+fn set_hardening(config: &mut Config, value: &str) -> Result<(), &'static str> {
+    config.hardening = match value {
+        "auto" => Hardening::Auto,
+        "off" => Hardening::Off,
+        _ => return Err("auto or off"),
+    };
     Ok(())
 }
 
