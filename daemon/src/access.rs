@@ -99,7 +99,8 @@ pub(crate) fn own_view(status: v1::DaemonStatus, app: &str, connections: u32) ->
     let own = apps.first().cloned().unwrap_or_default();
     v1::DaemonStatus {
         state: status.state,
-        reason: status.reason,
+        // It may tell when others asked last.
+        reason: None,
         version: status.version,
         pid: 0,
         uptime: status.uptime,

@@ -96,8 +96,10 @@ pub const APP_NAME_BYTES_MAX: usize = 64;
 pub const KEEP_ALIVE: Duration = Duration::from_secs(30 * 60);
 /// Longest time that a load may ask for: a year. A pin has no end.
 pub const KEEP_ALIVE_MAX: Duration = Duration::from_secs(366 * 86_400);
-/// Most requests that wait for an idle daemon or for mains power.
+/// Most requests that wait for an idle daemon or for mains power,
 pub const DEFERRED_MAX: usize = 256;
+/// and most of one app.
+pub const DEFERRED_APP_MAX: usize = 32;
 /// When a caller may try again whom short memory kept from the model.
 pub const MEMORY_RETRY_DELAY: Duration = Duration::from_secs(10);
 /// When a refused caller may try again, if nothing better is known.

@@ -79,7 +79,7 @@ pub(crate) async fn start(shared: Arc<Shared>) {
     match resolve(&shared, "") {
         Ok(Some(target)) => {
             // The reason of a failure is in the lifecycle and in the log.
-            let _ = load(&shared, target, Box::new(|_| true)).await;
+            let _ = load(&shared, target, None, Box::new(|_| true)).await;
         }
         Ok(None) => {
             tracing::info!("no model is configured and the store does not hold exactly one");
@@ -158,16 +158,23 @@ pub(crate) fn resolve(shared: &Shared, asked: &str) -> Result<Option<Target>, St
     }))
 }
 
-/// Makes a model warm in the place of the one that is.
+/// What a person asked for with a load: how long the model is to stay without requests.
+pub(crate) struct Wish {
+    pub(crate) keep_alive: Option<std::time::Duration>,
+}
+
+/// Makes a model warm in the place of the one that is. With a `wish`, what was asked for the former model
+/// is void.
 ///
 /// # Errors
 /// Another load runs, the engine does not, or the load failed; no model is warm in the last case.
 pub(crate) async fn load(
     shared: &Arc<Shared>,
     target: Target,
+    wish: Option<Wish>,
     on_progress: OnProgress,
 ) -> Result<Arc<Warm>, Status> {
-    let Ok(_lock) = shared.load_lock.try_lock() else {
+    let Ok(lock) = shared.load_lock.try_lock() else {
         let message = "another model is being loaded";
         return Err(status::fault(Code::Aborted, "LOAD_IN_PROGRESS", message)
             .retry(RETRY_DELAY)
@@ -180,6 +187,9 @@ pub(crate) async fn load(
         let reason = shared.lifecycle.now().reason;
         return Err(reason.map_or_else(status::loading, |reason| status::no_gpu(&reason)));
     };
+    if let Some(wish) = wish {
+        shared.warmth.reset(wish.keep_alive);
+    }
     let loading = |done_bytes, total_bytes| LoadingNow {
         name: target.name.clone(),
         done_bytes,
@@ -197,7 +207,10 @@ pub(crate) async fn load(
     let error = match loaded {
         Ok(Ok(warm)) => {
             let warm = Arc::new(warm);
+            shared.warmth.touch();
             shared.set_warm(Some(Arc::clone(&warm))).await;
+            // Who hears of it may want to load or unload at once.
+            drop(lock);
             shared.lifecycle.ready(None);
             let ms = begun.elapsed().as_millis();
             tracing::info!(model = target.name, ms, "the model is warm");

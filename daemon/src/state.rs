@@ -18,8 +18,10 @@ use crate::app_sockets::AppSockets;
 use crate::config::Config;
 use crate::energy::{self, Meter};
 use crate::lifecycle::{Lifecycle, State};
-use crate::limits::{DEFERRED_MAX, IMPORTS_MAX, KEEP_ALIVE};
+use crate::limits::{IMPORTS_MAX, KEEP_ALIVE};
+use crate::loading::Target;
 use crate::places::Places;
+use crate::service::Deferred;
 use crate::store::{Manifest, ModelFacts, Store};
 use crate::warmth::{Waking, Warmth};
 use crate::{OwnProcess, status, wire};
@@ -39,6 +41,15 @@ pub(crate) struct Warm {
 }
 
 impl Warm {
+    /// What to load to have it again.
+    pub(crate) fn target(&self) -> Target {
+        Target {
+            name: self.name.clone(),
+            path: self.path.clone(),
+            manifest: self.manifest.clone(),
+        }
+    }
+
     /// Describes it.
     pub(crate) fn info(&self) -> v1::ModelInfo {
         match &self.manifest {
@@ -89,14 +100,14 @@ pub(crate) struct Shared {
     /// Permits of imports.
     pub(crate) imports: Semaphore,
     /// Changes whenever a request begins or ends, for watchers.
-    pub(crate) activity: watch::Sender<()>,
+    pub(crate) activity: Arc<watch::Sender<()>>,
     /// Connections by app.
     pub(crate) places: Places,
     pub(crate) app_sockets: AppSockets,
     pub(crate) refused: AtomicU64,
     pub(crate) warmth: Warmth,
-    /// Permits of requests that wait for their time.
-    pub(crate) deferred: Semaphore,
+    /// Requests that wait for their time.
+    pub(crate) deferred: Deferred,
     /// Held by the one that starts next when nobody else asks.
     pub(crate) idle_turn: Mutex<()>,
     /// What tells energy, if anything does.
@@ -114,6 +125,7 @@ impl Shared {
         app_sockets: AppSockets,
         own: Own,
     ) -> Self {
+        let activity = Arc::new(watch::Sender::new(()));
         Self {
             meter: energy::find(Path::new("/sys"), config.gpu_watts),
             own,
@@ -123,12 +135,12 @@ impl Shared {
             health,
             load_lock: Mutex::new(()),
             imports: Semaphore::new(IMPORTS_MAX),
-            activity: watch::Sender::new(()),
+            activity: Arc::clone(&activity),
             places: Places::default(),
             app_sockets,
             refused: AtomicU64::new(0),
-            warmth: Warmth::new(Some(KEEP_ALIVE)),
-            deferred: Semaphore::new(DEFERRED_MAX),
+            warmth: Warmth::new(Some(KEEP_ALIVE), activity),
+            deferred: Deferred::default(),
             idle_turn: Mutex::new(()),
             engine: OnceLock::new(),
             warm: RwLock::new(None),
@@ -160,10 +172,12 @@ impl Shared {
         self.report_health().await;
     }
 
-    /// Takes the warm model if no request is in flight. From then on none can find it.
+    /// Takes the warm model if no request is in flight. From then on requests find it asleep.
     pub(crate) fn take_idle(&self) -> Option<Arc<Warm>> {
         let mut warm = self.warm.write().unwrap_or_else(PoisonError::into_inner);
-        warm.take_if(|_| self.warmth.is_idle())
+        let taken = warm.take_if(|_| self.warmth.is_idle())?;
+        self.warmth.put_to_sleep(taken.target());
+        Some(taken)
     }
 
     /// Tells the health service whether requests can be answered: with a warm model, or with one that

@@ -52,6 +52,9 @@ pub(crate) struct EnergyShares {
     counter: Option<f64>,
     read_at: Option<Instant>,
     watts: Option<f64>,
+    worked_at: Option<Instant>,
+    /// Charged already, and not told yet.
+    charges: Vec<Charge>,
 }
 
 impl EnergyShares {
@@ -63,14 +66,24 @@ impl EnergyShares {
             counter: None,
             read_at: None,
             watts: None,
+            worked_at: None,
+            charges: Vec::new(),
         }
     }
 
     /// A step begins: after a pause, what was counted until now is nobody's.
     pub(crate) fn step_begins(&mut self, now: Instant) {
         let Some(meter) = &self.meter else { return };
-        let fresh = self.read_at.is_some_and(|at| now - at < PAUSE);
-        if self.shares.is_empty() && !fresh {
+        let recent = |at: Instant| now.saturating_duration_since(at) < PAUSE;
+        if !self.read_at.is_some_and(recent) && !self.worked_at.is_some_and(recent) {
+            // What was left uncounted before the pause is told by the power measured last.
+            let watts = self.watts.unwrap_or(0.0);
+            let left = self.shares.drain(..);
+            self.charges.extend(left.map(|share| Charge {
+                energy_uj: microjoules(watts * share.time.as_secs_f64()),
+                id: share.id,
+                app: share.app,
+            }));
             self.counter = match meter.read() {
                 Some(MeterReading::Joules(joules)) => Some(joules),
                 _ => None,
@@ -80,10 +93,11 @@ impl EnergyShares {
     }
 
     /// A sequence had the GPU for `time`.
-    pub(crate) fn worked(&mut self, id: SequenceId, app: &Arc<str>, time: Duration) {
+    pub(crate) fn worked(&mut self, id: SequenceId, app: &Arc<str>, time: Duration, now: Instant) {
         if self.meter.is_none() {
             return;
         }
+        self.worked_at = Some(now);
         match self.shares.iter_mut().find(|share| share.id == id) {
             Some(share) => share.time += time,
             None => self.shares.push(Share {
@@ -104,7 +118,7 @@ impl EnergyShares {
         let worked: Duration = self.shares.iter().map(|share| share.time).sum();
         let due = self.watts.is_none() || worked >= READ_AFTER;
         let Some(meter) = self.meter.as_ref().filter(|_| due && !worked.is_zero()) else {
-            return Vec::new();
+            return std::mem::take(&mut self.charges);
         };
         let worked_s = worked.as_secs_f64();
         let joules = match meter.read() {
@@ -117,25 +131,30 @@ impl EnergyShares {
                     _ => self.watts.unwrap_or(0.0) * worked_s,
                 }
             }
-            None => self.watts.unwrap_or(0.0) * worked_s,
+            None => {
+                // Nothing is known: a battery that charges, say. No figure is better than a wrong one.
+                self.watts = None;
+                self.shares.clear();
+                return std::mem::take(&mut self.charges);
+            }
         };
         self.read_at = Some(now);
         self.watts = Some(joules / worked_s);
         let shares = self.shares.drain(..);
-        shares
-            .map(|share| Charge {
-                id: share.id,
-                app: share.app,
-                energy_uj: microjoules(joules * (share.time.as_secs_f64() / worked_s)),
-            })
-            .collect()
+        self.charges.extend(shares.map(|share| Charge {
+            id: share.id,
+            app: share.app,
+            energy_uj: microjoules(joules * (share.time.as_secs_f64() / worked_s)),
+        }));
+        std::mem::take(&mut self.charges)
     }
 
-    /// What a sequence used since the last reading, by the power measured last.
-    pub(crate) fn outstanding_uj(&self, id: SequenceId) -> u64 {
+    /// What a sequence used since the last reading, by the power measured last; `None`: nothing is known.
+    pub(crate) fn outstanding_uj(&self, id: SequenceId) -> Option<u64> {
+        let watts = self.watts?;
         let time = self.shares.iter().find(|share| share.id == id);
         let time = time.map_or(0.0, |share| share.time.as_secs_f64());
-        microjoules(time * self.watts.unwrap_or(0.0))
+        Some(microjoules(time * watts))
     }
 }
 
@@ -203,19 +222,19 @@ mod tests {
         let mut energy = shares(vec![joules(100.0), joules(102.0), joules(50.0)]);
         let (app, now) = (Arc::from("a"), Instant::now());
         energy.step_begins(now);
-        energy.worked(A, &app, Duration::from_millis(30));
-        energy.worked(B, &app, Duration::from_millis(10));
+        energy.worked(A, &app, Duration::from_millis(30), now);
+        energy.worked(B, &app, Duration::from_millis(10), now);
         let charges = energy.settle(now);
         let used: Vec<u64> = charges.iter().map(|c| c.energy_uj).collect();
         assert_eq!(used, [1_500_000, 500_000]);
         // 2 J in 40 ms are 50 W; that is what holds until the next reading.
         energy.step_begins(now);
-        energy.worked(A, &app, Duration::from_millis(10));
+        energy.worked(A, &app, Duration::from_millis(10), now);
         assert_eq!(energy.settle(now), [], "too early");
-        assert_eq!(energy.outstanding_uj(A), 500_000);
-        assert_eq!(energy.outstanding_uj(B), 0);
+        assert_eq!(energy.outstanding_uj(A), Some(500_000));
+        assert_eq!(energy.outstanding_uj(B), Some(0));
         // A counter that went round says nothing; the last power does.
-        energy.worked(A, &app, Duration::from_millis(10));
+        energy.worked(A, &app, Duration::from_millis(10), now);
         assert_eq!(energy.settle(now)[0].energy_uj, 1_000_000);
     }
 
@@ -224,12 +243,16 @@ mod tests {
         let mut energy = shares(vec![joules(0.0), joules(1.0), joules(900.0), joules(901.0)]);
         let (app, now) = (Arc::from("a"), Instant::now());
         energy.step_begins(now);
-        energy.worked(A, &app, Duration::from_millis(100));
+        energy.worked(A, &app, Duration::from_millis(100), now);
         assert_eq!(energy.settle(now)[0].energy_uj, 1_000_000);
+        // A short rest is left when the pause begins: 10 W for 5 ms.
+        energy.worked(B, &app, Duration::from_millis(5), now);
         let later = now + Duration::from_secs(60);
         energy.step_begins(later);
-        energy.worked(A, &app, Duration::from_millis(100));
-        assert_eq!(energy.settle(later)[0].energy_uj, 1_000_000);
+        energy.worked(A, &app, Duration::from_millis(100), later);
+        let charges = energy.settle(later);
+        let used: Vec<_> = charges.iter().map(|c| (c.id, c.energy_uj)).collect();
+        assert_eq!(used, [(B, 50_000), (A, 1_000_000)]);
     }
 
     #[test]
@@ -238,9 +261,12 @@ mod tests {
         let mut energy = shares(vec![watts(5.0), watts(10.0), None, watts(f64::NAN)]);
         let (app, now) = (Arc::from("a"), Instant::now());
         energy.step_begins(now);
-        for expected in [1_000_000, 1_000_000, 0] {
-            energy.worked(A, &app, Duration::from_millis(100));
-            assert_eq!(energy.settle(now)[0].energy_uj, expected);
+        for expected in [Some(1_000_000), None, Some(0)] {
+            energy.worked(A, &app, Duration::from_millis(100), now);
+            let charge = energy.settle(now).first().map(|c| c.energy_uj);
+            assert_eq!(charge, expected);
+            let known = energy.outstanding_uj(A).is_some();
+            assert_eq!(known, expected.is_some(), "a meter that says nothing");
         }
         let scripted = Scripted(Mutex::new(vec![joules(7.0), joules(4.0)]));
         assert_eq!(metered(Some(&scripted), || 1), (1, Some(3.0)));
@@ -248,7 +274,7 @@ mod tests {
         assert_eq!(metered(None, || 3), (3, None));
         let mut none = EnergyShares::new(None);
         none.step_begins(now);
-        none.worked(A, &app, Duration::from_secs(1));
-        assert_eq!((none.settle(now), none.outstanding_uj(A)), (vec![], 0));
+        none.worked(A, &app, Duration::from_secs(1), now);
+        assert_eq!((none.settle(now), none.outstanding_uj(A)), (vec![], None));
     }
 }

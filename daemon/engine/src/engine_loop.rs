@@ -296,6 +296,8 @@ impl EngineLoop {
             self.drop_model(FinishReason::Shutdown);
         } else if let Some(running) = &mut self.running {
             running.end_waiting(FinishReason::Shutdown);
+            // What runs may finish, and soon: it would wait for better times otherwise.
+            running.allow(Allowance::default());
         }
         self.stopping = Some((Instant::now() + drain, reply));
     }

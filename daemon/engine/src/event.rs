@@ -65,7 +65,8 @@ pub struct EndReport {
     pub prefill_time: Duration,
     /// From the end of prefill to the end.
     pub decode_time: Duration,
-    /// Energy of its part of the steps, in microjoules; `None`: there is no meter.
+    /// Energy of its part of the steps, in microjoules; `None`: there is no meter,
+    /// or it tells nothing now.
     pub energy_uj: Option<u64>,
 }
 

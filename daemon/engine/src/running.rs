@@ -107,7 +107,11 @@ impl Running {
     /// Uses no more than this from the next turn on.
     pub(crate) fn allow(&mut self, allowance: Allowance) {
         self.allowance = allowance;
-        self.scheduler.allow(allowance.slots, allowance.least_class);
+        self.scheduler.allow(
+            allowance.slots,
+            allowance.least_class,
+            allowance.keep_waiting_kv,
+        );
         let kept = f64::from(self.kv.total()) * f64::from(allowance.prefix_cache_share);
         #[expect(
             clippy::cast_possible_truncation,

@@ -104,7 +104,8 @@ async fn wait_for_start(
         Some(in_flight) => in_flight,
         None => {
             let deadline = job.settings.request.deadline;
-            deferral::wait(shared, job.settings.start_when, deadline).await?
+            let app = &job.settings.request.caller.app;
+            deferral::wait(shared, app, job.settings.start_when, deadline).await?
         }
     };
     let (warm, waited) = wait_for_model(shared, job, replies).await?;
@@ -119,6 +120,7 @@ async fn wait_for_model(
 ) -> Result<(Arc<Warm>, Option<Duration>), Status> {
     let begun = Instant::now();
     let mut life = shared.lifecycle.watch();
+    let mut activity = shared.activity.subscribe();
     let mut told = -1.0;
     let mut waited = false;
     loop {
@@ -136,7 +138,13 @@ async fn wait_for_model(
             told = fraction;
             let _ = replies.try_send(Ok(wire::loading_event(fraction)));
         }
-        let changed = life.changed();
+        // What sleeps may change without a change of the daemon's life.
+        let changed = async {
+            tokio::select! {
+                changed = life.changed() => changed,
+                changed = activity.changed() => changed,
+            }
+        };
         let changed = match job.settings.request.deadline {
             Some(deadline) => tokio::time::timeout_at(deadline.into(), changed)
                 .await
@@ -193,10 +201,10 @@ async fn submit(
     {
         return Err(status::loading());
     }
-    if let Some(keep_alive) = keep_alive {
+    if keep_alive.is_some() {
         shared.warmth.set_keep_alive(keep_alive);
     }
-    let (sink, events) = sink::channel();
+    let (sink, events) = sink::channel(Some(in_flight));
     engine
         .submit(request, Box::new(sink))
         .map_err(|error| status::of_submit(&error, field))?;
@@ -205,7 +213,6 @@ async fn submit(
         events,
         account,
         over: false,
-        _in_flight: in_flight,
     })
 }
 
@@ -224,7 +231,6 @@ struct Generation {
     events: Events,
     account: Account,
     over: bool,
-    _in_flight: InFlight,
 }
 
 impl Stream for Generation {

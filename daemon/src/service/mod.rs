@@ -15,6 +15,7 @@ use tokio_stream::Stream;
 use tonic::Status;
 
 pub(crate) use daemon::DaemonService;
+pub(crate) use deferral::Deferred;
 pub(crate) use inference::InferenceService;
 pub(crate) use models::ModelsService;
 

@@ -192,10 +192,8 @@ impl Models for ModelsService {
             && warm.name == target.name
             && warm.path == target.path
         {
-            if let Some(keep_alive) = keep_alive {
-                self.shared.warmth.set_keep_alive(keep_alive);
-                self.shared.activity.send_replace(());
-            }
+            self.shared.warmth.set_keep_alive(keep_alive);
+            self.shared.activity.send_replace(());
             let _ = replies.try_send(Ok(load_done(&warm)));
             return Ok(Response::new(Box::pin(ReceiverStream::new(stream))));
         }
@@ -318,8 +316,8 @@ async fn load(
         }
         !progress_to.is_closed()
     });
-    shared.warmth.reset(keep_alive);
-    let reply = loading::load(&shared, target, on_progress)
+    let wish = Some(loading::Wish { keep_alive });
+    let reply = loading::load(&shared, target, wish, on_progress)
         .await
         .map(|warm| load_done(&warm));
     let _ = replies.send(reply).await;

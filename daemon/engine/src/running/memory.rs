@@ -108,6 +108,7 @@ impl Running {
         shared: &Shared,
         id: SequenceId,
         step: NextStep,
+        now: Duration,
     ) -> bool {
         let Some(sequence) = self.sequences.get(&id) else {
             return false;
@@ -116,7 +117,6 @@ impl Running {
         if missing == 0 {
             return true;
         }
-        let now = self.now();
         let mut blocks = self.kv.allocate(missing);
         if blocks.is_none() {
             for other in self.scheduler.giving_way_to(id, now) {

@@ -90,8 +90,9 @@ impl Running {
         }
         for part in &step.parts {
             if let Some(sequence) = self.sequences.get_mut(&part.id) {
+                let settled = sequence.energy_settled_uj;
                 let outstanding = self.energy.outstanding_uj(part.id);
-                sequence.energy_uj = Some(sequence.energy_settled_uj + outstanding);
+                sequence.energy_uj = outstanding.map(|more| settled + more);
             }
         }
     }
@@ -108,7 +109,8 @@ impl Running {
                 sequence.steps_under_way -= 1;
             }
             shared.account(&part.app, |account| account.gpu_time += share);
-            self.energy.worked(part.id, &part.app, share);
+            self.energy
+                .worked(part.id, &part.app, share, self.last_done);
         }
         self.settle_energy(shared, step);
         shared.update(|stats| match step.parts[0].step {
@@ -132,6 +134,7 @@ impl Running {
         tokens: Vec<TokenOutput>,
         took: Option<&Took>,
     ) {
+        let one_at_a_time = self.steps_ahead() == 1;
         let Some(sequence) = self.sequences.get_mut(&part.id) else {
             return;
         };
@@ -155,7 +158,10 @@ impl Running {
         let in_all = took.in_all.as_secs_f64();
         match part.step {
             NextStep::Prefill { .. } | NextStep::Replay { .. } => {}
-            NextStep::Decode { .. } if took.without_pause => self.costs.plain(in_all),
+            // Where one step goes at a time each begins after the last: that is no pause of its own.
+            NextStep::Decode { .. } if took.without_pause || one_at_a_time => {
+                self.costs.plain(in_all);
+            }
             NextStep::Decode { .. } => sequence.paused(self.costs.lost(in_all)),
             NextStep::Verify { drafted, .. } => {
                 self.costs.verify(drafted + 1, in_all);
