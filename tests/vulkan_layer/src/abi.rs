@@ -48,7 +48,7 @@ pub(crate) struct InstanceLink {
 #[repr(C)]
 pub(crate) struct DeviceLink {
     pub(crate) next: *mut DeviceLink,
-    pub(crate) get_instance_proc_addr: GetProcAddr,
+    get_instance_proc_addr: GetProcAddr,
     pub(crate) get_device_proc_addr: GetProcAddr,
 }
 
