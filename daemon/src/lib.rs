@@ -9,6 +9,7 @@ mod app_sockets;
 pub mod bench;
 mod changes;
 pub mod config;
+mod governor;
 mod hardening;
 pub mod lifecycle;
 pub mod limits;
@@ -71,6 +72,7 @@ pub async fn serve(
     let routes = server::routes(&shared, health_service)?;
     let exports = metrics::Exports::start(&shared)?;
     let starting = tokio::spawn(loading::start(Arc::clone(&shared)));
+    let governor = governor::Governor::start(&shared);
     let warmth = tokio::spawn(warmth::follow(Arc::clone(&shared)));
     tracing::info!(
         socket = %socket.path().display(),
@@ -83,6 +85,7 @@ pub async fn serve(
 
     tracing::info!("draining");
     shared.lifecycle.drain();
+    drop(governor);
     let _lock = socket.close();
     shared.app_sockets.gone(limits::FLUSH_MAX).await;
     server::report_end(&shared.health).await;

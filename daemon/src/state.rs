@@ -16,8 +16,9 @@ use tonic_health::server::HealthReporter;
 
 use crate::app_sockets::AppSockets;
 use crate::config::Config;
+use crate::governor::{Base, Board, Plan};
 use crate::lifecycle::{Lifecycle, State};
-use crate::limits::{IMPORTS_MAX, KEEP_ALIVE};
+use crate::limits::IMPORTS_MAX;
 use crate::places::Places;
 use crate::store::{Manifest, ModelFacts, Store};
 use crate::warmth::{Waking, Warmth};
@@ -76,6 +77,7 @@ pub(crate) struct Shared {
     pub(crate) app_sockets: AppSockets,
     pub(crate) refused: AtomicU64,
     pub(crate) warmth: Warmth,
+    pub(crate) governor: Board,
     engine: OnceLock<Arc<Engine>>,
     warm: RwLock<Option<Arc<Warm>>>,
     started: Instant,
@@ -88,7 +90,9 @@ impl Shared {
         health: HealthReporter,
         app_sockets: AppSockets,
     ) -> Self {
+        let keep_alive = Some(config.governor.keep_alive).filter(|time| !time.is_zero());
         Self {
+            governor: Board::new(&config),
             config,
             store,
             lifecycle: Lifecycle::default(),
@@ -99,7 +103,7 @@ impl Shared {
             places: Places::default(),
             app_sockets,
             refused: AtomicU64::new(0),
-            warmth: Warmth::new(Some(KEEP_ALIVE)),
+            warmth: Warmth::new(keep_alive),
             engine: OnceLock::new(),
             warm: RwLock::new(None),
             started: Instant::now(),
@@ -236,7 +240,7 @@ impl Shared {
                 slots,
                 app_waiting_max: self.config.engine.app_queue_max,
             }),
-            plan: Some(self.plan(warm.as_deref())),
+            plan: Some(self.plan()),
             connections: connections.values().sum(),
             apps: wire::apps(usage.apps, connections),
             sequences: usage.sequences.into_iter().map(wire::sequence).collect(),
@@ -248,26 +252,26 @@ impl Shared {
         }
     }
 
-    /// This version watches neither power nor memory: the plan is what is configured.
-    fn plan(&self, warm: Option<&Warm>) -> v1::Plan {
+    /// What the engine has, with everything allowed.
+    pub(crate) fn base(&self) -> Base {
         let engine = &self.config.engine;
-        v1::Plan {
-            power: v1::PowerLevel::Unspecified.into(),
-            memory: v1::MemoryLevel::Unspecified.into(),
-            reason: "power and memory are not watched by this version".to_owned(),
+        let warm = self.warm();
+        let model = warm.as_ref().map(|warm| &warm.model);
+        Base {
             slots: engine.slots,
-            context_len_max: warm.map_or(engine.context_len_max, |warm| warm.model.context_len),
-            prefill_chunk: warm.map_or(engine.prefill_chunk, |warm| warm.model.prefill_chunk),
-            classes: [
-                v1::Class::Interactive,
-                v1::Class::Utility,
-                v1::Class::Background,
-            ]
-            .map(i32::from)
-            .to_vec(),
-            keep_weights: true,
-            pace: 1.0,
+            context_len: model.map_or(engine.context_len_max, |model| model.context_len),
+            prefill_chunk: model.map_or(engine.prefill_chunk, |model| model.prefill_chunk),
         }
+    }
+
+    /// Watches what the governor allows.
+    pub(crate) fn plan_watch(&self) -> watch::Receiver<Plan> {
+        self.governor.watch()
+    }
+
+    /// What the governor allows now.
+    pub(crate) fn plan(&self) -> v1::Plan {
+        wire::plan(&self.governor.plan(), self.base())
     }
 
     fn warnings(&self) -> Vec<String> {

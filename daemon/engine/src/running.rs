@@ -56,6 +56,8 @@ pub(crate) struct Running {
     last_step: Duration,
     told: Told,
     allowance: Allowance,
+    /// The pace that was allowed for the last step.
+    pace_now: f32,
     /// The end of the rest that the allowed pace asks for.
     rest_until: Option<Instant>,
 }
@@ -89,6 +91,7 @@ impl Running {
             last_step: Duration::ZERO,
             told: Told::default(),
             allowance: Allowance::default(),
+            pace_now: 1.0,
             rest_until: None,
         }
     }
@@ -187,7 +190,7 @@ impl Running {
     }
 
     fn steps_ahead(&self) -> usize {
-        if self.allowance.pace < 1.0 {
+        if self.pace_now.min(self.allowance.pace) < 1.0 {
             return 1;
         }
         let most = if self.sequences.len() > 1 {

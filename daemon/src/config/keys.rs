@@ -6,10 +6,10 @@ use std::time::Duration;
 use hearth_engine::{Activations, AdapterChoice, Speculation, Tuning};
 use hearth_proto::endpoint;
 
-use super::Config;
+use super::{Config, governor};
 
 /// What a setting's text must be.
-type Apply = fn(&mut Config, &str) -> Result<(), &'static str>;
+pub(super) type Apply = fn(&mut Config, &str) -> Result<(), &'static str>;
 
 /// A setting: its name in the file and as a flag, its variable, its parser.
 pub(super) struct Key {
@@ -18,8 +18,13 @@ pub(super) struct Key {
     pub(super) apply: Apply,
 }
 
-/// All settings, in the order of `hearthd --help`.
-pub(super) const KEYS: [Key; 24] = [
+/// All settings.
+pub(super) fn all() -> impl Iterator<Item = &'static Key> {
+    KEYS.iter().chain(&governor::KEYS)
+}
+
+/// The settings but the governor's, in the order of `hearthd --help`.
+static KEYS: [Key; 25] = [
     Key {
         name: "socket",
         variable: Some("HEARTH_SOCKET"),
@@ -129,6 +134,11 @@ pub(super) const KEYS: [Key; 24] = [
         name: "no_cooperative_matrix",
         variable: None,
         apply: set_no_cooperative_matrix,
+    },
+    Key {
+        name: "state_dir",
+        variable: None,
+        apply: set_state_dir,
     },
     Key {
         name: "log",
@@ -298,6 +308,12 @@ fn set_no_cooperative_matrix(config: &mut Config, value: &str) -> Result<(), &'s
     Ok(())
 }
 
+fn set_state_dir(config: &mut Config, value: &str) -> Result<(), &'static str> {
+    let path = Some(PathBuf::from(value)).filter(|path| path.is_absolute());
+    config.state_dir = Some(path.ok_or("an absolute path")?);
+    Ok(())
+}
+
 fn set_log(config: &mut Config, value: &str) -> Result<(), &'static str> {
     crate::logging::check_filter(value)
         .map_err(|()| "a filter such as `info` or `hearthd=debug,warn`")?;
@@ -314,7 +330,8 @@ fn truth(value: &str) -> Result<bool, &'static str> {
     value.parse().map_err(|_| "true or false")
 }
 
-fn number<T: std::str::FromStr + PartialOrd>(
+/// A number within its bounds.
+pub(super) fn number<T: std::str::FromStr + PartialOrd>(
     value: &str,
     least: T,
     most: T,
