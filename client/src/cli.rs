@@ -1,6 +1,8 @@
 //! The command line: every flag with its documentation and its parser.
 //! It does not know what the commands do.
 
+mod service;
+
 use std::ffi::OsString;
 use std::path::PathBuf;
 use std::time::Duration;
@@ -9,6 +11,8 @@ use clap::{Args, Parser, Subcommand, ValueEnum};
 use clap_complete::Shell;
 
 use crate::duration::parse_duration;
+
+pub(crate) use service::{InstallArgs, LogsArgs, Manager, ServiceAction, ServiceArgs};
 
 const AFTER_HELP: &str = "\
 Exit codes: 0 ok, 1 runtime, 2 usage, 3 denied, 4 context overflow, 5 model unavailable, 6 busy,
@@ -79,6 +83,8 @@ pub(crate) enum Command {
     Status(StatusArgs),
     /// Show who runs what now, or who has used how much
     Ps(PsArgs),
+    /// Run the daemon as a service of this user: install, uninstall, start, stop, status, logs
+    Service(ServiceArgs),
     /// Look for what keeps Hearth from working, and say how to mend it
     Doctor,
     /// Measure the engine's speed (arguments go to `hearthd bench`)
@@ -121,6 +127,13 @@ pub(crate) struct RunArgs {
     #[arg(long, value_name = "TIME", num_args = 0..=1, require_equals = true,
         value_parser = parse_duration)]
     pub(crate) wait: Option<Option<Duration>>,
+    /// Start when no other request is at work, however long that takes, also over restarts of the
+    /// daemon
+    #[arg(long, conflicts_with = "on_mains")]
+    pub(crate) when_idle: bool,
+    /// Start when the machine is on mains power, likewise
+    #[arg(long)]
+    pub(crate) on_mains: bool,
     /// If the prompt is too long, drop its oldest part instead of failing
     #[arg(long)]
     pub(crate) allow_truncation: bool,

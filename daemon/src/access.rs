@@ -63,6 +63,9 @@ pub(crate) fn check_options(
         (Some(app), Some(options)) if options.cache_scope() == v1::CacheScope::Shared => Err(
             status::sandboxed("options.cache_scope CACHE_SCOPE_SHARED", app),
         ),
+        (Some(app), Some(options)) if options.keep_alive.is_some() => {
+            Err(status::sandboxed("options.keep_alive", app))
+        }
         _ => Ok(()),
     }
 }
@@ -96,7 +99,8 @@ pub(crate) fn own_view(status: v1::DaemonStatus, app: &str, connections: u32) ->
     let own = apps.first().cloned().unwrap_or_default();
     v1::DaemonStatus {
         state: status.state,
-        reason: status.reason,
+        // It may tell when others asked last.
+        reason: None,
         version: status.version,
         pid: 0,
         uptime: status.uptime,
@@ -121,6 +125,7 @@ pub(crate) fn own_view(status: v1::DaemonStatus, app: &str, connections: u32) ->
         models_dir: String::new(),
         rss_bytes: None,
         app_sockets: Vec::new(),
+        process: None,
     }
 }
 
@@ -301,6 +306,10 @@ mod tests {
             connections: 77,
             rss_bytes: Some(77),
             app_sockets: vec![v1::AppSocketStatus::default()],
+            process: Some(v1::ProcessStatus {
+                hardening: vec!["77".to_owned()],
+                ..Default::default()
+            }),
             ..Default::default()
         };
         let view = own_view(status.clone(), "own", 1);

@@ -4,14 +4,17 @@
 
 use std::io::{self, Write};
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use clap::builder::{PossibleValuesParser, TypedValueParser};
+use hearth_engine::EngineConfig;
 use hearth_engine::bench::{
     BenchError as MeasureError, BenchModel, BenchOptions, BenchReport, DecodeReport, Format,
     PrefillReport, Profile, Shape,
 };
 
 use crate::config::Config;
+use crate::energy::{self, Meter};
 use crate::store::{Store, StoreError};
 
 /// What to measure.
@@ -54,6 +57,10 @@ pub struct BenchArgs {
     /// Chooses the kernels for this adapter anew first.
     #[arg(long)]
     retune: bool,
+    /// Also tells tokens a joule, by the GPU's sensor, the processor's counters, `gpu_watts` or the
+    /// battery.
+    #[arg(long)]
+    energy: bool,
     /// Prints one JSON object.
     #[arg(long)]
     json: bool,
@@ -78,6 +85,12 @@ pub enum BenchError {
          measure one of random weights with --shape"
     )]
     NoModel,
+    /// Energy was asked for and nothing tells it.
+    #[error(
+        "nothing on this machine tells energy: no GPU sensor, no readable processor counter (RAPL \
+         often needs root), no battery that discharges; gpu_watts in the configuration estimates it"
+    )]
+    NoMeter,
     /// The store cannot say which file the model is.
     #[error(transparent)]
     Store(#[from] StoreError),
@@ -107,12 +120,24 @@ pub fn run(config: &Config, args: &BenchArgs, out: &mut dyn Write) -> Result<(),
         kernels: args.kernels,
         retune: args.retune,
     };
-    let report = hearth_engine::bench::run(&config.engine, &model, &options)?;
+    let meter = if args.energy {
+        Some(energy::find(Path::new("/sys"), config.gpu_watts).ok_or(BenchError::NoMeter)?)
+    } else {
+        None
+    };
+    let engine = EngineConfig {
+        meter: meter.as_ref().map(|found| Arc::clone(&found.meter)),
+        ..config.engine.clone()
+    };
+    let report = hearth_engine::bench::run(&engine, &model, &options)?;
     if args.json {
         serde_json::to_writer(&mut *out, &report).map_err(io::Error::from)?;
         writeln!(out)?;
     } else {
         print(&report, out)?;
+        if let Some(meter) = &meter {
+            energy_table(&report, meter, out)?;
+        }
     }
     Ok(())
 }
@@ -236,6 +261,30 @@ fn decode_table(rows: &[DecodeReport], out: &mut dyn Write) -> io::Result<()> {
             row.submit_us,
             maybe(row.step_cpu_us, 1),
             maybe(row.idle_percent, 2)
+        )?;
+    }
+    Ok(())
+}
+
+fn energy_table(r: &BenchReport, meter: &Meter, out: &mut dyn Write) -> io::Result<()> {
+    let source = if meter.measured {
+        "measured"
+    } else {
+        "estimated"
+    };
+    writeln!(out, "\nenergy   tokens/J, {source} by {}", meter.name)?;
+    let told =
+        |value: Option<f64>| value.map_or_else(|| "-".to_owned(), |value| format!("{value:.2}"));
+    for row in &r.prefill {
+        let rate = told(row.tokens_per_joule);
+        writeln!(out, "{rate:>17}  prefill of {}", row.tokens)?;
+    }
+    for row in &r.decode {
+        let rate = told(row.tokens_per_joule);
+        writeln!(
+            out,
+            "{rate:>17}  decode, depth {}, batch {}",
+            row.depth, row.batch
         )?;
     }
     Ok(())

@@ -30,16 +30,29 @@ pub struct Config {
     pub model: Option<String>,
     /// What the engine does.
     pub engine: EngineConfig,
+    /// Watts that the GPU draws at work, to estimate energy where nothing on the machine tells it.
+    pub gpu_watts: Option<f64>,
     /// Where counters are exported to; nowhere unless asked for.
     pub metrics: Metrics,
     /// When to save power and memory.
     pub governor: Governor,
     /// The folder for what must survive the daemon; `None`: there is none.
     pub state_dir: Option<PathBuf>,
+    /// Whether the process gives up what it does not need.
+    pub hardening: Hardening,
     /// Filter of the log, as `tracing` reads it.
     pub log: String,
     /// Whether log lines are JSON.
     pub log_json: bool,
+}
+
+/// Whether the process gives up, for good, what it does not need.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Hardening {
+    /// As far as the system offers it.
+    Auto,
+    /// Not at all, to find out what a driver lacks.
+    Off,
 }
 
 /// Where the daemon's counters go besides `hearth.v1.Daemon`.
@@ -175,6 +188,7 @@ fn defaults() -> Result<Config, ConfigError> {
             cache_dir: endpoint::cache_dir().ok(),
             ..EngineConfig::default()
         },
+        gpu_watts: None,
         metrics: Metrics {
             file: None,
             socket: None,
@@ -183,6 +197,7 @@ fn defaults() -> Result<Config, ConfigError> {
         governor: Governor::default(),
         // Without a home nothing is kept.
         state_dir: endpoint::state_dir().ok(),
+        hardening: Hardening::Auto,
         log: "info".to_owned(),
         log_json: false,
     })

@@ -9,8 +9,9 @@ mod app_sockets;
 pub mod bench;
 mod changes;
 pub mod config;
+mod energy;
 mod governor;
-mod hardening;
+pub mod hardening;
 pub mod lifecycle;
 pub mod limits;
 mod loading;
@@ -24,6 +25,7 @@ pub mod socket;
 mod state;
 mod status;
 pub mod store;
+pub mod supervisor;
 mod warmth;
 mod wire;
 
@@ -34,6 +36,9 @@ use std::sync::Arc;
 use config::Config;
 use socket::{BoundSocket, SocketError};
 use store::{Store, StoreError};
+
+use hardening::Protection;
+use supervisor::Supervisor;
 
 pub use hardening::forbid_core_files;
 pub use logging::{hide_panic_messages, start as start_log};
@@ -52,23 +57,52 @@ pub enum ServeError {
     Reflection(#[from] tonic_reflection::server::Error),
 }
 
-/// Serves on `socket` until `shutdown` is done, then drains: what runs may go on for at most
-/// [`limits::DRAIN_MAX`]. The API answers at once, while the GPU is opened and the model loaded
-/// behind it. The socket and those of apps are gone before the drain begins, its lock after it ends.
+/// What only a daemon with a process of its own has. The default has nothing of it.
+#[derive(Debug, Default)]
+pub struct OwnProcess {
+    /// Who started it and wants to hear of it.
+    pub supervisor: Supervisor,
+    /// What it has given up.
+    pub protection: Protection,
+}
+
+/// As [`serve_as`], in a process that belongs to somebody else.
 ///
 /// # Errors
-/// See [`ServeError`]; failures of the GPU or of a load are no errors here but states to be seen.
+/// As [`serve_as`].
 pub async fn serve(
     config: Config,
     socket: BoundSocket,
     shutdown: impl Future<Output = ()>,
 ) -> Result<(), ServeError> {
+    serve_as(OwnProcess::default(), config, socket, shutdown).await
+}
+
+/// Serves on `socket` until `shutdown` is done, then drains: what runs may go on for at most
+/// [`limits::DRAIN_MAX`]. The API answers at once, while the GPU is opened and the model loaded
+/// behind it. The socket, if it is our own, and those of apps are gone before the drain begins, its
+/// lock after it ends.
+///
+/// # Errors
+/// See [`ServeError`]; failures of the GPU or of a load are no errors here but states to be seen.
+pub async fn serve_as(
+    process: OwnProcess,
+    mut config: Config,
+    socket: BoundSocket,
+    shutdown: impl Future<Output = ()>,
+) -> Result<(), ServeError> {
+    socket.path().clone_into(&mut config.socket);
     let store = Store::open(&config.models_dir)?;
     let (health, health_service) = tonic_health::server::health_reporter();
     server::report_start(&health).await;
     let folder = socket.path().parent().unwrap_or(Path::new("/"));
     let (app_sockets, arrivals) = app_sockets::AppSockets::new(folder);
-    let shared = Arc::new(state::Shared::new(config, store, health, app_sockets));
+    let own = state::Own {
+        process,
+        socket_activated: socket.is_activated(),
+    };
+    let shared = state::Shared::new(config, store, health, app_sockets, own);
+    let shared = Arc::new(shared);
     let routes = server::routes(&shared, health_service)?;
     let exports = metrics::Exports::start(&shared)?;
     let starting = tokio::spawn(loading::start(Arc::clone(&shared)));
@@ -78,12 +112,15 @@ pub async fn serve(
         socket = %socket.path().display(),
         version = env!("CARGO_PKG_VERSION"),
         pid = std::process::id(),
+        activated = socket.is_activated(),
         "serving"
     );
+    let informing = tokio::spawn(inform(Arc::clone(&shared)));
     let mut connections = server::Connections::new(Arc::clone(&shared), routes, arrivals);
     connections.accept(socket.listener(), shutdown).await;
 
     tracing::info!("draining");
+    shared.own.process.supervisor.stopping();
     shared.lifecycle.drain();
     drop(governor);
     let _lock = socket.close();
@@ -112,6 +149,14 @@ pub async fn serve(
     connections.finish(limits::FLUSH_MAX).await;
     shared.lifecycle.stop();
     exports.finish().await;
+    // Whether the service manager heard the last word changes nothing.
+    let _ = informing.await;
     tracing::info!("stopped");
     Ok(())
+}
+
+/// Tells the service manager how the daemon is.
+async fn inform(shared: Arc<state::Shared>) {
+    let informed = Arc::clone(&shared);
+    shared.own.process.supervisor.inform(informed).await;
 }

@@ -96,6 +96,10 @@ pub const APP_NAME_BYTES_MAX: usize = 64;
 pub const KEEP_ALIVE: Duration = Duration::from_secs(30 * 60);
 /// Longest time that a load may ask for: a year. A pin has no end.
 pub const KEEP_ALIVE_MAX: Duration = Duration::from_secs(366 * 86_400);
+/// Most requests that wait for an idle daemon or for mains power,
+pub const DEFERRED_MAX: usize = 256;
+/// and most of one app.
+pub const DEFERRED_APP_MAX: usize = 32;
 /// When a caller may try again whom short memory kept from the model.
 pub const MEMORY_RETRY_DELAY: Duration = Duration::from_secs(10);
 /// When a refused caller may try again, if nothing better is known.
@@ -124,3 +128,11 @@ pub const THERMAL_ZONES_MAX: usize = 64;
 pub const TRIP_POINTS_MAX: usize = 16;
 /// How long a person's choice of power waits for the plan that follows from it.
 pub const PLAN_WAIT_MAX: Duration = Duration::from_secs(1);
+/// Signs of life in a period of the service manager's watchdog.
+pub const WATCHDOG_PINGS: u32 = 2;
+/// Watchdog periods that a turn of the engine's thread may take, a rebuild of the GPU's state
+/// included, before it counts as hung: 2 minutes with the unit's 30 s.
+pub const WATCHDOG_TURN_PERIODS: u32 = 4;
+/// Watchdog periods that opening the GPU, or a load without progress, may take: 10 minutes with the
+/// unit's 30 s.
+pub const WATCHDOG_LOAD_PERIODS: u32 = 20;

@@ -2,9 +2,10 @@
 //! health service and the log say of them.
 
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
+use std::sync::{Arc, Weak};
 
-use hearth_engine::{AdapterKind, Engine, LoadError, LoadProgress};
+use hearth_engine::{AdapterKind, Condition, Engine, LoadError, LoadProgress};
+use tokio::sync::watch;
 use tonic::{Code, Status};
 
 use crate::lifecycle::LoadingNow;
@@ -29,7 +30,15 @@ pub(crate) type OnProgress = Box<dyn FnMut(LoadProgress) -> bool + Send>;
 
 /// Opens the GPU, then loads the model that is configured or the only one there is.
 pub(crate) async fn start(shared: Arc<Shared>) {
-    let config = shared.config.engine.clone();
+    let mut config = shared.config.engine.clone();
+    config.meter = shared.meter.as_ref().map(|found| Arc::clone(&found.meter));
+    if let Some(meter) = &shared.meter {
+        tracing::info!(
+            meter = meter.name,
+            measured = meter.measured,
+            "energy is told"
+        );
+    }
     let started = tokio::task::spawn_blocking(move || Engine::start(config)).await;
     let engine = match started {
         Ok(Ok(engine)) => engine,
@@ -57,14 +66,20 @@ pub(crate) async fn start(shared: Arc<Shared>) {
     if adapter.kind == AdapterKind::Software {
         tracing::warn!("{}", software_warning(&adapter.name));
     }
+    let (changed, changes) = watch::channel(());
+    engine.on_condition(Box::new(move |_| {
+        changed.send_replace(());
+    }));
+    shared.own.process.protection.gpu_is_open();
     shared.set_engine(engine);
+    tokio::spawn(follow(Arc::downgrade(&shared), changes));
     if shared.lifecycle.is_draining() {
         return;
     }
     match resolve(&shared, "") {
         Ok(Some(target)) => {
             // The reason of a failure is in the lifecycle and in the log.
-            let _ = load(&shared, target, Box::new(|_| true)).await;
+            let _ = load(&shared, target, None, Box::new(|_| true)).await;
         }
         Ok(None) => {
             tracing::info!("no model is configured and the store does not hold exactly one");
@@ -76,6 +91,30 @@ pub(crate) async fn start(shared: Arc<Shared>) {
             shared.lifecycle.ready(Some(reason));
         }
     }
+}
+
+/// Tells everybody of the engine's condition when it changes, as long as there is an engine.
+async fn follow(shared: Weak<Shared>, mut changes: watch::Receiver<()>) {
+    while changes.changed().await.is_ok() {
+        let Some(shared) = shared.upgrade() else {
+            return;
+        };
+        // A load changes both, and must not be overtaken by what was before it.
+        if let Some(Condition::Failed { .. }) = condition(&shared) {
+            let _lock = shared.load_lock.lock().await;
+            if let Some(Condition::Failed { reason }) = condition(&shared) {
+                shared.set_warm(None).await;
+                let reason = format!("the GPU was lost and does not come back: {reason}");
+                shared.lifecycle.ready(Some(reason));
+            }
+        }
+        shared.report_health().await;
+        shared.activity.send_replace(());
+    }
+}
+
+fn condition(shared: &Shared) -> Option<Condition> {
+    shared.engine().map(|engine| engine.condition())
 }
 
 /// Finds a model by name. Empty: the configured one, else the only one in the store, if any.
@@ -119,16 +158,23 @@ pub(crate) fn resolve(shared: &Shared, asked: &str) -> Result<Option<Target>, St
     }))
 }
 
-/// Makes a model warm in the place of the one that is.
+/// What a person asked for with a load: how long the model is to stay without requests.
+pub(crate) struct Wish {
+    pub(crate) keep_alive: Option<std::time::Duration>,
+}
+
+/// Makes a model warm in the place of the one that is. With a `wish`, what was asked for the former model
+/// is void.
 ///
 /// # Errors
 /// Another load runs, the engine does not, or the load failed; no model is warm in the last case.
 pub(crate) async fn load(
     shared: &Arc<Shared>,
     target: Target,
+    wish: Option<Wish>,
     on_progress: OnProgress,
 ) -> Result<Arc<Warm>, Status> {
-    let Ok(_lock) = shared.load_lock.try_lock() else {
+    let Ok(lock) = shared.load_lock.try_lock() else {
         let message = "another model is being loaded";
         return Err(status::fault(Code::Aborted, "LOAD_IN_PROGRESS", message)
             .retry(RETRY_DELAY)
@@ -141,6 +187,9 @@ pub(crate) async fn load(
         let reason = shared.lifecycle.now().reason;
         return Err(reason.map_or_else(status::loading, |reason| status::no_gpu(&reason)));
     };
+    if let Some(wish) = wish {
+        shared.warmth.reset(wish.keep_alive);
+    }
     let loading = |done_bytes, total_bytes| LoadingNow {
         name: target.name.clone(),
         done_bytes,
@@ -158,7 +207,10 @@ pub(crate) async fn load(
     let error = match loaded {
         Ok(Ok(warm)) => {
             let warm = Arc::new(warm);
+            shared.warmth.touch();
             shared.set_warm(Some(Arc::clone(&warm))).await;
+            // Who hears of it may want to load or unload at once.
+            drop(lock);
             shared.lifecycle.ready(None);
             let ms = begun.elapsed().as_millis();
             tracing::info!(model = target.name, ms, "the model is warm");

@@ -7,9 +7,11 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 
 use clap::Parser;
+use hearthd::OwnProcess;
 use hearthd::bench::BenchArgs;
 use hearthd::config::{self, Config};
-use hearthd::socket::{self, SocketError};
+use hearthd::socket::{self, BoundSocket, SocketError};
+use hearthd::supervisor::Supervisor;
 
 /// Exit code of a configuration that cannot be used (`EX_CONFIG`).
 const EXIT_CONFIG: u8 = 78;
@@ -98,6 +100,9 @@ struct Settings {
     /// Keep finished prompts for later ones that begin the same way: true or false.
     #[arg(long, value_name = "BOOL")]
     prefix_cache: Option<String>,
+    /// Watts that the GPU draws at work, to estimate energy where the machine tells nothing.
+    #[arg(long, value_name = "WATTS")]
+    gpu_watts: Option<String>,
     /// Writes counters to this file, for Prometheus [HEARTH_METRICS_FILE].
     #[arg(long, value_name = "PATH")]
     metrics_file: Option<String>,
@@ -116,6 +121,9 @@ struct Settings {
     /// Never multiplies by cooperative matrices.
     #[arg(long)]
     no_cooperative_matrix: bool,
+    /// Giving up, for good, what the daemon has no use for: auto or off [HEARTH_HARDENING].
+    #[arg(long, value_name = "WHEN")]
+    hardening: Option<String>,
     /// Log filter, such as `info` or `hearthd=debug,warn` [HEARTH_LOG].
     #[arg(long, value_name = "FILTER")]
     log: Option<String>,
@@ -144,12 +152,14 @@ impl Settings {
             ("app_slots", self.app_slots),
             ("background_share", self.background_share),
             ("prefix_cache", self.prefix_cache),
+            ("gpu_watts", self.gpu_watts),
             ("metrics_file", self.metrics_file),
             ("metrics_socket", self.metrics_socket),
             ("metrics_interval_s", self.metrics_interval_s),
             ("binding_bytes_max", self.binding_bytes_max),
             ("no_subgroups", flag(self.no_subgroups)),
             ("no_cooperative_matrix", flag(self.no_cooperative_matrix)),
+            ("hardening", self.hardening),
             ("log", self.log),
             ("log_json", flag(self.log_json)),
         ]
@@ -177,7 +187,23 @@ fn main() -> ExitCode {
     }
     hearthd::start_log(&config.log, config.log_json);
     hearthd::hide_panic_messages();
+    serve(config)
+}
+
+/// Prepares the process, which has one thread until then, and serves.
+fn serve(mut config: Config) -> ExitCode {
     hearthd::forbid_core_files();
+    let handed_over = match HandedOver::take() {
+        Ok(handed_over) => handed_over,
+        Err(error) => return complain(&error, 1),
+    };
+    if let Some(path) = handed_over.path() {
+        config.socket = path;
+    }
+    let process = OwnProcess {
+        supervisor: Supervisor::from_environment(),
+        protection: hearthd::hardening::begin(&config),
+    };
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .worker_threads(2)
         .thread_name("hearthd")
@@ -185,7 +211,7 @@ fn main() -> ExitCode {
         .build();
     match runtime {
         Ok(runtime) => {
-            let code = runtime.block_on(run(config));
+            let code = runtime.block_on(run(process, config, handed_over));
             // A driver's start that hangs must not keep the process.
             runtime.shutdown_timeout(std::time::Duration::from_secs(1));
             code
@@ -202,19 +228,54 @@ fn bench(config: &Config, what: &BenchArgs) -> ExitCode {
     }
 }
 
-async fn run(config: Config) -> ExitCode {
+async fn run(process: OwnProcess, config: Config, handed_over: HandedOver) -> ExitCode {
     let shutdown = match Signals::new() {
         Ok(signals) => signals.first(),
         Err(error) => return complain(&error, 1),
     };
-    let socket = match socket::bind(&config.socket) {
+    let socket = match handed_over.listen(&config) {
         Ok(socket) => socket,
         Err(error @ SocketError::Taken { .. }) => return complain(&error, EXIT_TAKEN),
         Err(error) => return complain(&error, 1),
     };
-    match hearthd::serve(config, socket, shutdown).await {
+    match hearthd::serve_as(process, config, socket, shutdown).await {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => complain(&error, 1),
+    }
+}
+
+/// The socket that the service manager made, if there is one.
+struct HandedOver(#[cfg(unix)] Option<std::os::unix::net::UnixListener>);
+
+impl HandedOver {
+    /// Must be called before the process has other threads.
+    #[cfg(unix)]
+    fn take() -> Result<Self, SocketError> {
+        socket::activation::handed_over().map(Self)
+    }
+
+    #[cfg(not(unix))]
+    fn take() -> Result<Self, SocketError> {
+        Ok(Self())
+    }
+
+    /// Where it lies, whatever the configuration says.
+    fn path(&self) -> Option<PathBuf> {
+        #[cfg(unix)]
+        if let Some(listener) = &self.0 {
+            let address = listener.local_addr().ok()?;
+            return address.as_pathname().map(std::path::Path::to_owned);
+        }
+        None
+    }
+
+    /// Listens on it, or on a socket of our own.
+    fn listen(self, config: &Config) -> Result<BoundSocket, SocketError> {
+        #[cfg(unix)]
+        if let Some(listener) = self.0 {
+            return socket::adopt(listener);
+        }
+        socket::bind(&config.socket)
     }
 }
 

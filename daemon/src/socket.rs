@@ -2,8 +2,11 @@
 //!
 //! The rules keep other users out (folder 0700, socket 0600, no symbolic links, own uid) and keep
 //! two daemons apart (a lock first; a stale socket goes only while the lock is held). It knows
-//! nothing of what is spoken over the socket. Sockets of sandboxed apps are in `socket/app.rs`.
+//! nothing of what is spoken over the socket. Sockets of sandboxed apps are in `socket/app.rs`, one
+//! that a service manager hands over comes from `socket/activation.rs`.
 
+#[cfg(unix)]
+pub mod activation;
 pub(crate) mod app;
 
 use std::fs::File;
@@ -39,6 +42,12 @@ pub enum SocketError {
         /// The path.
         path: PathBuf,
     },
+    /// What the service manager handed over cannot be served.
+    #[error("the socket that the service manager handed over cannot be used: {problem}")]
+    HandedOver {
+        /// What is wrong.
+        problem: String,
+    },
     /// The path of an app socket cannot be bound.
     #[error(transparent)]
     Path(#[from] EndpointError),
@@ -59,12 +68,14 @@ fn describe_pid(pid: Option<u32>) -> String {
     pid.map_or_else(String::new, |pid| format!(" (process {pid})"))
 }
 
-/// A socket that is listened on. Dropping it removes the socket, then gives up the lock.
+/// A socket that is listened on. Dropping it removes the socket, unless it was handed over, then
+/// gives up the lock.
 pub struct BoundSocket {
     // Fields are dropped in this order: the socket must go while the lock is held.
     listener: Listener,
     lock: Lock,
     path: PathBuf,
+    is_activated: bool,
 }
 
 /// The lock of a daemon that listens no more. No other can take its place until this is dropped.
@@ -81,7 +92,12 @@ impl BoundSocket {
         &self.path
     }
 
-    /// Stops listening and removes the socket, but keeps the lock.
+    /// Whether the service manager made it and keeps it.
+    pub fn is_activated(&self) -> bool {
+        self.is_activated
+    }
+
+    /// Stops listening and removes the socket if it is our own, but keeps the lock.
     pub fn close(self) -> Lock {
         drop(self.listener);
         self.lock
@@ -108,6 +124,37 @@ pub fn bind(path: &Path) -> Result<BoundSocket, SocketError> {
         listener: listen(path)?,
         lock: Lock(lock),
         path: path.to_owned(),
+        is_activated: false,
+    })
+}
+
+/// Takes the lock beside a socket that was handed over, and accepts on it from now on. The rules for
+/// its folder and itself are those of [`bind`]; it is never removed. Must be called within a tokio
+/// runtime.
+///
+/// # Errors
+/// See [`SocketError`].
+#[cfg(unix)]
+pub fn adopt(listener: std::os::unix::net::UnixListener) -> Result<BoundSocket, SocketError> {
+    let path = activation::path_of(&listener)?;
+    let folder = folder_of(&path);
+    unix::secure_folder(folder)?;
+    let lock = unix::lock(&path)?;
+    unix::confirm_socket(&path)?;
+    app::remove_stale(folder);
+    let listener = interprocess::os::unix::uds_local_socket::tokio::Listener::try_from(
+        std::os::fd::OwnedFd::from(listener),
+    );
+    let listener = listener.map_err(|source| SocketError::Io {
+        what: "accept on",
+        path: path.clone(),
+        source,
+    })?;
+    Ok(BoundSocket {
+        listener: listener.into(),
+        lock: Lock(Some(lock)),
+        path,
+        is_activated: true,
     })
 }
 
@@ -282,99 +329,4 @@ mod unix {
 }
 
 #[cfg(all(test, unix))]
-#[allow(clippy::unwrap_used, reason = "tests")]
-mod tests {
-    use std::os::unix::fs::{MetadataExt as _, PermissionsExt as _, symlink};
-    use std::os::unix::net::UnixListener;
-
-    use super::*;
-
-    fn folder(mode: u32) -> (tempfile::TempDir, PathBuf) {
-        let dir = tempfile::tempdir().unwrap();
-        let folder = dir.path().join("hearth");
-        std::fs::create_dir(&folder).unwrap();
-        std::fs::set_permissions(&folder, std::fs::Permissions::from_mode(mode)).unwrap();
-        (dir, folder)
-    }
-
-    #[tokio::test]
-    async fn a_missing_folder_is_made_private() {
-        let dir = tempfile::tempdir().unwrap();
-        let path = dir.path().join("a/hearth/hearthd.sock");
-        let socket = bind(&path).unwrap();
-        assert_eq!(
-            path.parent().unwrap().metadata().unwrap().mode() & 0o777,
-            0o700
-        );
-        assert_eq!(path.metadata().unwrap().mode() & 0o777, 0o600);
-        drop(socket);
-        assert!(!path.exists());
-    }
-
-    #[tokio::test]
-    async fn open_folders_are_refused() {
-        for mode in [0o755, 0o701, 0o770, 0o777] {
-            let (_dir, folder) = folder(mode);
-            let error = bind(&folder.join("hearthd.sock"))
-                .err()
-                .unwrap()
-                .to_string();
-            assert!(error.contains("chmod 700"), "{error}");
-        }
-    }
-
-    #[tokio::test]
-    async fn links_and_files_in_the_way_are_refused() {
-        let (dir, real) = folder(0o700);
-        let link = dir.path().join("link");
-        symlink(&real, &link).unwrap();
-        let error = bind(&link.join("hearthd.sock")).err().unwrap().to_string();
-        assert!(error.contains("symbolic link"), "{error}");
-
-        let path = real.join("hearthd.sock");
-        std::fs::write(&path, "precious").unwrap();
-        assert!(matches!(bind(&path), Err(SocketError::NotASocket { .. })));
-        assert_eq!(std::fs::read_to_string(&path).unwrap(), "precious");
-
-        std::fs::remove_file(&path).unwrap();
-        std::fs::remove_file(real.join("hearthd.lock")).unwrap();
-        symlink(dir.path().join("elsewhere"), real.join("hearthd.lock")).unwrap();
-        assert!(matches!(
-            bind(&path),
-            Err(SocketError::Io {
-                what: "open the lock",
-                ..
-            })
-        ));
-    }
-
-    #[tokio::test]
-    async fn a_second_daemon_is_told_of_the_first() {
-        let (_dir, folder) = folder(0o700);
-        let path = folder.join("hearthd.sock");
-        let first = bind(&path).unwrap();
-        match bind(&path) {
-            Err(SocketError::Taken { pid, .. }) => assert_eq!(pid, Some(std::process::id())),
-            _ => panic!("a second daemon was let in"),
-        }
-        assert!(path.exists());
-        drop(first);
-        assert!(bind(&path).is_ok());
-    }
-
-    #[tokio::test]
-    async fn a_stale_socket_is_replaced_and_a_live_one_is_not() {
-        let (_dir, folder) = folder(0o700);
-        let path = folder.join("hearthd.sock");
-        drop(UnixListener::bind(&path).unwrap());
-        assert!(path.exists());
-        drop(bind(&path).unwrap());
-
-        let _live = UnixListener::bind(&path).unwrap();
-        assert!(matches!(
-            bind(&path),
-            Err(SocketError::Taken { pid: None, .. })
-        ));
-        assert!(path.exists());
-    }
-}
+mod tests;

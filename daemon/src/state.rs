@@ -3,12 +3,12 @@
 //! It holds state and answers questions about it. Loading is in `loading.rs`, serving in
 //! `server.rs`.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, OnceLock, PoisonError, RwLock};
 use std::time::Instant;
 
-use hearth_engine::{AdapterKind, Engine, LoadedModel};
+use hearth_engine::{AdapterKind, Condition, Engine, LoadedModel};
 use hearth_proto::v1;
 use tokio::sync::{Mutex, Semaphore, watch};
 use tonic::Status;
@@ -16,13 +16,16 @@ use tonic_health::server::HealthReporter;
 
 use crate::app_sockets::AppSockets;
 use crate::config::Config;
+use crate::energy::{self, Meter};
 use crate::governor::{Base, Board, Plan};
 use crate::lifecycle::{Lifecycle, State};
 use crate::limits::IMPORTS_MAX;
+use crate::loading::Target;
 use crate::places::Places;
+use crate::service::Deferred;
 use crate::store::{Manifest, ModelFacts, Store};
 use crate::warmth::{Waking, Warmth};
-use crate::{status, wire};
+use crate::{OwnProcess, status, wire};
 
 /// A warm model and where it came from.
 pub(crate) struct Warm {
@@ -39,6 +42,15 @@ pub(crate) struct Warm {
 }
 
 impl Warm {
+    /// What to load to have it again.
+    pub(crate) fn target(&self) -> Target {
+        Target {
+            name: self.name.clone(),
+            path: self.path.clone(),
+            manifest: self.manifest.clone(),
+        }
+    }
+
     /// Describes it.
     pub(crate) fn info(&self) -> v1::ModelInfo {
         match &self.manifest {
@@ -60,8 +72,26 @@ pub(crate) enum Availability {
     Loading,
 }
 
+/// What is so by the way the daemon was started.
+pub(crate) struct Own {
+    pub(crate) process: OwnProcess,
+    /// Whether the service manager made the socket.
+    pub(crate) socket_activated: bool,
+}
+
+impl Own {
+    fn describe(&self) -> v1::ProcessStatus {
+        v1::ProcessStatus {
+            socket_activated: self.socket_activated,
+            watchdog: self.process.supervisor.watchdog().map(wire::duration),
+            hardening: self.process.protection.in_force(),
+        }
+    }
+}
+
 /// What all services share.
 pub(crate) struct Shared {
+    pub(crate) own: Own,
     pub(crate) config: Config,
     pub(crate) store: Store,
     pub(crate) lifecycle: Lifecycle,
@@ -71,13 +101,19 @@ pub(crate) struct Shared {
     /// Permits of imports.
     pub(crate) imports: Semaphore,
     /// Changes whenever a request begins or ends, for watchers.
-    pub(crate) activity: watch::Sender<()>,
+    pub(crate) activity: Arc<watch::Sender<()>>,
     /// Connections by app.
     pub(crate) places: Places,
     pub(crate) app_sockets: AppSockets,
     pub(crate) refused: AtomicU64,
     pub(crate) warmth: Warmth,
     pub(crate) governor: Board,
+    /// Requests that wait for their time.
+    pub(crate) deferred: Deferred,
+    /// Held by the one that starts next when nobody else asks.
+    pub(crate) idle_turn: Mutex<()>,
+    /// What tells energy, if anything does.
+    pub(crate) meter: Option<Meter>,
     engine: OnceLock<Arc<Engine>>,
     warm: RwLock<Option<Arc<Warm>>>,
     started: Instant,
@@ -89,21 +125,27 @@ impl Shared {
         store: Store,
         health: HealthReporter,
         app_sockets: AppSockets,
+        own: Own,
     ) -> Self {
         let keep_alive = Some(config.governor.keep_alive).filter(|time| !time.is_zero());
+        let activity = Arc::new(watch::Sender::new(()));
         Self {
             governor: Board::new(&config),
+            meter: energy::find(Path::new("/sys"), config.gpu_watts),
+            own,
             config,
             store,
             lifecycle: Lifecycle::default(),
             health,
             load_lock: Mutex::new(()),
             imports: Semaphore::new(IMPORTS_MAX),
-            activity: watch::Sender::new(()),
+            activity: Arc::clone(&activity),
             places: Places::default(),
             app_sockets,
             refused: AtomicU64::new(0),
-            warmth: Warmth::new(keep_alive),
+            warmth: Warmth::new(keep_alive, activity),
+            deferred: Deferred::default(),
+            idle_turn: Mutex::new(()),
             engine: OnceLock::new(),
             warm: RwLock::new(None),
             started: Instant::now(),
@@ -134,17 +176,26 @@ impl Shared {
         self.report_health().await;
     }
 
-    /// Takes the warm model if no request is in flight. From then on none can find it.
+    /// Takes the warm model if no request is in flight. From then on requests find it asleep.
     pub(crate) fn take_idle(&self) -> Option<Arc<Warm>> {
         let mut warm = self.warm.write().unwrap_or_else(PoisonError::into_inner);
-        warm.take_if(|_| self.warmth.is_idle())
+        let taken = warm.take_if(|_| self.warmth.is_idle())?;
+        self.warmth.put_to_sleep(taken.target());
+        Some(taken)
     }
 
     /// Tells the health service whether requests can be answered: with a warm model, or with one that
-    /// sleeps until then.
+    /// sleeps until then; and not while the GPU is lost.
     pub(crate) async fn report_health(&self) {
+        let condition = self.engine().map(|engine| engine.condition());
+        let lost = condition.is_some_and(|condition| {
+            matches!(
+                condition,
+                Condition::Rebuilding { .. } | Condition::Failed { .. }
+            )
+        });
         let has_model = self.warm().is_some() || self.warmth.sleeping().is_some();
-        let serving = has_model && !self.lifecycle.is_draining();
+        let serving = has_model && !lost && !self.lifecycle.is_draining();
         crate::server::report_health(&self.health, serving).await;
     }
 
@@ -158,10 +209,14 @@ impl Shared {
             return Err(status::draining());
         }
         if let Some(warm) = self.warm() {
-            if asked.is_empty() || asked == warm.name {
-                return Ok(Availability::Warm(warm));
+            if !asked.is_empty() && asked != warm.name {
+                return Err(status::not_warm(asked, &warm.name));
             }
-            return Err(status::not_warm(asked, &warm.name));
+            return match self.warmth.is_short() {
+                // Replies under way wait for memory; more are not taken.
+                Some(why) => Err(status::memory_short(&why)),
+                None => Ok(Availability::Warm(warm)),
+            };
         }
         match (phase.state, phase.loading, phase.reason) {
             (State::Starting, _, Some(reason)) => Err(status::no_gpu(&reason)),
@@ -177,6 +232,11 @@ impl Shared {
                 Waking::Nothing => Err(status::no_model(reason.as_deref())),
             },
         }
+    }
+
+    /// Whether the machine is on mains power, as far as is known.
+    pub(crate) fn on_mains(&self) -> bool {
+        !self.governor.plan().on_battery
     }
 
     /// The model, for calls that do not wait.
@@ -232,7 +292,11 @@ impl Shared {
                 pinned: self.warmth.is_pinned(),
             }),
             loading: phase.loading.map(wire::loading),
-            counters: Some(wire::counters(&stats, self.refused.load(Ordering::Relaxed))),
+            counters: Some(wire::counters(
+                &stats,
+                self.refused.load(Ordering::Relaxed),
+                self.meter.as_ref(),
+            )),
             queue: Some(v1::Queue {
                 active: stats.active_now,
                 waiting: stats.queued_now,
@@ -242,13 +306,14 @@ impl Shared {
             }),
             plan: Some(self.plan()),
             connections: connections.values().sum(),
-            apps: wire::apps(usage.apps, connections),
+            apps: wire::apps(usage.apps, connections, self.meter.as_ref()),
             sequences: usage.sequences.into_iter().map(wire::sequence).collect(),
             warnings: self.warnings(),
             socket_path: self.config.socket.display().to_string(),
             models_dir: self.store.root().display().to_string(),
             rss_bytes: rss_bytes(),
             app_sockets: self.app_sockets.list(),
+            process: Some(self.own.describe()),
         }
     }
 
@@ -281,6 +346,8 @@ impl Shared {
         {
             warnings.push(software_warning(&adapter.name));
         }
+        let condition = self.engine().map(|engine| engine.condition());
+        warnings.extend(condition.as_ref().and_then(wire::condition));
         warnings
     }
 }

@@ -154,6 +154,14 @@ pub(crate) fn bug() -> Status {
     .status()
 }
 
+/// A reply ended because the GPU does not come back; the log and the status say why.
+pub(crate) fn gpu_lost() -> Status {
+    let message = "the GPU failed, and the reply could not go on";
+    fault(Code::Unavailable, "GPU_LOST", message)
+        .retry(RETRY_DELAY)
+        .status()
+}
+
 /// The stream's reader took nothing for too long.
 pub(crate) fn reader_stalled() -> Status {
     fault(
@@ -248,13 +256,21 @@ pub(crate) fn of_load(error: &LoadError) -> Status {
         LoadError::Format(_)
         | LoadError::Model(_)
         | LoadError::Tokenizer(_)
-        | LoadError::Template(_) => {
+        | LoadError::Template(_)
+        | LoadError::FileChanged => {
             fault(Code::FailedPrecondition, "BAD_MODEL_FILE", message).status()
         }
-        LoadError::OutOfMemory { needed_bytes } => {
-            fault(Code::ResourceExhausted, "OUT_OF_GPU_MEMORY", message)
-                .facts([("needed_bytes", needed_bytes.to_string())])
-                .status()
+        LoadError::OutOfMemory {
+            needed_bytes,
+            granted_bytes,
+        } => {
+            let refusal = fault(Code::ResourceExhausted, "OUT_OF_GPU_MEMORY", message);
+            let needed = ("needed_bytes", needed_bytes.to_string());
+            match granted_bytes {
+                Some(bytes) => refusal.facts([needed, ("granted_bytes", bytes.to_string())]),
+                None => refusal.facts([needed]),
+            }
+            .status()
         }
         LoadError::Cancelled => fault(Code::Cancelled, "CANCELLED", message).status(),
         LoadError::Engine(error) => of_engine(error),
@@ -264,7 +280,9 @@ pub(crate) fn of_load(error: &LoadError) -> Status {
 /// Why the engine does not run.
 pub(crate) fn of_engine(error: &EngineError) -> Status {
     match error {
-        EngineError::NoAdapter { .. } | EngineError::AdapterLacks { .. } => no_gpu(&chain(error)),
+        EngineError::NoAdapter { .. }
+        | EngineError::AdapterGone { .. }
+        | EngineError::AdapterLacks { .. } => no_gpu(&chain(error)),
         EngineError::Device(_) => fault(Code::Unavailable, "DEVICE", chain(error))
             .retry(RETRY_DELAY)
             .status(),
@@ -383,7 +401,7 @@ mod tests {
             let retry = status.get_details_retry_info().unwrap();
             assert_eq!(retry.retry_delay, Some(retry_after), "{wanted}");
         }
-        for status in [draining(), loading()] {
+        for status in [draining(), loading(), gpu_lost()] {
             assert_eq!(status.code(), Code::Unavailable);
             assert!(status.get_details_retry_info().is_some());
         }
@@ -405,7 +423,10 @@ mod tests {
     fn codes_of_loads() {
         let cases = [
             (
-                LoadError::OutOfMemory { needed_bytes: 2 },
+                LoadError::OutOfMemory {
+                    needed_bytes: 2,
+                    granted_bytes: Some(1),
+                },
                 Code::ResourceExhausted,
                 "OUT_OF_GPU_MEMORY",
             ),

@@ -7,6 +7,7 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
+use hearth_engine::{Condition, LoadError};
 use tokio::sync::{Notify, watch};
 use tokio::time::Instant;
 use tonic::{Code, Status};
@@ -14,6 +15,7 @@ use tonic::{Code, Status};
 use crate::limits::RETRY_DELAY;
 use crate::loading::{self, Target};
 use crate::state::Shared;
+use crate::status;
 
 /// Whether and for how long weights may stay, as power and memory allow.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -43,6 +45,13 @@ struct Asleep {
     failed: Option<(Instant, Status)>,
 }
 
+impl Asleep {
+    fn just_failed(&self) -> Option<Status> {
+        let (at, status) = self.failed.as_ref()?;
+        (at.elapsed() < RETRY_DELAY).then(|| status.clone())
+    }
+}
+
 /// What a request finds where no model is warm.
 pub(crate) enum Waking {
     /// The model is being loaded from now on.
@@ -63,33 +72,41 @@ pub(crate) struct Warmth {
     wish: Mutex<Wish>,
     asleep: Mutex<Option<Asleep>>,
     wake: Notify,
-    requests: AtomicU32,
-    idle_since: Mutex<Instant>,
+    flights: Arc<Flights>,
 }
 
-/// A request in flight: as long as one is, the model stays.
-pub(crate) struct InFlight(Arc<Shared>);
+/// A request in flight: as long as one is, the model stays. The engine holds it, and drops it when it is
+/// done with the request: a reader that takes nothing does not keep the model.
+pub(crate) struct InFlight(Arc<Flights>);
+
+/// What requests in flight leave behind. They hold nothing else of the daemon's: the last of them may go on
+/// the engine's own thread.
+struct Flights {
+    count: AtomicU32,
+    idle_since: Mutex<Instant>,
+    activity: Arc<watch::Sender<()>>,
+}
 
 impl InFlight {
     /// Must be there before the warm model is looked up.
     pub(crate) fn new(shared: &Arc<Shared>) -> Self {
-        shared.warmth.requests.fetch_add(1, Ordering::SeqCst);
-        Self(Arc::clone(shared))
+        let flights = &shared.warmth.flights;
+        flights.count.fetch_add(1, Ordering::SeqCst);
+        Self(Arc::clone(flights))
     }
 }
 
 impl Drop for InFlight {
     fn drop(&mut self) {
-        let warmth = &self.0.warmth;
-        *lock(&warmth.idle_since) = Instant::now();
-        warmth.requests.fetch_sub(1, Ordering::SeqCst);
+        *lock(&self.0.idle_since) = Instant::now();
+        self.0.count.fetch_sub(1, Ordering::SeqCst);
         self.0.activity.send_replace(());
     }
 }
 
 impl Warmth {
     /// Keeps weights for `idle` without requests; `None`: for ever.
-    pub(crate) fn new(idle: Option<Duration>) -> Self {
+    pub(crate) fn new(idle: Option<Duration>, activity: Arc<watch::Sender<()>>) -> Self {
         Self {
             keep: watch::Sender::new(Keep {
                 weights: true,
@@ -100,8 +117,11 @@ impl Warmth {
             wish: Mutex::default(),
             asleep: Mutex::default(),
             wake: Notify::new(),
-            requests: AtomicU32::new(0),
-            idle_since: Mutex::new(Instant::now()),
+            flights: Arc::new(Flights {
+                count: AtomicU32::new(0),
+                idle_since: Mutex::new(Instant::now()),
+                activity,
+            }),
         }
     }
 
@@ -116,29 +136,34 @@ impl Warmth {
 
     /// Whether no request is in flight. Its answer holds only where nobody can find the warm model.
     pub(crate) fn is_idle(&self) -> bool {
-        self.requests.load(Ordering::SeqCst) == 0
+        self.flights.count.load(Ordering::SeqCst) == 0
     }
 
-    /// Another model is warm, or none by a person's wish: what was asked for the former is void.
+    /// The idle time begins now.
+    pub(crate) fn touch(&self) {
+        *lock(&self.flights.idle_since) = Instant::now();
+    }
+
+    /// Another model will be warm, or none by a person's wish: what was asked for the former is void.
     pub(crate) fn reset(&self, keep_alive: Option<Duration>) {
         *lock(&self.asleep) = None;
         *lock(&self.wish) = Wish {
             pinned: false,
             keep_alive,
         };
-        *lock(&self.idle_since) = Instant::now();
+        self.touch();
     }
 
-    /// Changes how long the warm model stays.
-    pub(crate) fn set_keep_alive(&self, keep_alive: Duration) {
-        lock(&self.wish).keep_alive = Some(keep_alive);
-        *lock(&self.idle_since) = Instant::now();
+    /// Changes how long the warm model stays; `None`: as the plan says.
+    pub(crate) fn set_keep_alive(&self, keep_alive: Option<Duration>) {
+        lock(&self.wish).keep_alive = keep_alive;
+        self.touch();
     }
 
     /// Keeps the warm model for ever, or no longer so.
     pub(crate) fn pin(&self, pinned: bool) {
         lock(&self.wish).pinned = pinned;
-        *lock(&self.idle_since) = Instant::now();
+        self.touch();
     }
 
     /// Whether the warm model is pinned.
@@ -165,13 +190,19 @@ impl Warmth {
             (_, None, _) => keep.idle,
         };
         idle.filter(|_| self.is_idle())
-            .and_then(|idle| lock(&self.idle_since).checked_add(idle))
+            .and_then(|idle| lock(&self.flights.idle_since).checked_add(idle))
     }
 
     /// Time left until the warm model is unloaded for want of requests.
     pub(crate) fn unloads_in(&self) -> Option<Duration> {
         let due = self.due()?;
         Some(due.saturating_duration_since(Instant::now()))
+    }
+
+    /// Why weights may not be in memory now, in words.
+    pub(crate) fn is_short(&self) -> Option<String> {
+        let keep = self.keep.borrow();
+        (!keep.weights).then(|| keep.reason.clone())
     }
 
     /// A request for `asked` (empty: any) finds no warm model: wakes the one that sleeps.
@@ -187,16 +218,42 @@ impl Warmth {
         if !keep.weights {
             return Waking::Short(keep.reason.clone());
         }
-        if let Some((at, status)) = &asleep.failed
-            && at.elapsed() < RETRY_DELAY
-        {
-            return Waking::Failed(status.clone());
+        if let Some(status) = asleep.just_failed() {
+            return Waking::Failed(status);
         }
         self.wake.notify_one();
         Waking::Loading
     }
 
-    fn put_to_sleep(&self, target: Target) {
+    /// The model to load now: the one that sleeps, unless that failed just now.
+    fn wakes(&self) -> Option<Target> {
+        let asleep = lock(&self.asleep);
+        let asleep = asleep
+            .as_ref()
+            .filter(|asleep| asleep.just_failed().is_none())?;
+        Some(asleep.target.clone())
+    }
+
+    /// The load of the model that slept is over.
+    fn woken(&self, error: Option<Status>) {
+        let mut asleep = lock(&self.asleep);
+        let Some(status) = error else {
+            *asleep = None;
+            return;
+        };
+        match (&mut *asleep, status.code()) {
+            // Another load runs: it has the last word.
+            (_, Code::Aborted) => {}
+            // There was no room, or the GPU failed: both may pass.
+            (Some(asleep), Code::ResourceExhausted | Code::Unavailable) => {
+                asleep.failed = Some((Instant::now(), status));
+            }
+            _ => *asleep = None,
+        }
+    }
+
+    /// The next request loads this model.
+    pub(crate) fn put_to_sleep(&self, target: Target) {
         *lock(&self.asleep) = Some(Asleep {
             target,
             failed: None,
@@ -211,6 +268,7 @@ pub(crate) async fn follow(shared: Arc<Shared>) {
     let mut keep = warmth.keep.subscribe();
     let mut life = shared.lifecycle.watch();
     while !shared.lifecycle.is_draining() {
+        weigh(&shared).await;
         let due = shared.warm().and_then(|_| warmth.due());
         if due.is_some_and(|due| due <= Instant::now()) && rest(&shared).await {
             continue;
@@ -234,6 +292,47 @@ pub(crate) async fn follow(shared: Arc<Shared>) {
     }
 }
 
+/// Takes the weights of a model at work off the GPU while memory is short, and brings them back after;
+/// replies that are under way wait meanwhile.
+async fn weigh(shared: &Arc<Shared>) {
+    let (Some(engine), Some(_)) = (shared.engine().cloned(), shared.warm()) else {
+        return;
+    };
+    let may_stay = shared.warmth.keep.borrow().weights;
+    let away = engine.condition() == Condition::Suspended;
+    // An idle model is unloaded as a whole.
+    if may_stay != away || (!may_stay && shared.warmth.is_idle()) {
+        return;
+    }
+    let Ok(_lock) = shared.load_lock.try_lock() else {
+        return;
+    };
+    let moved = tokio::task::spawn_blocking(move || match may_stay {
+        true => engine.resume(&mut |_| true).map(drop),
+        false => engine.suspend().map(drop).map_err(LoadError::from),
+    })
+    .await;
+    let error = match moved {
+        Ok(Ok(())) => return,
+        Ok(Err(error)) => status::chain(&error),
+        Err(_) => "a bug: it panicked".to_owned(),
+    };
+    tracing::error!(
+        error,
+        "the model cannot be brought back; replies under way end"
+    );
+    if let Some(warm) = shared.warm() {
+        let why = format!(
+            "`{}` is unloaded, the next request loads it: {error}",
+            warm.name
+        );
+        shared.warmth.put_to_sleep(warm.target());
+        shared.set_warm(None).await;
+        loading::free(shared).await;
+        shared.lifecycle.ready(Some(why));
+    }
+}
+
 /// Unloads the warm model until the next request. False: somebody asks just now, or a load runs.
 async fn rest(shared: &Arc<Shared>) -> bool {
     let Ok(_lock) = shared.load_lock.try_lock() else {
@@ -248,18 +347,12 @@ async fn rest(shared: &Arc<Shared>) -> bool {
     } else {
         keep.reason
     };
-    let target = Target {
-        name: warm.name.clone(),
-        path: warm.path.clone(),
-        manifest: warm.manifest.clone(),
-    };
-    drop(warm);
     let why = format!(
         "`{}` is unloaded, the next request loads it: {why}",
-        target.name
+        warm.name
     );
+    drop(warm);
     tracing::info!("{why}");
-    shared.warmth.put_to_sleep(target);
     loading::free(shared).await;
     shared.lifecycle.ready(Some(why));
     shared.activity.send_replace(());
@@ -269,20 +362,14 @@ async fn rest(shared: &Arc<Shared>) -> bool {
 
 /// Loads the model that sleeps.
 async fn wake(shared: &Arc<Shared>) {
-    let Some(asleep) = lock(&shared.warmth.asleep).clone() else {
+    let Some(target) = shared.warmth.wakes() else {
         return;
     };
-    let loaded = loading::load(shared, asleep.target, Box::new(|_| true)).await;
-    let mut asleep = lock(&shared.warmth.asleep);
-    match (&mut *asleep, loaded) {
-        // Another load runs: it has the last word.
-        (_, Err(status)) if status.code() == Code::Aborted => {}
-        // There was no room, which may come.
-        (Some(asleep), Err(status)) if status.code() == Code::ResourceExhausted => {
-            asleep.failed = Some((Instant::now(), status));
-        }
-        _ => *asleep = None,
-    }
+    let loaded = loading::load(shared, target, None, Box::new(|_| true)).await;
+    shared.warmth.woken(loaded.err());
+    // Those that wait for it look again: what they find may have changed after the load's own words.
+    shared.report_health().await;
+    shared.activity.send_replace(());
 }
 
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {

@@ -5,13 +5,14 @@ mod usage;
 use std::time::Duration;
 
 use hearth_engine::{
-    Activations, AdapterInfo, AdapterKind, Class, EndReport, EngineStats, Event, FinishReason,
-    TokenOutput,
+    Activations, AdapterInfo, AdapterKind, Class, Condition, EndReport, EngineStats, Event,
+    FinishReason, TokenOutput,
 };
 use hearth_proto::v1;
 use hearth_proto::v1::generation_event::Event as WireEvent;
 use tonic::Status;
 
+use crate::energy::Meter;
 use crate::governor::{Base, MemoryLevel, Plan, PowerLevel, PowerMode};
 use crate::lifecycle::{LoadingNow, State};
 use crate::limits::RETRY_DELAY;
@@ -31,6 +32,8 @@ pub(crate) struct Account {
     pub(crate) load_time: Option<Duration>,
     /// What was cut from the prompt.
     pub(crate) truncation: Option<v1::Truncation>,
+    /// What told the energy.
+    pub(crate) meter: Option<Meter>,
 }
 
 /// An event of a stream, or the status it ends with.
@@ -87,7 +90,11 @@ fn end(report: &EndReport, account: &Account) -> Result<v1::End, Status> {
         prefill_time: Some(duration(report.prefill_time)),
         decode_time: Some(duration(report.decode_time)),
         truncation: account.truncation,
-        energy: None,
+        energy: account
+            .meter
+            .as_ref()
+            .zip(report.energy_uj)
+            .map(|(meter, energy)| meter.energy(energy)),
     })
 }
 
@@ -107,7 +114,7 @@ fn finish_reason(reason: FinishReason) -> Result<v1::FinishReason, Status> {
         .retry(RETRY_DELAY)
         .status()),
         FinishReason::Stalled => Err(status::reader_stalled()),
-        FinishReason::Fault => Err(status::bug()),
+        FinishReason::Fault => Err(status::gpu_lost()),
     }
 }
 
@@ -116,6 +123,23 @@ pub(crate) fn duration(time: Duration) -> prost_types::Duration {
     let seconds = i64::try_from(time.as_secs()).unwrap_or(315_576_000_000);
     let nanos = i32::try_from(time.subsec_nanos()).unwrap_or(0);
     prost_types::Duration { seconds, nanos }
+}
+
+/// What to say of the engine's condition, if anything.
+pub(crate) fn condition(condition: &Condition) -> Option<String> {
+    match condition {
+        Condition::Well => None,
+        Condition::Suspended => {
+            Some("memory is short: the model is off the GPU, replies wait".to_owned())
+        }
+        Condition::Careful => {
+            Some("the GPU was lost several times: prompts are read in smaller steps".to_owned())
+        }
+        Condition::Rebuilding { reason } => {
+            Some(format!("the GPU was lost and is opened again ({reason})"))
+        }
+        Condition::Failed { reason } => Some(format!("the GPU does not come back ({reason})")),
+    }
 }
 
 /// An adapter.
@@ -168,7 +192,7 @@ pub(crate) fn loading(loading: LoadingNow) -> v1::LoadingModel {
 }
 
 /// The counters.
-pub(crate) fn counters(stats: &EngineStats, refused: u64) -> v1::Counters {
+pub(crate) fn counters(stats: &EngineStats, refused: u64, meter: Option<&Meter>) -> v1::Counters {
     v1::Counters {
         requests: stats.requests,
         refused,
@@ -181,8 +205,8 @@ pub(crate) fn counters(stats: &EngineStats, refused: u64) -> v1::Counters {
         steps: stats.steps,
         prefill_time: Some(duration(Duration::from_micros(stats.prefill_us))),
         decode_time: Some(duration(Duration::from_micros(stats.decode_us))),
-        energy: None,
-        device_rebuilds: 0,
+        energy: meter.map(|meter| meter.energy(stats.energy_uj)),
+        device_rebuilds: stats.device_rebuilds,
         preempted: stats.preempted,
         replayed_tokens: stats.replayed_tokens,
     }
@@ -290,6 +314,7 @@ mod tests {
             queue_time: Duration::from_millis(1500),
             prefill_time: Duration::ZERO,
             decode_time: Duration::ZERO,
+            energy_uj: Some(2_000_000),
         }
     }
 
@@ -309,7 +334,7 @@ mod tests {
         let failures = [
             (FinishReason::Shutdown, tonic::Code::Unavailable),
             (FinishReason::Stalled, tonic::Code::ResourceExhausted),
-            (FinishReason::Fault, tonic::Code::Internal),
+            (FinishReason::Fault, tonic::Code::Unavailable),
         ];
         for (reason, code) in failures {
             let status = end(&report(reason), &Account::default()).unwrap_err();
@@ -324,6 +349,7 @@ mod tests {
             seed: 7,
             load_time: Some(Duration::from_secs(2)),
             truncation: None,
+            meter: None,
         };
         let end = end(&report(FinishReason::Stop), &account).unwrap();
         assert_eq!(

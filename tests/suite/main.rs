@@ -5,11 +5,17 @@
     reason = "in a test, a failure where none may be is a failed test"
 )]
 
+mod activation;
 mod allowance;
 mod app_sockets;
 mod beside;
 mod cancel;
+mod deferral;
+mod energy;
+mod hardening;
 mod kernels;
+mod killed;
+mod lost_device;
 mod metrics;
 mod model;
 mod models;
@@ -19,7 +25,10 @@ mod readers;
 mod service;
 mod socket;
 mod speculation;
+mod standby;
 mod tidy;
 mod together;
+mod units;
 mod warmth;
+mod watchdog;
 mod who;

@@ -1,9 +1,11 @@
 //! A daemon within the test's own process, and clients of it.
 
+use std::collections::BTreeMap;
 use std::fmt::Write as _;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use hearth_engine::EngineConfig;
 use hearth_proto::v1;
 use hearth_proto::v1::daemon_client::DaemonClient;
 use hearth_proto::v1::inference_client::InferenceClient;
@@ -24,6 +26,7 @@ pub struct Setup {
     dir: TempDir,
     model: Option<PathBuf>,
     flags: Vec<(&'static str, String)>,
+    engine: fn(&mut EngineConfig),
 }
 
 impl Default for Setup {
@@ -48,6 +51,7 @@ impl Setup {
             dir: tempfile::tempdir().unwrap(),
             model: None,
             flags: Vec::new(),
+            engine: |_| {},
         }
     }
 
@@ -62,6 +66,12 @@ impl Setup {
     /// With a setting.
     pub fn set(mut self, name: &'static str, value: impl ToString) -> Self {
         self.flags.push((name, value.to_string()));
+        self
+    }
+
+    /// With what no flag sets.
+    pub fn engine(mut self, change: fn(&mut EngineConfig)) -> Self {
+        self.engine = change;
         self
     }
 
@@ -85,7 +95,8 @@ impl Setup {
                 let _ = writeln!(text, "{name} = '{value}'");
             }
         }
-        for (name, value) in &self.flags {
+        let flags: BTreeMap<_, _> = self.flags.iter().cloned().collect();
+        for (name, value) in flags {
             let _ = writeln!(text, "{name} = '{value}'");
         }
         std::fs::write(&file, text).unwrap();
@@ -98,7 +109,9 @@ impl Setup {
                 .iter()
                 .map(|path| ("model", path.display().to_string())),
         );
-        config::load(Some(&file), &|_| None, &flags).unwrap()
+        let mut config = config::load(Some(&file), &|_| None, &flags).unwrap();
+        (self.engine)(&mut config.engine);
+        config
     }
 }
 

@@ -9,10 +9,17 @@
 #![allow(missing_docs, reason = "nobody outside the tests reads it")]
 
 mod daemon;
+mod layer;
 mod process;
 mod sink;
 pub mod tiny_model;
 
 pub use daemon::{Clients, Daemon, Setup, Text, default_model, reason, text_of};
-pub use process::{Process, hearthd_binary};
+pub use layer::{Layer, resident_bytes};
+pub use process::{Process, command, hearthd_binary};
+/// Whether the long forms of tests are asked for.
+pub fn long_tests() -> bool {
+    std::env::var_os("HEARTH_LONG_TESTS").is_some_and(|value| value == "1")
+}
+
 pub use sink::{ChannelSink, Reply, replies, reply, request, started, submit};

@@ -1,8 +1,12 @@
 //! The daemon as a process of its own, for what only a process can do: exit codes, signals, death.
 
+use std::os::fd::OwnedFd;
+use std::os::unix::net::UnixListener;
 use std::path::PathBuf;
 use std::process::{Child, Command, ExitStatus, Output, Stdio};
 use std::time::{Duration, Instant};
+
+use rustix::process::{Pid, Signal};
 
 use crate::daemon::Setup;
 
@@ -20,6 +24,10 @@ pub fn hearthd_binary() -> PathBuf {
     }
     path
 }
+
+/// Hands the socket on stdin on as a service manager does: as descriptor 3, told by the environment.
+/// The process id in it is known only to the process itself, so a shell turns into the daemon.
+const HAND_OVER: &str = "LISTEN_PID=$$ LISTEN_FDS=1 exec \"$0\" \"$@\" 3<&0 </dev/null";
 
 /// A running `hearthd`, killed when dropped.
 pub struct Process {
@@ -56,6 +64,25 @@ impl Process {
         process
     }
 
+    /// Starts one on a socket that is listened on already, as a service manager does. Does not wait.
+    pub fn start_on(setup: &Setup, listener: &UnixListener) -> Self {
+        let (config, plain) = (setup.config(), command(setup));
+        let mut command = Command::new("sh");
+        command
+            .args(["-c", HAND_OVER])
+            .arg(plain.get_program())
+            .args(plain.get_args())
+            .env_clear()
+            .envs(kept_environment())
+            .stdin(OwnedFd::from(listener.try_clone().unwrap()))
+            .stdout(Stdio::null())
+            .stderr(Stdio::null());
+        Self {
+            socket: config.socket,
+            child: command.spawn().unwrap(),
+        }
+    }
+
     /// Runs one that is expected to end by itself.
     pub fn run(setup: &Setup, extra: &[&str]) -> Output {
         command(setup)
@@ -77,15 +104,26 @@ impl Process {
 
     /// Asks it to end and waits for that.
     pub fn terminate(mut self) -> ExitStatus {
-        let pid = self.pid().to_string();
-        assert!(
-            Command::new("kill")
-                .args(["-TERM", &pid])
-                .status()
-                .unwrap()
-                .success()
-        );
+        self.signal(Signal::TERM);
         self.child.wait().unwrap()
+    }
+
+    /// Waits for its end.
+    pub fn wait(mut self) -> ExitStatus {
+        self.child.wait().unwrap()
+    }
+
+    /// Sends it a signal.
+    pub fn signal(&self, signal: Signal) {
+        let pid = i32::try_from(self.pid()).ok().and_then(Pid::from_raw);
+        rustix::process::kill_process(pid.unwrap(), signal).unwrap();
+    }
+
+    /// What `/proc/PID/status` says under a name.
+    pub fn proc_status(&self, name: &str) -> String {
+        let text = std::fs::read_to_string(format!("/proc/{}/status", self.pid())).unwrap();
+        let line = text.lines().find_map(|line| line.strip_prefix(name));
+        line.unwrap().trim_start_matches(':').trim().to_owned()
     }
 }
 
@@ -96,7 +134,18 @@ impl Drop for Process {
     }
 }
 
-fn command(setup: &Setup) -> Command {
+/// The environment without what would change a daemon.
+fn kept_environment() -> impl Iterator<Item = (String, String)> {
+    let set_by_tests = ["NOTIFY_SOCKET", "WATCHDOG_USEC", "WATCHDOG_PID"];
+    std::env::vars().filter(move |(name, _)| {
+        !name.starts_with("HEARTH_")
+            && !name.starts_with("LISTEN_")
+            && !set_by_tests.contains(&name.as_str())
+    })
+}
+
+/// The command of a daemon.
+pub fn command(setup: &Setup) -> Command {
     let config = setup.config();
     let mut command = Command::new(hearthd_binary());
     command
@@ -107,7 +156,7 @@ fn command(setup: &Setup) -> Command {
         .arg("--models-dir")
         .arg(&config.models_dir)
         .env_clear()
-        .envs(std::env::vars().filter(|(name, _)| !name.starts_with("HEARTH_")))
+        .envs(kept_environment())
         .stdin(Stdio::null())
         .stdout(Stdio::null())
         .stderr(Stdio::null());

@@ -12,6 +12,7 @@ mod ps;
 mod reply;
 mod request;
 mod run;
+mod service;
 mod status;
 mod tokenize;
 
@@ -51,6 +52,7 @@ pub(crate) async fn run(cli: Cli, output: Output) -> Result<(), Failure> {
         Command::AppSocket(args) => app_socket::app_socket(args, &global, output).await,
         Command::Status(args) => status::status(args, &global, output).await,
         Command::Ps(args) => ps::ps(args, &global, output).await,
+        Command::Service(args) => service::service(args, &global, output).await,
         Command::Doctor => doctor::doctor(&global, output).await,
         Command::Bench(args) => bench::bench(args, &global),
         Command::Completions { shell } => pages::completions(shell, output),

@@ -1,6 +1,6 @@
 //! `hearth ps`: who runs what now, and who has used how much since the daemon's start.
 
-use hearth::v1::{AppStatus, DaemonStatus, SequenceStatus};
+use hearth::v1::{AppStatus, DaemonStatus, Energy, EnergySource, SequenceStatus};
 
 use crate::cli::{Global, PsArgs};
 use crate::exit::Failure;
@@ -21,7 +21,7 @@ const SEQUENCES: [&str; 10] = [
     "KV",
     "GPU-TIME",
 ];
-const APPS: [&str; 11] = [
+const APPS: [&str; 12] = [
     "APP",
     "CONNECTIONS",
     "RUNNING",
@@ -33,6 +33,7 @@ const APPS: [&str; 11] = [
     "KV",
     "KEPT",
     "GPU-TIME",
+    "ENERGY",
 ];
 
 /// Shows sequences, or the apps' accounts. Never starts a daemon.
@@ -65,7 +66,7 @@ pub(crate) async fn ps(args: PsArgs, global: &Global, output: Output) -> Result<
 /// A table with its head.
 fn text(apps: bool, rows: Vec<Vec<String>>) -> String {
     let (head, numbers) = if apps {
-        (&APPS[..], &[1, 2, 3, 4, 5, 6, 7, 8, 9, 10][..])
+        (&APPS[..], &[1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11][..])
     } else {
         (&SEQUENCES[..], &[0, 2, 5, 6, 7, 8, 9][..])
     };
@@ -110,6 +111,7 @@ fn account(app: &AppStatus) -> Vec<String> {
         app.kv_blocks.to_string(),
         app.kv_blocks_cached.to_string(),
         gpu_time(app.gpu_time),
+        app.energy.as_ref().map_or_else(|| "-".to_owned(), joules),
     ]
 }
 
@@ -123,6 +125,18 @@ pub(super) fn by_gpu_time(status: &DaemonStatus) -> Vec<&AppStatus> {
     // A stable sort: the daemon's order is that of names.
     apps.sort_by_key(|app| std::cmp::Reverse(time(app)));
     apps
+}
+
+/// Energy in a few letters.
+pub(super) fn joules(energy: &Energy) -> String {
+    let mark = match energy.source() {
+        EnergySource::Estimated => " (estimated)",
+        _ => "",
+    };
+    match energy.joules {
+        joules if joules < 1000.0 => format!("{joules:.1} J{mark}"),
+        joules => format!("{:.2} Wh{mark}", joules / 3600.0),
+    }
 }
 
 /// A share of the GPU's time in a few letters.

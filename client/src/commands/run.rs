@@ -16,6 +16,9 @@ use super::request::{join_prompt, message, options, read_stdin};
 /// Shortest pause before a busy daemon is asked again.
 const PAUSE_MIN: Duration = Duration::from_millis(100);
 
+/// Pause before a daemon that is away is looked for again.
+const PAUSE_AWAY: Duration = Duration::from_secs(5);
+
 /// Answers one prompt.
 ///
 /// # Errors
@@ -36,6 +39,7 @@ pub(crate) async fn run(args: RunArgs, global: &Global, output: Output) -> Resul
         logprobs: args.logprobs,
         echo: args.echo,
         allow_truncation: args.allow_truncation,
+        start_when: start_when(&args).into(),
         ..options(&args.generation)
     };
     let model = args.generation.model.unwrap_or_default();
@@ -60,11 +64,18 @@ pub(crate) async fn run(args: RunArgs, global: &Global, output: Output) -> Resul
         })
     };
 
-    let client = connect(global, output).await?;
-    let patience = args.wait.map(Patience::new);
+    let patience = if args.when_idle || args.on_mains {
+        Some(Patience::Deferred)
+    } else {
+        args.wait.map(Patience::busy)
+    };
     loop {
         let mut shown = Shown::new(output);
-        let failure = match ask.send(&client, &mut shown).await {
+        let reply = match connect(global, output).await {
+            Ok(client) => ask.send(&client, &mut shown).await,
+            Err(failure) => Err(failure),
+        };
+        let failure = match reply {
             Ok(end) => return judge_end(&end, output),
             Err(failure) => failure,
         };
@@ -73,8 +84,20 @@ pub(crate) async fn run(args: RunArgs, global: &Global, output: Output) -> Resul
             return Err(failure);
         };
         let progress = output.progress();
-        progress.say(format!("busy, trying again in {}", seconds(pause)));
+        progress.say(format!(
+            "{}; trying again in {}",
+            failure.source,
+            seconds(pause)
+        ));
         tokio::time::sleep(pause).await;
+    }
+}
+
+fn start_when(args: &RunArgs) -> v1::StartWhen {
+    match (args.when_idle, args.on_mains) {
+        (true, _) => v1::StartWhen::Idle,
+        (_, true) => v1::StartWhen::OnMains,
+        _ => v1::StartWhen::Unspecified,
     }
 }
 
@@ -95,29 +118,39 @@ impl Ask {
     }
 }
 
-/// How long a busy daemon is waited for.
-struct Patience {
-    /// Not for ever, if it is set.
-    ends: Option<Instant>,
+/// What is waited for before one asks again.
+enum Patience {
+    /// A busy daemon; until then, or for ever.
+    Busy(Option<Instant>),
+    /// Whatever passes by itself: a busy daemon, one that restarts or that power or memory keeps from
+    /// answering.
+    Deferred,
 }
 
 impl Patience {
-    fn new(time: Option<Duration>) -> Self {
-        Self {
-            ends: time.and_then(|time| Instant::now().checked_add(time)),
-        }
+    fn busy(time: Option<Duration>) -> Self {
+        Self::Busy(time.and_then(|time| Instant::now().checked_add(time)))
     }
 
     /// When to try again, as the daemon says it; `None` for a failure that waiting does not mend,
     /// or if that is later than one wants to wait.
     fn pause(&self, failure: &Failure) -> Option<Duration> {
         let error = failure.source.downcast_ref::<hearth::Error>();
-        let Some(hearth::Error::Rpc(rpc)) = error.filter(|_| failure.kind == Kind::Busy) else {
-            return None;
+        let retry_after = match error {
+            Some(hearth::Error::Rpc(rpc)) => rpc.retry_after.map(|time| time.max(PAUSE_MIN)),
+            _ => None,
         };
-        let pause = rpc.retry_after?.max(PAUSE_MIN);
-        let in_time = |ends: Instant| Instant::now() + pause <= ends;
-        self.ends.is_none_or(in_time).then_some(pause)
+        match (self, failure.kind) {
+            (Self::Busy(ends), Kind::Busy) => {
+                let in_time =
+                    |pause: &Duration| ends.is_none_or(|ends| Instant::now() + *pause <= ends);
+                retry_after.filter(in_time)
+            }
+            (Self::Deferred, Kind::Unreachable) => Some(retry_after.unwrap_or(PAUSE_AWAY)),
+            // What has no time to come back at does not mend itself.
+            (Self::Deferred, Kind::Busy | Kind::Deferred | Kind::ModelUnavailable) => retry_after,
+            _ => None,
+        }
     }
 }
 
@@ -138,7 +171,7 @@ mod tests {
     #[test]
     fn only_a_busy_daemon_is_waited_for_and_as_long_as_it_says() {
         let second = Some(Duration::from_secs(1));
-        let patience = Patience::new(None);
+        let patience = Patience::busy(None);
         let pause = |code, after| patience.pause(&refusal(code, after));
         assert_eq!(pause(Code::ResourceExhausted, second), second);
         assert_eq!(
@@ -150,7 +183,14 @@ mod tests {
         assert_eq!(pause(Code::Unavailable, second), None);
         assert_eq!(pause(Code::InvalidArgument, second), None);
 
-        let minute = Patience::new(Some(Duration::from_secs(60)));
+        let deferred = |code, after| Patience::Deferred.pause(&refusal(code, after));
+        assert_eq!(deferred(Code::Unavailable, second), second);
+        assert_eq!(deferred(Code::Unavailable, None), Some(PAUSE_AWAY), "away");
+        assert_eq!(deferred(Code::ResourceExhausted, second), second);
+        assert_eq!(deferred(Code::NotFound, None), None);
+        assert_eq!(deferred(Code::InvalidArgument, second), None);
+
+        let minute = Patience::busy(Some(Duration::from_secs(60)));
         let after = |seconds| {
             let after = Some(Duration::from_secs(seconds));
             minute.pause(&refusal(Code::ResourceExhausted, after))

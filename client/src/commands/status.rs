@@ -94,7 +94,13 @@ pub(crate) fn text(status: &DaemonStatus) -> String {
     if let Some(rss) = status.rss_bytes {
         lines.add("memory", &format!("{} resident", bytes(rss)));
     }
-    lines.add("socket", &status.socket_path);
+    lines.add("socket", &socket(status));
+    if let Some(process) = &status.process {
+        lines.add("hardening", &process.hardening.join(", "));
+        let watchdog = json::ms(process.watchdog).map(duration);
+        let words = watchdog.map(|period| format!("restarted after a silence of {period}"));
+        lines.add("watchdog", &words.unwrap_or_default());
+    }
     for socket in &status.app_sockets {
         lines.add("app socket", &app_socket(socket));
     }
@@ -121,6 +127,9 @@ fn counter_lines(counters: &Counters, lines: &mut Lines) {
             speed(counters.generated_tokens, json::ms(counters.decode_time)),
         ),
     );
+    if let Some(energy) = counters.energy.filter(|energy| energy.joules > 0.0) {
+        lines.add("energy", &ps::joules(&energy));
+    }
     if counters.drafted_tokens > 0 {
         lines.add(
             "speculation",
@@ -147,6 +156,14 @@ fn busiest(status: &DaemonStatus) -> String {
         words.push(format!("{} more", users.len() - BUSIEST));
     }
     words.join(", ")
+}
+
+fn socket(status: &DaemonStatus) -> String {
+    let process = status.process.as_ref();
+    match process.is_some_and(|process| process.socket_activated) {
+        true => format!("{} (kept by the service manager)", status.socket_path),
+        false => status.socket_path.clone(),
+    }
 }
 
 fn daemon(status: &DaemonStatus) -> String {

@@ -26,6 +26,13 @@ pub(crate) fn status(status: &v1::DaemonStatus) -> Value {
     if !status.app_sockets.is_empty() {
         value["app_sockets"] = status.app_sockets.iter().map(app_socket).collect();
     }
+    if let Some(process) = &status.process {
+        value["process"] = json!({
+            "socket_activated": process.socket_activated,
+            "watchdog_ms": ms(process.watchdog),
+            "hardening": process.hardening,
+        });
+    }
     if status.model.is_some() {
         value["activations"] = activations(status.activations).into();
     }

@@ -1,7 +1,9 @@
 //! The facade: start an engine, load a model, submit requests, read its numbers.
 
+mod standby;
+
 use std::path::Path;
-use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
+use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::mpsc::{self, Sender};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::JoinHandle;
@@ -9,6 +11,7 @@ use std::time::{Duration, Instant};
 
 use crate::allowance::Allowance;
 use crate::chat_template::ChatTemplate;
+use crate::condition::{Condition, OnCondition};
 use crate::engine_loop::{Command, EngineLoop};
 use crate::error::{EngineError, LoadError, SubmitError};
 use crate::event::EventSink;
@@ -130,13 +133,20 @@ pub struct EngineStats {
     pub preempted: u64,
     /// Tokens computed again because their KV had been dropped.
     pub replayed_tokens: u64,
+    /// Whether a model is in GPU memory now.
+    pub weights_resident: bool,
+    /// Times that a lost device was opened again and the model brought back.
+    pub device_rebuilds: u64,
+    /// Energy of all steps, in microjoules; 0 without a meter.
+    pub energy_uj: u64,
 }
 
 /// What the engine's thread and its handles share.
 pub(crate) struct Shared {
     stats: Mutex<EngineStats>,
     model: Mutex<Option<Arc<LoadedModel>>>,
-    fault: Mutex<Option<String>>,
+    condition: Mutex<Condition>,
+    on_condition: Mutex<Option<OnCondition>>,
     usage: Mutex<Usage>,
     ledger: Mutex<Ledger>,
     busy_since: Mutex<Option<Instant>>,
@@ -151,7 +161,8 @@ impl Default for Shared {
         Self {
             stats: Mutex::default(),
             model: Mutex::default(),
-            fault: Mutex::default(),
+            condition: Mutex::default(),
+            on_condition: Mutex::default(),
             usage: Mutex::default(),
             ledger: Mutex::default(),
             busy_since: Mutex::default(),
@@ -185,8 +196,31 @@ impl Shared {
             .clone()
     }
 
-    pub(crate) fn set_fault(&self, fault: String) {
-        *self.fault.lock().unwrap_or_else(PoisonError::into_inner) = Some(fault);
+    /// Notes how the engine is, and tells who wants to know.
+    pub(crate) fn set_condition(&self, condition: Condition) {
+        let mut present = self
+            .condition
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner);
+        if *present == condition {
+            return;
+        }
+        present.clone_from(&condition);
+        drop(present);
+        let listener = self
+            .on_condition
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner);
+        if let Some(tell) = &*listener {
+            tell(&condition);
+        }
+    }
+
+    fn condition(&self) -> Condition {
+        self.condition
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .clone()
     }
 
     pub(crate) fn set_usage(&self, usage: Usage) {
@@ -281,22 +315,12 @@ impl Engine {
         path: &Path,
         progress: &mut dyn FnMut(LoadProgress) -> bool,
     ) -> Result<Arc<LoadedModel>, LoadError> {
-        let (reports, inbox) = mpsc::channel();
-        let (reply, answer) = mpsc::channel();
-        let cancelled = Arc::new(AtomicBool::new(false));
-        self.send(Command::Load {
+        self.watched(progress, |progress, cancelled, reply| Command::Load {
             path: path.to_owned(),
-            progress: reports,
-            cancelled: Arc::clone(&cancelled),
+            progress,
+            cancelled,
             reply,
-        })?;
-        // Ends when the thread drops its sender, that is, when the load is over.
-        for report in inbox {
-            if !progress(report) {
-                cancelled.store(true, Ordering::Relaxed);
-            }
-        }
-        answer.recv().map_err(|_| EngineError::Stopped)?
+        })
     }
 
     /// Unloads the model and frees its memory; sequences end with `Shutdown`. False: none was loaded.
@@ -308,15 +332,6 @@ impl Engine {
     /// The model that is warm now.
     pub fn model(&self) -> Option<Arc<LoadedModel>> {
         self.shared.model()
-    }
-
-    /// What the GPU driver said when it failed, if it did. The engine then has no model.
-    pub fn fault(&self) -> Option<String> {
-        self.shared
-            .fault
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .clone()
     }
 
     /// Longest context of a request of `model` that is submitted now, in tokens: the model's own, or

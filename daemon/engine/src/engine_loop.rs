@@ -1,39 +1,36 @@
 //! The one thread that owns the GPU: takes commands, runs the warm model, and sleeps when there is
 //! nothing to do.
 
-use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, TryRecvError};
-use std::sync::{Arc, mpsc};
+mod loading;
+mod recovery;
+
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
+use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender};
 use std::time::{Duration, Instant};
 
+use self::loading::Origin;
+pub(crate) use self::loading::limits;
+use self::recovery::Away;
 use crate::allowance::Allowance;
-use crate::chat_template::ChatTemplate;
 use crate::engine::{LoadProgress, LoadedModel, Shared};
-use crate::error::LoadError;
+use crate::error::{EngineError, LoadError};
 use crate::event::{EventSink, FinishReason};
-use crate::format::Gguf;
-use crate::gpu::{Gpu, OutOfMemory};
-use crate::kv_cache::BLOCK_LEN;
-use crate::model::{Forward, ForwardLimits, ModelConfig, WeightSource};
-use crate::prefill_pace::prefill_chunk;
+use crate::gpu::{Gpu, Identity};
+use crate::limits::REST_POLL;
 use crate::queue::QueuePlace;
 use crate::request::{EngineConfig, GenerateRequest};
 use crate::running::Running;
 use crate::sequence::Sequence;
-use crate::tokenizer::Tokenizer;
+use crate::survival::Survival;
 use crate::usage::Usage;
 
 /// How often a reader that stalls is looked at while nothing else goes on.
 const STALL_POLL: Duration = Duration::from_millis(20);
 /// How often callers that went away are looked for while nothing may run.
 const WAITING_POLL: Duration = Duration::from_secs(1);
-/// Most KV memory taken without being told for eight sequences of full context,
-const KV_BYTES_FOR_EIGHT_MAX: u64 = 256 << 20;
-/// for two,
-const KV_BYTES_FOR_TWO_MAX: u64 = 1 << 30;
-/// and for one.
-const KV_BYTES_FOR_ONE_MAX: u64 = 2 << 30;
 
 /// What the engine's thread is told.
 pub(crate) enum Command {
@@ -46,6 +43,20 @@ pub(crate) enum Command {
     },
     /// Free the present model.
     Unload { reply: Sender<bool> },
+    /// Take the present model off the GPU, and keep its sequences.
+    Suspend { reply: Sender<bool> },
+    /// Put it back.
+    Resume {
+        progress: Sender<LoadProgress>,
+        cancelled: Arc<AtomicBool>,
+        reply: Sender<Result<bool, LoadError>>,
+    },
+    /// Finish what is submitted, and submit nothing more until `Wake`.
+    Quiesce { reply: Sender<()> },
+    /// Go on.
+    Wake,
+    /// Compute the canary.
+    CheckCanary { reply: Sender<bool> },
     /// Run a request that was checked against `model` and `context_len`.
     Submit {
         request: Box<GenerateRequest>,
@@ -62,11 +73,25 @@ pub(crate) enum Command {
 
 /// See the module.
 pub(crate) struct EngineLoop {
-    gpu: Gpu,
+    /// The device; `None` while nothing needs it, or when it was lost.
+    gpu: Option<Gpu>,
+    /// The adapter that is opened again.
+    adapter: Identity,
     config: EngineConfig,
     commands: Receiver<Command>,
     shared: Arc<Shared>,
     running: Option<Running>,
+    /// Where the present model came from.
+    origin: Option<Origin>,
+    /// Why the present model is not on the GPU, if it is not.
+    away: Option<Away>,
+    /// Nothing is submitted to the GPU.
+    quiet: bool,
+    survival: Survival,
+    /// The device was lost often: steps are small.
+    careful: bool,
+    /// When the thread's own work panicked last.
+    panicked_at: Option<Instant>,
     allowance: Allowance,
     stopping: Option<(Instant, Sender<()>)>,
     /// The last turn found nothing to do: readers have to take their events first.
@@ -82,11 +107,18 @@ impl EngineLoop {
         shared: Arc<Shared>,
     ) -> Self {
         Self {
-            gpu,
+            adapter: gpu.identity.clone(),
+            gpu: Some(gpu),
+            survival: Survival::new(config.recovery.clone()),
             config,
             commands,
             shared,
             running: None,
+            origin: None,
+            away: None,
+            quiet: false,
+            careful: false,
+            panicked_at: None,
             allowance: Allowance::default(),
             stopping: None,
             stuck: false,
@@ -96,7 +128,7 @@ impl EngineLoop {
     /// Runs until shutdown, or until every handle is gone.
     pub(crate) fn run(mut self) {
         while self.take_commands() && !self.is_drained() {
-            self.turn();
+            self.guarded(Self::turn);
         }
         self.drop_model(FinishReason::Shutdown);
         if let Some((_, reply)) = self.stopping.take() {
@@ -105,18 +137,42 @@ impl EngineLoop {
         }
     }
 
+    /// Does `work`. A panic in it, which is a bug of ours or of what we build on, costs what the device
+    /// holds and not the thread.
+    fn guarded(&mut self, work: impl FnOnce(&mut Self)) {
+        if catch_unwind(AssertUnwindSafe(|| work(self))).is_ok() {
+            return;
+        }
+        if catch_unwind(AssertUnwindSafe(|| self.panicked())).is_err() {
+            // Not even the bookkeeping can be put in order: what is left of the model goes.
+            tracing::error!("a bug: the engine cannot mend its model; it is unloaded");
+            self.shared.set_model(None);
+            crate::gpu::bury((self.running.take(), self.gpu.take()));
+        }
+    }
+
     fn turn(&mut self) {
-        self.shared.set_busy_since(Some(Instant::now()));
+        let now = Instant::now();
+        self.shared.set_busy_since(Some(now));
+        self.set_careful(self.survival.is_careful(now));
+        if let Some(Away::Lost { next_try }) = self.away
+            && now >= next_try
+            && !self.quiet
+        {
+            self.rebuild();
+            return;
+        }
         let Some(running) = &mut self.running else {
             return;
         };
-        match running.turn(&self.gpu, &self.shared) {
-            Ok(done) => self.stuck = !done,
-            Err(error) => {
-                tracing::error!(%error, "the GPU failed; the model is unloaded");
-                self.shared.set_fault(error.to_string());
-                self.drop_model(FinishReason::Fault);
+        match &self.gpu {
+            Some(gpu) if self.away.is_none() && !self.quiet => {
+                match running.turn(gpu, &self.shared) {
+                    Ok(done) => self.stuck = !done,
+                    Err(error) => self.lost(&error),
+                }
             }
+            _ => running.turn_away(&self.shared),
         }
     }
 
@@ -126,36 +182,28 @@ impl EngineLoop {
         })
     }
 
-    /// Takes the commands that wait; sleeps for one if there is no work. False: no handle is left.
-    fn take_commands(&mut self) -> bool {
-        let idle = self.running.as_ref().is_none_or(Running::is_idle) && self.stopping.is_none();
-        if idle {
-            self.shared.set_busy_since(None);
-            match self.commands.recv() {
-                Ok(command) => self.obey(command),
-                Err(mpsc::RecvError) => return false,
-            }
-        } else if let Some(pause) = self.pause() {
-            match self.commands.recv_timeout(pause) {
-                Ok(command) => self.obey(command),
-                Err(RecvTimeoutError::Timeout) => {}
-                Err(RecvTimeoutError::Disconnected) => return false,
-            }
-        }
-        loop {
-            match self.commands.try_recv() {
-                Ok(command) => self.obey(command),
-                Err(TryRecvError::Empty) => return true,
-                Err(TryRecvError::Disconnected) => return false,
-            }
-        }
+    /// How long to wait for a command before the next turn; `None`: for as long as it takes.
+    fn patience(&self) -> Option<Duration> {
+        let now = Instant::now();
+        let from_now = |at: Instant| at.saturating_duration_since(now);
+        let stop = self.stopping.as_ref().map(|(until, _)| from_now(*until));
+        let live = self.running.as_ref().filter(|running| !running.is_idle());
+        let waits = if self.away.is_some() || self.quiet {
+            let look = live.map(|running| running.next_deadline(now).min(REST_POLL));
+            let again = match self.away {
+                Some(Away::Lost { next_try }) if !self.quiet => Some(from_now(next_try)),
+                _ => None,
+            };
+            [look, again].into_iter().flatten().min()
+        } else {
+            live.map(|running| self.pause(running, now).unwrap_or_default())
+        };
+        [waits, stop].into_iter().flatten().min()
     }
 
     /// How long the thread may sleep though there are sequences: it rests between steps, or readers have
     /// to take their events first, or nothing that waits may run now.
-    fn pause(&self) -> Option<Duration> {
-        let running = self.running.as_ref()?;
-        let now = Instant::now();
+    fn pause(&self, running: &Running, now: Instant) -> Option<Duration> {
         match running.rest(now) {
             Some(rest) => Some(rest),
             None if !self.stuck => None,
@@ -164,8 +212,33 @@ impl EngineLoop {
         }
     }
 
+    /// Takes the commands that wait; sleeps for one if there is no work. False: no handle is left.
+    fn take_commands(&mut self) -> bool {
+        let mut patience = self.patience();
+        if patience != Some(Duration::ZERO) {
+            self.shared.set_busy_since(None);
+        }
+        loop {
+            let command = match patience {
+                None => self
+                    .commands
+                    .recv()
+                    .map_err(|_| RecvTimeoutError::Disconnected),
+                Some(time) => self.commands.recv_timeout(time),
+            };
+            match command {
+                Ok(command) => self.guarded(|engine| engine.obey(command)),
+                Err(RecvTimeoutError::Timeout) => return true,
+                Err(RecvTimeoutError::Disconnected) => return false,
+            }
+            // Whatever else is there is taken at once.
+            patience = Some(Duration::ZERO);
+        }
+    }
+
     fn obey(&mut self, command: Command) {
         self.shared.set_busy_since(Some(Instant::now()));
+        // Where a caller waits for a reply, it may have stopped waiting.
         match command {
             Command::Load {
                 path,
@@ -173,13 +246,30 @@ impl EngineLoop {
                 cancelled,
                 reply,
             } => {
-                let result = self.load(&path, &progress, &cancelled);
-                let _ = reply.send(result);
+                let _ = reply.send(self.load(&path, &progress, &cancelled));
             }
             Command::Unload { reply } => {
                 let loaded = self.running.is_some();
                 self.drop_model(FinishReason::Shutdown);
                 let _ = reply.send(loaded);
+            }
+            Command::Suspend { reply } => {
+                let _ = reply.send(self.suspend());
+            }
+            Command::Resume {
+                progress,
+                cancelled,
+                reply,
+            } => {
+                let _ = reply.send(self.resume(&progress, &cancelled));
+            }
+            Command::Quiesce { reply } => {
+                self.quiesce();
+                let _ = reply.send(());
+            }
+            Command::Wake => self.quiet = false,
+            Command::CheckCanary { reply } => {
+                let _ = reply.send(self.check_canary());
             }
             Command::Submit {
                 request,
@@ -194,13 +284,22 @@ impl EngineLoop {
                     running.allow(allowance);
                 }
             }
-            Command::Shutdown { drain, reply } => {
-                if let Some(running) = &mut self.running {
-                    running.end_waiting(FinishReason::Shutdown);
-                }
-                self.stopping = Some((Instant::now() + drain, reply));
-            }
+            Command::Shutdown { drain, reply } => self.begin_shutdown(drain, reply),
         }
+    }
+
+    fn begin_shutdown(&mut self, drain: Duration, reply: Sender<()>) {
+        self.quiet = false;
+        let suspended = matches!(self.away, Some(Away::Suspended));
+        if suspended {
+            // Nobody will bring it back.
+            self.drop_model(FinishReason::Shutdown);
+        } else if let Some(running) = &mut self.running {
+            running.end_waiting(FinishReason::Shutdown);
+            // What runs may finish, and soon: it would wait for better times otherwise.
+            running.allow(Allowance::default());
+        }
+        self.stopping = Some((Instant::now() + drain, reply));
     }
 
     fn submit(
@@ -226,16 +325,16 @@ impl EngineLoop {
         }
     }
 
-    /// Ends all sequences and frees the model's GPU memory.
+    /// Ends all sequences and gives the model's memory back.
     fn drop_model(&mut self, reason: FinishReason) {
         self.shared.set_model(None);
+        self.origin = None;
+        self.away = None;
         if let Some(mut running) = self.running.take() {
             running.end_all(reason);
+            let remains = running.leave(&self.shared);
             drop(running);
-            // Buffers are freed when the GPU is done with them and the device is polled.
-            if let Err(error) = self.gpu.wait(None) {
-                tracing::warn!(%error, "while freeing the model");
-            }
+            self.close(remains);
             self.shared.update(|stats| {
                 stats.active_now = 0;
                 stats.paused_now = 0;
@@ -250,102 +349,13 @@ impl EngineLoop {
         }
     }
 
-    fn load(
-        &mut self,
-        path: &Path,
-        progress: &Sender<LoadProgress>,
-        cancelled: &AtomicBool,
-    ) -> Result<Arc<LoadedModel>, LoadError> {
-        self.drop_model(FinishReason::Shutdown);
-        self.gpu.check()?;
-        let gguf = Gguf::open(path)?;
-        let config = ModelConfig::from_gguf(&gguf)?;
-        let tokenizer = Tokenizer::from_gguf(&gguf)?;
-        let chat_template = ChatTemplate::from_gguf(&gguf)?;
-        let limits = limits(&self.gpu, &self.config, &config);
-        let total_bytes: u64 = gguf.tensors().iter().map(|t| t.bytes).sum();
-        let mut report = |done_bytes| {
-            // Nobody may be listening to the progress any more; the flag alone cancels.
-            let _ = progress.send(LoadProgress {
-                done_bytes,
-                total_bytes,
-            });
-            !cancelled.load(Ordering::Relaxed)
+    /// The device, opened again if it is not open.
+    fn open(&mut self) -> Result<&Gpu, EngineError> {
+        let sound = self.gpu.take().filter(|gpu| gpu.check().is_ok());
+        let gpu = match sound {
+            Some(gpu) => gpu,
+            None => Gpu::reopen(&self.adapter, &self.config)?,
         };
-        let load = || {
-            Forward::load(
-                &self.gpu,
-                WeightSource::File(&gguf),
-                &config,
-                limits.clone(),
-                &self.config,
-                &mut report,
-            )
-        };
-        let forward = match self.gpu.allocating(load) {
-            Ok(forward) => forward?,
-            Err(OutOfMemory) => {
-                let needed_bytes = total_bytes + limits.kv_bytes(&config);
-                return Err(LoadError::OutOfMemory { needed_bytes });
-            }
-        };
-        let chunk = prefill_chunk(&self.gpu, &forward, &config, self.config.prefill_chunk)?;
-        self.gpu.check()?;
-        let model = Arc::new(LoadedModel {
-            tokenizer,
-            chat_template,
-            context_len: limits.context_len,
-            prefill_chunk: chunk,
-            activations: forward.activations,
-            weights_bytes: forward.weights_bytes,
-            kv_bytes: forward.kv_bytes(),
-            scratch_bytes: forward.scratch.bytes(),
-            chosen_kernels: forward.chosen.clone(),
-            refused_kernels: forward.refused.clone(),
-            config,
-        });
-        tracing::info!(
-            name = %model.config.name,
-            weights_bytes = model.weights_bytes,
-            kv_bytes = model.kv_bytes,
-            context_len = model.context_len,
-            "model loaded"
-        );
-        self.shared
-            .update(|stats| stats.kv_blocks_total = limits.kv_blocks);
-        let mut running = Running::new(Arc::clone(&model), forward, &self.config);
-        running.allow(self.allowance);
-        self.running = Some(running);
-        self.shared.set_model(Some(Arc::clone(&model)));
-        Ok(model)
+        Ok(self.gpu.insert(gpu))
     }
-}
-
-/// Sizes for this model on this adapter under this configuration.
-pub(crate) fn limits(gpu: &Gpu, engine: &EngineConfig, model: &ModelConfig) -> ForwardLimits {
-    let block_bytes = ForwardLimits::kv_block_bytes(model, BLOCK_LEN);
-    let layer_bytes = 2 * block_bytes * u64::from(model.n_layers);
-    let context = model.context_len.min(engine.context_len_max).max(1);
-    let context_blocks = u64::from(context.div_ceil(BLOCK_LEN));
-    let wanted = match engine.kv_bytes_max {
-        Some(bytes) => bytes / layer_bytes,
-        None => {
-            let most =
-                |contexts: u64, bytes: u64| (contexts * context_blocks).min(bytes / layer_bytes);
-            most(8, KV_BYTES_FOR_EIGHT_MAX)
-                .max(most(2, KV_BYTES_FOR_TWO_MAX))
-                .max(most(1, KV_BYTES_FOR_ONE_MAX))
-        }
-    };
-    let blocks = wanted.min(gpu.info.binding_bytes_max / block_bytes).max(1);
-    let kv_blocks = u32::try_from(blocks).unwrap_or(u32::MAX);
-    ForwardLimits {
-        columns_max: engine.prefill_chunk.max(1),
-        context_len: 0,
-        splits_max: 0,
-        slots: engine.slots.max(1),
-        kv_blocks,
-        block_len: BLOCK_LEN,
-    }
-    .with_context(context.min(kv_blocks.saturating_mul(BLOCK_LEN)))
 }

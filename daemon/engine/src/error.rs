@@ -20,6 +20,14 @@ pub enum EngineError {
         /// The adapters there are, or `none`.
         found: String,
     },
+    /// The adapter that was in use is not there any more. No other takes its place by itself.
+    #[error("the GPU `{adapter}` is gone; found: {found}")]
+    AdapterGone {
+        /// Adapter name.
+        adapter: String,
+        /// The adapters there are, or `none`.
+        found: String,
+    },
     /// The adapter lacks something the kernels cannot do without.
     #[error("adapter {adapter} lacks {what}")]
     AdapterLacks {
@@ -66,21 +74,34 @@ pub enum LoadError {
     /// Its chat template is unusable.
     #[error(transparent)]
     Template(#[from] TemplateError),
-    /// It does not fit.
+    /// It does not fit, even with the smallest KV cache.
     #[error(
-        "the model, its KV cache and its buffers need {needed_bytes} bytes of GPU memory, more than \
-         the driver gives; a smaller context_len or kv_bytes_max needs less"
+        "the model with its smallest KV cache needs {needed_bytes} bytes of GPU memory and some more \
+         for its buffers; {}; a smaller context_len or kv_bytes_max needs less",
+        granted(*.granted_bytes)
     )]
     OutOfMemory {
-        /// Bytes needed.
+        /// Bytes needed of weights and KV cache.
         needed_bytes: u64,
+        /// Bytes that the driver had given when it refused more, where it tells.
+        granted_bytes: Option<u64>,
     },
+    /// The model's file is not the one that it was loaded from.
+    #[error("the model's file was changed or replaced since the model was loaded")]
+    FileChanged,
     /// The load was cancelled by its caller.
     #[error("the load was cancelled")]
     Cancelled,
     /// The device failed.
     #[error(transparent)]
     Engine(#[from] EngineError),
+}
+
+fn granted(bytes: Option<u64>) -> String {
+    match bytes {
+        Some(bytes) => format!("the driver gave {bytes} and no more"),
+        None => "the driver does not give as many".to_owned(),
+    }
 }
 
 /// A request was not accepted.

@@ -65,6 +65,9 @@ pub struct EndReport {
     pub prefill_time: Duration,
     /// From the end of prefill to the end.
     pub decode_time: Duration,
+    /// Energy of its part of the steps, in microjoules; `None`: there is no meter,
+    /// or it tells nothing now.
+    pub energy_uj: Option<u64>,
 }
 
 /// Something that happened to a sequence.

@@ -7,6 +7,8 @@
 mod allowance;
 pub mod bench;
 pub mod chat_template;
+mod condition;
+mod energy;
 mod engine;
 mod engine_loop;
 pub mod error;
@@ -15,6 +17,7 @@ pub mod format;
 mod gpu;
 mod kv_cache;
 pub mod limits;
+mod memory;
 pub mod model;
 mod prefill_pace;
 mod prefix_cache;
@@ -27,10 +30,13 @@ mod sequence;
 mod speculation;
 #[cfg(test)]
 mod speculation_tests;
+mod survival;
 pub mod tokenizer;
 mod usage;
 
 pub use allowance::Allowance;
+pub use condition::{Condition, OnCondition};
+pub use energy::{EnergyMeter, MeterReading};
 pub use engine::{AdapterInfo, AdapterKind, Engine, EngineStats, LoadProgress, LoadedModel};
 pub use error::{EngineError, LoadError, SubmitError};
 pub use event::{
@@ -40,4 +46,5 @@ pub use request::{
     Activations, AdapterChoice, CacheScope, Caller, Class, EngineConfig, GenerateRequest,
     ParamError, SamplingParams, Speculation, Tuning,
 };
+pub use survival::Recovery;
 pub use usage::{AppUsage, SequenceUsage, Usage};

@@ -9,6 +9,38 @@ pub const LOGPROBS_TOP_MAX: u32 = 20;
 /// A reader that takes nothing for this long loses its stream.
 pub const READER_STALL_MAX: std::time::Duration = std::time::Duration::from_secs(10);
 
+/// Longest that a GPU may take for what was submitted to it before it counts as hung,
+pub const GPU_WAIT_MAX: std::time::Duration = std::time::Duration::from_secs(30);
+/// and a software adapter, which the whole machine may keep waiting.
+pub const GPU_WAIT_SOFTWARE_MAX: std::time::Duration = std::time::Duration::from_secs(600);
+/// How long the driver may take to give back what a lost device held, before the engine goes on without.
+pub const BURIAL_MAX: std::time::Duration = std::time::Duration::from_secs(5);
+/// Time before a lost device is opened again. The first try is at once: a driver that was reset, as after
+/// sleep, mostly answers by then.
+pub const RETRY_DELAYS: [std::time::Duration; 4] = [
+    std::time::Duration::ZERO,
+    std::time::Duration::from_secs(1),
+    std::time::Duration::from_secs(4),
+    std::time::Duration::from_secs(16),
+];
+/// Failures within this time make the delays longer.
+pub const LOSSES_RECENT: std::time::Duration = std::time::Duration::from_secs(60);
+/// Failures within this time count together:
+pub const LOSSES_WINDOW: std::time::Duration = std::time::Duration::from_secs(600);
+/// so many make steps smaller,
+pub const LOSSES_CAREFUL: usize = 3;
+/// and so many end the model.
+pub const LOSSES_GIVE_UP: usize = 6;
+/// Most times that one load is begun because the device is lost in it. Its caller waits, and is told.
+pub const LOAD_TRIES_MAX: u32 = 3;
+/// Least tokens of a KV cache that is made smaller because memory is short, unless the model's own
+/// context is shorter.
+pub const KV_TOKENS_MIN: u32 = 2048;
+/// How often requests are looked at that wait while the model is away.
+pub const REST_POLL: std::time::Duration = std::time::Duration::from_millis(250);
+/// Longest that the engine may take to leave the GPU idle.
+pub const QUIESCE_MAX: std::time::Duration = std::time::Duration::from_secs(2);
+
 /// GGUF: most metadata keys.
 pub const GGUF_KEYS_MAX: u64 = 65_536;
 /// GGUF: most tensors.

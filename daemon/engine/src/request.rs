@@ -4,6 +4,10 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use crate::energy::EnergyMeter;
+use crate::model::ChosenKernel;
+use crate::survival::Recovery;
+
 /// Which GPU adapter to take.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub enum AdapterChoice {
@@ -114,6 +118,8 @@ pub struct EngineConfig {
     pub cache_dir: Option<PathBuf>,
     /// Choose kernels at the next load whatever is remembered, and remember them instead.
     pub retune: bool,
+    /// What tells this machine's energy; `None`: no energy is told.
+    pub meter: Option<Arc<dyn EnergyMeter>>,
     /// Keep every shader bounds check (slower; for tests).
     pub checked_shaders: bool,
     /// Take a software adapter for a GPU, with a GPU's kernels and its tuning (slower; for tests).
@@ -122,6 +128,10 @@ pub struct EngineConfig {
     /// description is a kernel's name, its reduction, its sizes and its override constants, such as
     /// `gemv.q4_1.int8.qkv subgroup WG=256 TPR=32 ...`.
     pub refused_kernels: Vec<String>,
+    /// How products are cut, if that is settled: nothing is measured then.
+    pub settled_kernels: Option<Vec<ChosenKernel>>,
+    /// How lost devices are dealt with.
+    pub recovery: Recovery,
 }
 
 impl Default for EngineConfig {
@@ -146,9 +156,12 @@ impl Default for EngineConfig {
             tuning_budget: Duration::from_secs(4),
             cache_dir: None,
             retune: false,
+            meter: None,
             checked_shaders: false,
             software_as_gpu: false,
             refused_kernels: Vec::new(),
+            settled_kernels: None,
+            recovery: Recovery::default(),
         }
     }
 }

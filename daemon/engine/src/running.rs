@@ -3,8 +3,10 @@
 //! Steps are submitted ahead of their results: a decode step takes its tokens from the GPU, so the GPU
 //! never waits for the CPU between tokens. At most [`STEPS_AHEAD`] steps are under way.
 
+mod away;
 mod memory;
 mod report;
+mod resident;
 mod results;
 mod steps;
 
@@ -13,8 +15,10 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use self::report::Told;
+use self::resident::Resident;
 use self::steps::StepUnderWay;
 use crate::allowance::Allowance;
+use crate::energy::EnergyShares;
 use crate::engine::{LoadedModel, Shared};
 use crate::error::EngineError;
 use crate::event::{EventSink, FinishReason};
@@ -38,9 +42,10 @@ const AHEAD_STEP_ALONE_MAX: Duration = Duration::from_millis(80);
 /// See the module.
 pub(crate) struct Running {
     pub(crate) model: Arc<LoadedModel>,
-    forward: Forward,
+    forward: Resident,
     kv: KvCache,
     scheduler: Scheduler,
+    shares: Shares,
     sequences: BTreeMap<SequenceId, Sequence>,
     under_way: VecDeque<StepUnderWay>,
     spare_readbacks: Vec<Readback>,
@@ -55,11 +60,14 @@ pub(crate) struct Running {
     /// What the last step took.
     last_step: Duration,
     told: Told,
+    energy: EnergyShares,
     allowance: Allowance,
     /// The pace that was allowed for the last step.
     pace_now: f32,
     /// The end of the rest that the allowed pace asks for.
     rest_until: Option<Instant>,
+    /// The device was lost often: steps are small and go one at a time.
+    careful: bool,
 }
 
 impl Running {
@@ -73,11 +81,12 @@ impl Running {
         };
         let now = Instant::now();
         Self {
-            scheduler: Scheduler::new(shares),
+            scheduler: Scheduler::new(shares.clone()),
+            shares,
             kv: KvCache::new(limits.kv_blocks),
             pace: PrefillPace::new(model.prefill_chunk),
             model,
-            forward,
+            forward: Resident::new(forward),
             sequences: BTreeMap::new(),
             under_way: VecDeque::new(),
             spare_readbacks: Vec::new(),
@@ -90,16 +99,22 @@ impl Running {
             last_done: now,
             last_step: Duration::ZERO,
             told: Told::default(),
+            energy: EnergyShares::new(config.meter.clone()),
             allowance: Allowance::default(),
             pace_now: 1.0,
             rest_until: None,
+            careful: false,
         }
     }
 
     /// Uses no more than this from the next turn on.
     pub(crate) fn allow(&mut self, allowance: Allowance) {
         self.allowance = allowance;
-        self.scheduler.allow(allowance.slots, allowance.least_class);
+        self.scheduler.allow(
+            allowance.slots,
+            allowance.least_class,
+            allowance.keep_waiting_kv,
+        );
         let kept = f64::from(self.kv.total()) * f64::from(allowance.prefix_cache_share);
         #[expect(
             clippy::cast_possible_truncation,
@@ -135,6 +150,11 @@ impl Running {
         deadlines
             .min()
             .map_or(Duration::MAX, |at| at.saturating_duration_since(now))
+    }
+
+    /// Takes small steps, one at a time, or not.
+    pub(crate) fn set_careful(&mut self, careful: bool) {
+        self.careful = careful;
     }
 
     /// Tells whether there is any sequence.
@@ -198,7 +218,7 @@ impl Running {
         } else {
             AHEAD_STEP_ALONE_MAX
         };
-        if self.last_step > most {
+        if self.last_step > most || self.careful {
             1
         } else {
             STEPS_AHEAD

@@ -117,6 +117,8 @@ pub(crate) struct Scheduler {
     slots_allowed: u32,
     /// The least urgent class that may run now.
     least_class: Class,
+    /// Equals take slots from each other.
+    takes_turns: bool,
     entries: BTreeMap<SequenceId, Entry>,
     accounts: Accounts,
     bucket: Bucket,
@@ -132,6 +134,7 @@ impl Scheduler {
             free_slots: (0..shares.slots).rev().collect(),
             slots_allowed: shares.slots,
             least_class: Class::Background,
+            takes_turns: true,
             bucket: Bucket::new(shares.background_share),
             shares,
             entries: BTreeMap::new(),
@@ -142,10 +145,13 @@ impl Scheduler {
     }
 
     /// From now on at most `slots` sequences run, at least one, and none of a class less urgent than
-    /// `least_class`, however long it waits. The next [`Scheduler::arrange`] pauses the others.
-    pub(crate) fn allow(&mut self, slots: u32, least_class: Class) {
+    /// `least_class`, however long it waits. The next [`Scheduler::arrange`] pauses the others. Without
+    /// `takes_turns` nobody loses its slot to its equal: where a pause costs the KV, two could take it from
+    /// each other for ever.
+    pub(crate) fn allow(&mut self, slots: u32, least_class: Class, takes_turns: bool) {
         self.slots_allowed = slots.clamp(1, self.shares.slots);
         self.least_class = least_class;
+        self.takes_turns = takes_turns;
     }
 
     /// Takes a request; it waits.
@@ -302,7 +308,11 @@ impl Scheduler {
         let less_urgent = running()
             .filter(|(_, e, _)| e.class_at(now) > class)
             .max_by_key(|(id, e, _)| (e.class_at(now), *id));
-        let same = || running().filter(|(_, e, _)| e.class_at(now) == class && e.app != next.app);
+        let same = || {
+            let equals =
+                running().filter(|(_, e, _)| e.class_at(now) == class && e.app != next.app);
+            equals.filter(|_| self.takes_turns)
+        };
         let more_slots = same()
             .filter(|(_, e, _)| self.slots_of(&e.app) >= slots + 2)
             .max_by_key(|(id, e, _)| (self.slots_of(&e.app), *id));

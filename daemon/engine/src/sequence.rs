@@ -103,6 +103,10 @@ pub(crate) struct Sequence {
     pub(crate) cached_tokens: u32,
     /// Its share of the GPU's time.
     pub(crate) gpu_time: Duration,
+    /// Energy that the meter counted for it, in microjoules.
+    pub(crate) energy_settled_uj: u64,
+    /// That, and what is still to be counted; `None`: there is no meter.
+    pub(crate) energy_uj: Option<u64>,
     model: Arc<LoadedModel>,
     delivery: Delivery,
     /// Its place in the queue, until it runs first.
@@ -128,6 +132,10 @@ pub(crate) struct Sequence {
     echo_text: TextStream,
     /// Prompt tokens that were echoed.
     echoed: usize,
+    /// Prompt tokens that its reader was told of.
+    told: u32,
+    /// Tokens or events are on their way from one place to the other: a panic would lose some.
+    changing: bool,
     queued_at: Instant,
     started_at: Option<Instant>,
     decoding_since: Option<Instant>,
@@ -152,6 +160,8 @@ impl Sequence {
             steps_under_way: 0,
             cached_tokens: 0,
             gpu_time: Duration::ZERO,
+            energy_settled_uj: 0,
+            energy_uj: None,
             delivery: Delivery::new(sink),
             place: Some(place),
             prompt_tokens: u32::try_from(tokens.len()).unwrap_or(u32::MAX),
@@ -166,6 +176,8 @@ impl Sequence {
             text: TextStream::new(&request.stop),
             echo_text: TextStream::new(&[]),
             echoed: 0,
+            told: 0,
+            changing: false,
             queued_at: Instant::now(),
             started_at: None,
             decoding_since: None,
@@ -226,6 +238,23 @@ impl Sequence {
     /// Its KV is gone. Returns the tokens that have to be computed again.
     pub(crate) fn lost_kv(&mut self) -> u32 {
         std::mem::take(&mut self.computed)
+    }
+
+    /// The device is gone, and with it its slot, its KV and the steps under way: what those sampled is not
+    /// known and is sampled again. Returns the tokens that have to be computed again.
+    pub(crate) fn lost_device(&mut self) -> u32 {
+        self.slot = None;
+        self.table = Table::default();
+        self.steps_under_way = 0;
+        self.verifying = None;
+        self.sampling = self.generated;
+        self.lost_kv()
+    }
+
+    /// Tells whether its tokens and events are whole, even if a panic came in between.
+    pub(crate) fn is_sound(&self) -> bool {
+        let tokens = u32::try_from(self.tokens.len()).unwrap_or(u32::MAX);
+        !self.changing && tokens == self.prompt_tokens + self.generated
     }
 
     /// What it has seen of each token (kernels/embed.wgsl), for penalties.
@@ -361,7 +390,10 @@ impl Sequence {
             // The prompt is computed again: its reader was told before.
             return;
         }
-        self.send(Event::Prefill { done, total });
+        if done > self.told {
+            self.told = done;
+            self.send(Event::Prefill { done, total });
+        }
         if done == total {
             self.decoding_since = Some(Instant::now());
             if !self.generates() {
@@ -377,6 +409,7 @@ impl Sequence {
 
     /// Reports the next prompt tokens.
     pub(crate) fn echo(&mut self, tokens: Vec<TokenOutput>) {
+        self.changing = true;
         self.echoed += tokens.len();
         let mut text = String::new();
         for token in &tokens {
@@ -388,6 +421,7 @@ impl Sequence {
             text.push_str(&self.echo_text.finish());
         }
         self.send(Event::Echo { text, tokens });
+        self.changing = false;
     }
 
     /// Accepts the next token.
@@ -466,6 +500,7 @@ impl Sequence {
             queue_time: started - self.queued_at,
             prefill_time: decoding - started,
             decode_time: now - decoding,
+            energy_uj: self.energy_uj,
         }));
     }
 
@@ -477,14 +512,18 @@ impl Sequence {
     }
 
     fn send(&mut self, event: Event) {
+        let before = std::mem::replace(&mut self.changing, true);
         self.delivery.send(event);
         self.ended |= self.delivery.is_closed();
+        self.changing = before;
     }
 
     /// Delivers what the reader had no room for.
     pub(crate) fn flush(&mut self) {
+        self.changing = true;
         self.delivery.flush();
         self.ended |= self.delivery.is_closed();
+        self.changing = false;
     }
 
     /// Tells whether nobody listens any more.

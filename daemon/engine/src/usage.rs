@@ -29,6 +29,8 @@ pub struct AppUsage {
     pub generated_tokens: u64,
     /// Its share of the GPU's time.
     pub gpu_time: Duration,
+    /// Its share of the energy, in microjoules; 0 without a meter.
+    pub energy_uj: u64,
 }
 
 /// One sequence.
@@ -117,6 +119,7 @@ impl Ledger {
         account.cached_tokens += old.cached_tokens;
         account.generated_tokens += old.generated_tokens;
         account.gpu_time += old.gpu_time;
+        account.energy_uj += old.energy_uj;
     }
 
     /// All accounts, without what is so only now.

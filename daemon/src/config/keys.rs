@@ -6,7 +6,7 @@ use std::time::Duration;
 use hearth_engine::{Activations, AdapterChoice, Speculation, Tuning};
 use hearth_proto::endpoint;
 
-use super::{Config, governor};
+use super::{Config, Hardening, governor};
 
 /// What a setting's text must be.
 pub(super) type Apply = fn(&mut Config, &str) -> Result<(), &'static str>;
@@ -24,7 +24,7 @@ pub(super) fn all() -> impl Iterator<Item = &'static Key> {
 }
 
 /// The settings but the governor's, in the order of `hearthd --help`.
-static KEYS: [Key; 25] = [
+static KEYS: [Key; 27] = [
     Key {
         name: "socket",
         variable: Some("HEARTH_SOCKET"),
@@ -106,6 +106,11 @@ static KEYS: [Key; 25] = [
         apply: set_prefix_cache,
     },
     Key {
+        name: "gpu_watts",
+        variable: None,
+        apply: set_gpu_watts,
+    },
+    Key {
         name: "metrics_file",
         variable: Some("HEARTH_METRICS_FILE"),
         apply: set_metrics_file,
@@ -139,6 +144,11 @@ static KEYS: [Key; 25] = [
         name: "state_dir",
         variable: None,
         apply: set_state_dir,
+    },
+    Key {
+        name: "hardening",
+        variable: Some("HEARTH_HARDENING"),
+        apply: set_hardening,
     },
     Key {
         name: "log",
@@ -265,6 +275,11 @@ fn set_prefix_cache(config: &mut Config, value: &str) -> Result<(), &'static str
     Ok(())
 }
 
+fn set_gpu_watts(config: &mut Config, value: &str) -> Result<(), &'static str> {
+    config.gpu_watts = Some(number(value, 0.1, 10_000.0, "from 0.1 to 10000 watts")?);
+    Ok(())
+}
+
 fn set_metrics_file(config: &mut Config, value: &str) -> Result<(), &'static str> {
     // A name is needed: the file is written beside itself, under another one.
     let path = Some(PathBuf::from(value))
@@ -311,6 +326,15 @@ fn set_no_cooperative_matrix(config: &mut Config, value: &str) -> Result<(), &'s
 fn set_state_dir(config: &mut Config, value: &str) -> Result<(), &'static str> {
     let path = Some(PathBuf::from(value)).filter(|path| path.is_absolute());
     config.state_dir = Some(path.ok_or("an absolute path")?);
+    Ok(())
+}
+
+fn set_hardening(config: &mut Config, value: &str) -> Result<(), &'static str> {
+    config.hardening = match value {
+        "auto" => Hardening::Auto,
+        "off" => Hardening::Off,
+        _ => return Err("auto or off"),
+    };
     Ok(())
 }
 

@@ -59,6 +59,7 @@ fn complaints_name_the_line() {
             ":1: speculation must be auto or off",
         ),
         ("tuning = true\n", ":1: tuning must be auto or off"),
+        ("hardening = true\n", ":1: hardening must be auto or off"),
         ("log = '%%%='\n", ":1: log must be"),
     ];
     for (text, wanted) in cases {

@@ -51,6 +51,8 @@ pub(crate) struct Plan {
     pub(crate) power: Option<PowerLevel>,
     /// Level of memory; `None`: not watched.
     pub(crate) memory: Option<MemoryLevel>,
+    /// Whether power comes from the battery, whatever a person chose.
+    pub(crate) on_battery: bool,
     /// What a person chose.
     pub(crate) mode: PowerMode,
     /// Why, in words, and who told.
@@ -73,6 +75,7 @@ impl Plan {
         Self {
             power: None,
             memory: None,
+            on_battery: false,
             mode: PowerMode::Auto,
             reason: reason.to_owned(),
             allowance: Allowance::default(),

@@ -214,6 +214,7 @@ pub(crate) fn step(
     let plan = Plan {
         power,
         memory: memory.watched.then_some(state.memory.level),
+        on_battery: state.latches[Cause::OnBattery as usize].closed,
         mode: signals.mode,
         reason: words::reason(
             signals,

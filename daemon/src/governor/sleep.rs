@@ -36,28 +36,43 @@ pub(crate) async fn follow(bus: Connection, sleeper: impl Sleeper) {
         return;
     };
     let mut inhibitor = inhibit(&bus).await;
+    let mut asleep = false;
     while let Some((news, message)) = follower.next().await {
-        match news {
-            News::Gone => inhibitor = None,
-            News::Appeared => inhibitor = inhibit(&bus).await,
-            News::Changed => match message.body().deserialize::<bool>() {
-                Ok(true) => {
-                    tracing::info!("the machine goes to sleep");
-                    let rest = tokio::time::timeout(SLEEP_DELAY_MAX, sleeper.before());
-                    if rest.await.is_err() {
-                        tracing::warn!("the GPU did not come to rest before the machine sleeps");
-                    }
-                    // Closing it lets the machine go.
-                    drop(inhibitor.take());
+        let prepares = match news {
+            News::Gone => {
+                inhibitor = None;
+                Some(false)
+            }
+            // Its inhibitors went with its predecessor.
+            News::Appeared => Some(false),
+            News::Changed => message.body().deserialize::<bool>().ok(),
+        };
+        match prepares {
+            Some(true) => {
+                tracing::info!("the machine goes to sleep");
+                asleep = true;
+                let rest = tokio::time::timeout(SLEEP_DELAY_MAX, sleeper.before());
+                if rest.await.is_err() {
+                    tracing::warn!("the GPU did not come to rest before the machine sleeps");
                 }
-                Ok(false) => {
-                    tracing::info!("the machine is awake again");
+                // Closing it lets the machine go.
+                drop(inhibitor.take());
+            }
+            Some(false) => {
+                if news != News::Gone {
                     inhibitor = inhibit(&bus).await;
+                }
+                // Without logind nobody would tell: the machine is awake, since this runs.
+                if std::mem::take(&mut asleep) {
+                    tracing::info!("the machine is awake again");
                     sleeper.after().await;
                 }
-                Err(error) => tracing::debug!(%error, "logind said something else"),
-            },
+            }
+            None => {}
         }
+    }
+    if asleep {
+        sleeper.after().await;
     }
     drop(inhibitor);
 }

@@ -13,6 +13,7 @@ use tokio_stream::Stream;
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::Status;
 
+use super::deferral::{self, StartWhen};
 use super::options::Settings;
 use super::prompt::{self, Ask};
 use super::sink::{self, Events};
@@ -40,30 +41,38 @@ pub(super) async fn start(
     job: Job,
 ) -> Result<Replies<GenerationEvent>, Status> {
     prompt::check(&job.ask)?;
+    if job.settings.start_when != StartWhen::Now {
+        let (replies, stream) = mpsc::channel(16);
+        tokio::spawn(wait_and_submit(shared, job, replies, None));
+        return Ok(Box::pin(ReceiverStream::new(stream)));
+    }
     let in_flight = InFlight::new(&shared);
     match shared.available(&job.model)? {
         Availability::Warm(warm) => Ok(Box::pin(submit(shared, warm, job, None, in_flight).await?)),
         Availability::Loading => {
             let (replies, stream) = mpsc::channel(16);
-            tokio::spawn(wait_and_submit(shared, job, replies, in_flight));
+            tokio::spawn(wait_and_submit(shared, job, replies, Some(in_flight)));
             Ok(Box::pin(ReceiverStream::new(stream)))
         }
     }
 }
 
-/// Says how far the load is until the model is there, then hands on the generation's events.
+/// Waits for the request's time if that has not come (`in_flight` is `None` then), and for the model;
+/// says meanwhile how far that is, then hands on the generation's events.
 async fn wait_and_submit(
     shared: Arc<Shared>,
     job: Job,
     replies: mpsc::Sender<Result<GenerationEvent, Status>>,
-    in_flight: InFlight,
+    in_flight: Option<InFlight>,
 ) {
     let outcome = tokio::select! {
-        outcome = wait_for_model(&shared, &job, &replies) => outcome,
+        outcome = wait_for_start(&shared, &job, &replies, in_flight) => outcome,
         () = replies.closed() => return,
     };
     let started = match outcome {
-        Ok((warm, waited)) => submit(Arc::clone(&shared), warm, job, Some(waited), in_flight).await,
+        Ok((warm, waited, in_flight)) => {
+            submit(Arc::clone(&shared), warm, job, waited, in_flight).await
+        }
         Err(status) => Err(status),
     };
     let mut events = match started {
@@ -85,20 +94,41 @@ async fn wait_and_submit(
     }
 }
 
+async fn wait_for_start(
+    shared: &Arc<Shared>,
+    job: &Job,
+    replies: &mpsc::Sender<Result<GenerationEvent, Status>>,
+    in_flight: Option<InFlight>,
+) -> Result<(Arc<Warm>, Option<Duration>, InFlight), Status> {
+    let in_flight = match in_flight {
+        Some(in_flight) => in_flight,
+        None => {
+            let deadline = job.settings.request.deadline;
+            let app = &job.settings.request.caller.app;
+            deferral::wait(shared, app, job.settings.start_when, deadline).await?
+        }
+    };
+    let (warm, waited) = wait_for_model(shared, job, replies).await?;
+    Ok((warm, waited, in_flight))
+}
+
 /// Waits for a model; bounded by the load itself and by the request's deadline.
 async fn wait_for_model(
     shared: &Shared,
     job: &Job,
     replies: &mpsc::Sender<Result<GenerationEvent, Status>>,
-) -> Result<(Arc<Warm>, Duration), Status> {
+) -> Result<(Arc<Warm>, Option<Duration>), Status> {
     let begun = Instant::now();
     let mut life = shared.lifecycle.watch();
+    let mut activity = shared.activity.subscribe();
     let mut told = -1.0;
+    let mut waited = false;
     loop {
         let phase = life.borrow_and_update().clone();
         if let Availability::Warm(warm) = shared.available(&job.model)? {
-            return Ok((warm, begun.elapsed()));
+            return Ok((warm, waited.then(|| begun.elapsed())));
         }
+        waited = true;
         let fraction = match (phase.state, phase.loading) {
             (State::Loading, Some(loading)) => loading.fraction(),
             _ => 0.0,
@@ -108,7 +138,13 @@ async fn wait_for_model(
             told = fraction;
             let _ = replies.try_send(Ok(wire::loading_event(fraction)));
         }
-        let changed = life.changed();
+        // What sleeps may change without a change of the daemon's life.
+        let changed = async {
+            tokio::select! {
+                changed = life.changed() => changed,
+                changed = activity.changed() => changed,
+            }
+        };
         let changed = match job.settings.request.deadline {
             Some(deadline) => tokio::time::timeout_at(deadline.into(), changed)
                 .await
@@ -130,6 +166,8 @@ async fn submit(
     let Settings {
         mut request,
         allow_truncation,
+        keep_alive,
+        ..
     } = settings;
     let field = ask.field();
     if request
@@ -154,6 +192,7 @@ async fn submit(
         seed: request.sampling.seed,
         load_time,
         truncation,
+        meter: shared.meter.clone(),
     };
     // The model may have changed while its tokenizer was at work: its tokens would mean nothing.
     if engine
@@ -162,7 +201,10 @@ async fn submit(
     {
         return Err(status::loading());
     }
-    let (sink, events) = sink::channel();
+    if keep_alive.is_some() {
+        shared.warmth.set_keep_alive(keep_alive);
+    }
+    let (sink, events) = sink::channel(Some(in_flight));
     engine
         .submit(request, Box::new(sink))
         .map_err(|error| status::of_submit(&error, field))?;
@@ -171,7 +213,6 @@ async fn submit(
         events,
         account,
         over: false,
-        _in_flight: in_flight,
     })
 }
 
@@ -190,7 +231,6 @@ struct Generation {
     events: Events,
     account: Account,
     over: bool,
-    _in_flight: InFlight,
 }
 
 impl Stream for Generation {

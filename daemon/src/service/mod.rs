@@ -1,6 +1,7 @@
 //! The RPCs. Bodies are thin: check, ask the engine or the store, put into contract words.
 
 mod daemon;
+mod deferral;
 mod generation;
 mod inference;
 mod models;
@@ -14,6 +15,7 @@ use tokio_stream::Stream;
 use tonic::Status;
 
 pub(crate) use daemon::DaemonService;
+pub(crate) use deferral::Deferred;
 pub(crate) use inference::InferenceService;
 pub(crate) use models::ModelsService;
 

@@ -11,8 +11,9 @@ use tokio::sync::mpsc;
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Code, Request, Response, Status};
 
+use super::options::keep_alive;
 use super::{Replies, blocking};
-use crate::limits::{KEEP_ALIVE_MAX, RETRY_DELAY};
+use crate::limits::RETRY_DELAY;
 use crate::state::{Shared, Warm};
 use crate::status::{self, bad_field, fault, not_in_this_version, of_store};
 use crate::store::{BadModel, Manifest, ModelFacts, StoreError};
@@ -56,21 +57,6 @@ impl ModelsService {
         self.shared.activity.send_replace(());
         tracing::info!(model = warm.name, pinned, "the pin of the warm model");
         Ok(())
-    }
-}
-
-/// Checks how long a model is to stay warm.
-fn keep_alive(asked: Option<prost_types::Duration>) -> Result<Option<Duration>, Status> {
-    let Some(asked) = asked else { return Ok(None) };
-    match Duration::try_from(asked) {
-        Ok(time) if time <= KEEP_ALIVE_MAX => Ok(Some(time)),
-        _ => Err(bad_field(
-            "keep_alive",
-            format!(
-                "must be from 0 to {} days",
-                KEEP_ALIVE_MAX.as_secs() / 86_400
-            ),
-        )),
     }
 }
 
@@ -190,7 +176,7 @@ impl Models for ModelsService {
         request: Request<v1::LoadRequest>,
     ) -> Result<Response<Self::LoadStream>, Status> {
         let request = request.into_inner();
-        let keep_alive = keep_alive(request.keep_alive)?;
+        let keep_alive = keep_alive("keep_alive", request.keep_alive)?;
         let (replies, stream) = mpsc::channel(16);
         let asked = request.model;
         let shared = Arc::clone(&self.shared);
@@ -206,10 +192,8 @@ impl Models for ModelsService {
             && warm.name == target.name
             && warm.path == target.path
         {
-            if let Some(keep_alive) = keep_alive {
-                self.shared.warmth.set_keep_alive(keep_alive);
-                self.shared.activity.send_replace(());
-            }
+            self.shared.warmth.set_keep_alive(keep_alive);
+            self.shared.activity.send_replace(());
             let _ = replies.try_send(Ok(load_done(&warm)));
             return Ok(Response::new(Box::pin(ReceiverStream::new(stream))));
         }
@@ -332,8 +316,8 @@ async fn load(
         }
         !progress_to.is_closed()
     });
-    shared.warmth.reset(keep_alive);
-    let reply = loading::load(&shared, target, on_progress)
+    let wish = Some(loading::Wish { keep_alive });
+    let reply = loading::load(&shared, target, wish, on_progress)
         .await
         .map(|warm| load_done(&warm));
     let _ = replies.send(reply).await;

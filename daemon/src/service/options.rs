@@ -12,7 +12,8 @@ use hearth_proto::v1;
 use tonic::Status;
 use tonic::metadata::MetadataMap;
 
-use crate::limits::{DURATION_MAX, MAX_TOKENS_DEFAULT, STOP_TOKENS_MAX};
+use super::deferral::{StartWhen, start_when};
+use crate::limits::{DURATION_MAX, KEEP_ALIVE_MAX, MAX_TOKENS_DEFAULT, STOP_TOKENS_MAX};
 use crate::status::{bad_field, not_in_this_version};
 
 /// Checked settings.
@@ -21,6 +22,10 @@ pub(super) struct Settings {
     pub(super) request: GenerateRequest,
     /// Whether a prompt may be cut.
     pub(super) allow_truncation: bool,
+    /// When it may start.
+    pub(super) start_when: StartWhen,
+    /// How long the model stays warm after it.
+    pub(super) keep_alive: Option<Duration>,
 }
 
 /// Checks settings. `received` is when the request came, `metadata` its gRPC headers.
@@ -35,7 +40,9 @@ pub(super) fn check(
 ) -> Result<Settings, Status> {
     let options = options.unwrap_or_default();
     refuse_later_fields(&options)?;
-    let class = class(options.class)?;
+    let start_when = start_when(options.start_when)?;
+    let class = class(options.class, start_when)?;
+    let keep_alive = keep_alive("options.keep_alive", options.keep_alive)?;
     let cache_scope = cache_scope(options.cache_scope)?;
     if options.logprobs.is_some_and(|n| n > LOGPROBS_TOP_MAX) {
         let problem = format!("must be from 0 to {LOGPROBS_TOP_MAX}");
@@ -66,11 +73,15 @@ pub(super) fn check(
             cache_scope,
         },
         allow_truncation: options.allow_truncation,
+        start_when,
+        keep_alive,
     })
 }
 
-fn class(class: i32) -> Result<Class, Status> {
+/// Nobody waits at the screen for what may start later, unless the request says otherwise.
+fn class(class: i32, start_when: StartWhen) -> Result<Class, Status> {
     match v1::Class::try_from(class) {
+        Ok(v1::Class::Unspecified) if start_when != StartWhen::Now => Ok(Class::Background),
         Ok(v1::Class::Unspecified | v1::Class::Interactive) => Ok(Class::Interactive),
         Ok(v1::Class::Utility) => Ok(Class::Utility),
         Ok(v1::Class::Background) => Ok(Class::Background),
@@ -87,19 +98,30 @@ fn cache_scope(scope: i32) -> Result<CacheScope, Status> {
     }
 }
 
-fn refuse_later_fields(options: &v1::GenerationOptions) -> Result<(), Status> {
-    match v1::StartWhen::try_from(options.start_when) {
-        Ok(v1::StartWhen::Unspecified | v1::StartWhen::Now) => {}
-        Ok(v1::StartWhen::Idle | v1::StartWhen::OnMains) => {
-            return Err(not_in_this_version("options.start_when"));
-        }
-        Err(_) => return Err(bad_field("options.start_when", "is not known")),
+/// Checks how long a model is to stay warm.
+///
+/// # Errors
+/// INVALID_ARGUMENT naming `field`.
+pub(super) fn keep_alive(
+    field: &str,
+    asked: Option<prost_types::Duration>,
+) -> Result<Option<Duration>, Status> {
+    let Some(asked) = asked else { return Ok(None) };
+    match Duration::try_from(asked) {
+        Ok(time) if time <= KEEP_ALIVE_MAX => Ok(Some(time)),
+        _ => Err(bad_field(
+            field,
+            format!(
+                "must be from 0 to {} days",
+                KEEP_ALIVE_MAX.as_secs() / 86_400
+            ),
+        )),
     }
+}
+
+fn refuse_later_fields(options: &v1::GenerationOptions) -> Result<(), Status> {
     if options.output_format.is_some() {
         return Err(not_in_this_version("options.output_format"));
-    }
-    if options.keep_alive.is_some() {
-        return Err(not_in_this_version("options.keep_alive"));
     }
     Ok(())
 }
@@ -361,23 +383,10 @@ mod tests {
 
     #[test]
     fn later_fields_say_so() {
-        let later = [
-            v1::GenerationOptions {
-                start_when: v1::StartWhen::Idle.into(),
-                ..Default::default()
-            },
-            v1::GenerationOptions {
-                output_format: Some(v1::OutputFormat::default()),
-                ..Default::default()
-            },
-            v1::GenerationOptions {
-                keep_alive: Some(prost_types::Duration {
-                    seconds: 1,
-                    nanos: 0,
-                }),
-                ..Default::default()
-            },
-        ];
+        let later = [v1::GenerationOptions {
+            output_format: Some(v1::OutputFormat::default()),
+            ..Default::default()
+        }];
         for options in later {
             assert_eq!(
                 check_now(options).err().unwrap().code(),

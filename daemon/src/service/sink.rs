@@ -14,6 +14,7 @@ use hearth_engine::{Event, EventSink, SendOutcome};
 use tokio::sync::mpsc;
 
 use crate::limits::{EVENTS_WAITING_MAX, READER_TOKENS_MIN};
+use crate::warmth::InFlight;
 
 /// The engine's end.
 pub(super) struct ChannelSink {
@@ -21,6 +22,8 @@ pub(super) struct ChannelSink {
     known: Arc<Known>,
     patience: Patience,
     given_up: bool,
+    /// As long as the engine has this end, the request is in flight.
+    _in_flight: Option<InFlight>,
 }
 
 /// The reader's end.
@@ -39,12 +42,12 @@ struct Known {
     stalled: AtomicBool,
 }
 
-/// A channel for a generation's events.
-pub(super) fn channel() -> (ChannelSink, Events) {
-    channel_of(EVENTS_WAITING_MAX)
+/// A channel for the events of a generation, which is in flight until the engine is done with it.
+pub(super) fn channel(in_flight: Option<InFlight>) -> (ChannelSink, Events) {
+    channel_of(EVENTS_WAITING_MAX, in_flight)
 }
 
-fn channel_of(events: usize) -> (ChannelSink, Events) {
+fn channel_of(events: usize, in_flight: Option<InFlight>) -> (ChannelSink, Events) {
     let (sender, receiver) = mpsc::channel(events);
     let known = Arc::<Known>::default();
     let sink = ChannelSink {
@@ -52,6 +55,7 @@ fn channel_of(events: usize) -> (ChannelSink, Events) {
         known: Arc::clone(&known),
         patience: Patience::default(),
         given_up: false,
+        _in_flight: in_flight,
     };
     (sink, Events { receiver, known })
 }
@@ -142,7 +146,7 @@ mod tests {
 
     #[test]
     fn a_full_sink_gives_the_event_back_and_a_closed_one_says_so() {
-        let (mut sink, mut events) = channel_of(1);
+        let (mut sink, mut events) = channel_of(1, None);
         assert!(matches!(
             sink.try_send(Event::Queued { ahead: 1 }),
             SendOutcome::Sent
@@ -163,7 +167,7 @@ mod tests {
 
     #[test]
     fn a_reader_is_given_up_for_good() {
-        let (mut sink, mut events) = channel_of(1);
+        let (mut sink, mut events) = channel_of(1, None);
         let long_ago = Instant::now().checked_sub(READER_STALL_MAX);
         sink.patience.filled = Some((long_ago.expect("the clock runs since longer"), 0));
         let event = || Event::Queued { ahead: 1 };
@@ -177,7 +181,7 @@ mod tests {
     #[test]
     fn taking_counts_tokens() {
         use hearth_engine::TokenOutput;
-        let (mut sink, mut events) = channel_of(4);
+        let (mut sink, mut events) = channel_of(4, None);
         let tokens = |n| {
             let token = |id| TokenOutput {
                 id,

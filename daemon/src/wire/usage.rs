@@ -7,16 +7,18 @@ use hearth_engine::{AppUsage, Class, SequenceUsage};
 use hearth_proto::v1;
 
 use super::duration;
+use crate::energy::Meter;
 
 /// Who has used how much, in order of names: the engine's accounts, and apps that are only
 /// connected.
 pub(crate) fn apps(
     accounts: Vec<AppUsage>,
     connections: BTreeMap<String, u32>,
+    meter: Option<&Meter>,
 ) -> Vec<v1::AppStatus> {
     let mut apps: BTreeMap<String, v1::AppStatus> = accounts
         .into_iter()
-        .map(|account| (account.app.to_string(), app(&account)))
+        .map(|account| (account.app.to_string(), app(&account, meter)))
         .collect();
     for (name, count) in connections {
         let entry = apps.entry(name.clone()).or_insert_with(|| v1::AppStatus {
@@ -29,7 +31,7 @@ pub(crate) fn apps(
     apps.into_values().collect()
 }
 
-fn app(account: &AppUsage) -> v1::AppStatus {
+fn app(account: &AppUsage, meter: Option<&Meter>) -> v1::AppStatus {
     v1::AppStatus {
         app: account.app.to_string(),
         connections: 0,
@@ -42,7 +44,7 @@ fn app(account: &AppUsage) -> v1::AppStatus {
         gpu_time: Some(duration(account.gpu_time)),
         kv_blocks: account.kv_blocks_now,
         kv_blocks_cached: account.kv_blocks_cached_now,
-        energy: None,
+        energy: meter.map(|meter| meter.energy(account.energy_uj)),
     }
 }
 
@@ -83,6 +85,7 @@ mod tests {
         let apps = apps(
             vec![account("b", 7), account("c", 9)],
             BTreeMap::from(connections),
+            None,
         );
         let seen: Vec<_> = apps
             .iter()

@@ -4,7 +4,7 @@
 use super::{assert_tidy, read, root, sources};
 
 /// Which of our crates each crate may name, dependencies of tests and builds included.
-const MAY_NAME: [(&str, &[&str]); 6] = [
+const MAY_NAME: [(&str, &[&str]); 7] = [
     ("proto", &[]),
     ("shaders", &[]),
     ("daemon/engine", &["hearth-shaders"]),
@@ -20,6 +20,7 @@ const MAY_NAME: [(&str, &[&str]); 6] = [
             "hearth-shaders",
         ],
     ),
+    ("tests/vulkan_layer", &[]),
 ];
 
 /// Crates from outside that only some of ours may name.

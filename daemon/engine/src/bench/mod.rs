@@ -23,6 +23,7 @@ pub use report::{
 };
 pub use shape::{Format, Shape};
 
+use crate::energy::metered;
 use crate::engine_loop::limits;
 use crate::error::{EngineError, LoadError};
 use crate::format::Gguf;
@@ -153,6 +154,7 @@ pub fn run(
         spare: Vec::new(),
         gpu,
         forward,
+        meter: config.meter.clone(),
     };
     let n_layers = usize::try_from(model_config.n_layers).unwrap_or(1);
     let (prefill, decode) = measure(&mut steps, n_layers, options, copy.bytes_per_second)?;
@@ -249,9 +251,13 @@ fn load(
     });
     let forward = match loaded {
         Ok(forward) => forward?,
-        Err(OutOfMemory) => {
+        Err(OutOfMemory { granted_bytes }) => {
             let needed_bytes = done_bytes + limits.kv_bytes(model);
-            return Err(LoadError::OutOfMemory { needed_bytes }.into());
+            return Err(LoadError::OutOfMemory {
+                needed_bytes,
+                granted_bytes,
+            }
+            .into());
         }
     };
     gpu.check()?;
@@ -302,14 +308,22 @@ fn measure_prefill(
 ) -> Result<PrefillReport, EngineError> {
     let mut rates = Vec::new();
     warm_up(steps, |steps| steps.prefill(tokens).map(drop))?;
-    for _ in 0..options.runs.max(1) {
-        rates.push(f64::from(tokens) / steps.prefill(tokens)?);
-    }
+    let meter = steps.meter.clone();
+    let runs = options.runs.max(1);
+    let (done, joules) = metered(meter.as_deref(), || -> Result<(), EngineError> {
+        for _ in 0..runs {
+            rates.push(f64::from(tokens) / steps.prefill(tokens)?);
+        }
+        Ok(())
+    });
+    done?;
+    let tokens_in_all = f64::from(tokens) * f64::from(runs);
     let inputs = steps.prefill_steps(tokens);
     Ok(PrefillReport {
         tokens,
         chunk: steps.chunk,
         tokens_per_second: Spread::of(rates),
+        tokens_per_joule: joules.map(|joules| tokens_in_all / joules),
         dispatches: inputs.iter().map(|step| steps.dispatches(step)).sum(),
         profile: if options.kernels {
             steps.profile(&inputs, copy_rate)?
@@ -332,13 +346,20 @@ fn measure_decode(
     warm_up(steps, |steps| {
         steps.decode(batch, depth, count, None).map(drop)
     })?;
-    for _ in 0..options.runs.max(1) {
-        let times = steps.decode(batch, depth, count, None)?;
-        rates.push(f64::from(count) * f64::from(batch) / times.seconds);
-        submits.extend(times.submits);
-        submit_cpu.extend(times.submit_cpu);
-        cpu.extend(times.cpu);
-    }
+    let meter = steps.meter.clone();
+    let runs = options.runs.max(1);
+    let tokens = f64::from(count) * f64::from(batch);
+    let (done, joules) = metered(meter.as_deref(), || -> Result<(), EngineError> {
+        for _ in 0..runs {
+            let times = steps.decode(batch, depth, count, None)?;
+            rates.push(tokens / times.seconds);
+            submits.extend(times.submits);
+            submit_cpu.extend(times.submit_cpu);
+            cpu.extend(times.cpu);
+        }
+        Ok(())
+    });
+    done?;
     let step_us = |seconds: Vec<f64>| {
         let each = Spread::of(seconds).median * 1e6 / f64::from(count);
         (each > 0.0).then_some(each)
@@ -354,6 +375,7 @@ fn measure_decode(
         depth,
         steps: count,
         tokens_per_second: rate,
+        tokens_per_joule: joules.map(|joules| tokens * f64::from(runs) / joules),
         step_us: step_seconds * 1e6,
         dispatches,
         dispatches_per_layer: dispatches / n_layers,

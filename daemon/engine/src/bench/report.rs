@@ -92,6 +92,8 @@ pub struct PrefillReport {
     pub chunk: u32,
     /// Tokens a second.
     pub tokens_per_second: Spread,
+    /// Tokens a joule; none where the machine tells no energy.
+    pub tokens_per_joule: Option<f64>,
     /// Dispatches of all steps.
     pub dispatches: usize,
     /// If asked for.
@@ -109,6 +111,8 @@ pub struct DecodeReport {
     pub steps: u32,
     /// Tokens a second, of all sequences together.
     pub tokens_per_second: Spread,
+    /// Tokens a joule; none where the machine tells no energy.
+    pub tokens_per_joule: Option<f64>,
     /// Microseconds of a step.
     pub step_us: f64,
     /// Microseconds of a step from its first dispatch to its last by the GPU's clock, median; none

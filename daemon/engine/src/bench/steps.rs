@@ -2,11 +2,13 @@
 //! decode one step ahead of the token that is read.
 
 use std::collections::VecDeque;
+use std::sync::Arc;
 use std::time::Instant;
 
 use hearth_shaders::params::TOKEN_FROM_SLOT;
 
 use crate::AdapterKind;
+use crate::energy::EnergyMeter;
 use crate::error::EngineError;
 use crate::gpu::{Gpu, Readback, Stopwatch, SubmissionIndex};
 use crate::model::{Column, Forward, RING_LEN, StepInput};
@@ -25,6 +27,8 @@ pub(super) struct Steps {
     pub(super) blocks_per_sequence: u32,
     /// Readbacks of sampled tokens that are not in use.
     pub(super) spare: Vec<Readback>,
+    /// What tells energy.
+    pub(super) meter: Option<Arc<dyn EnergyMeter>>,
 }
 
 /// What a run of decode steps took.

@@ -67,6 +67,7 @@ fn tiny(format: Format) -> Steps {
         spare: Vec::new(),
         gpu,
         forward,
+        meter: None,
     }
 }
 

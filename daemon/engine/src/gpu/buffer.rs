@@ -1,12 +1,15 @@
 //! Buffers: storage, uniforms, uploads in bounded pieces, and reading results back.
 
 use std::sync::mpsc;
+use std::time::Duration;
 
 use super::Gpu;
 use crate::error::EngineError;
 
 /// Most bytes handed to the driver before waiting for it to take them.
 const UPLOAD_PIECE_BYTES: usize = 8 << 20;
+/// Longest that a mapping may be on its way when its submission is done.
+const MAPPING_MAX: Duration = Duration::from_secs(2);
 
 /// A storage buffer of `bytes` (rounded up to 16), zeroed.
 pub(crate) fn storage(gpu: &Gpu, label: &str, bytes: u64) -> wgpu::Buffer {
@@ -130,8 +133,9 @@ impl Readback {
             .mapped
             .take()
             .ok_or_else(|| failed("not requested".to_owned()))?;
+        // The wait above has made the mapping, unless the device was lost meanwhile.
         mapped
-            .recv()
+            .recv_timeout(MAPPING_MAX)
             .map_err(|e| failed(e.to_string()))?
             .map_err(|e| failed(e.to_string()))?;
         let view = self

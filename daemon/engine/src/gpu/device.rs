@@ -1,6 +1,6 @@
 //! Opens the adapter and the device, and remembers what the driver says went wrong.
 
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use hearth_shaders::{
@@ -9,9 +9,11 @@ use hearth_shaders::{
 };
 
 use super::Timestamps;
+use super::adapter::{self, Identity};
 use crate::engine::{AdapterInfo, AdapterKind};
 use crate::error::EngineError;
-use crate::request::{AdapterChoice, EngineConfig};
+use crate::limits::{GPU_WAIT_MAX, GPU_WAIT_SOFTWARE_MAX};
+use crate::request::EngineConfig;
 
 /// Storage buffers a kernel binds at most.
 const STORAGE_BUFFERS_NEEDED: u32 = 8;
@@ -19,11 +21,19 @@ const STORAGE_BUFFERS_NEEDED: u32 = 8;
 const SUBGROUP_MIN: u32 = 8;
 /// Workgroup memory, in bytes, that prefill attention by cooperative matrices uses.
 const COOPERATIVE_ATTENTION_BYTES: u32 = 48 << 10;
-/// Longest that one submission may take before the device counts as hung.
-const SUBMISSION_TIMEOUT: Duration = Duration::from_secs(120);
 
 /// The driver has no memory left to give.
-pub(crate) struct OutOfMemory;
+pub(crate) struct OutOfMemory {
+    /// What it had given by then, in bytes, where it tells.
+    pub(crate) granted_bytes: Option<u64>,
+}
+
+/// What went wrong on a device.
+struct Fault {
+    message: String,
+    /// The driver had no memory left.
+    out_of_memory: bool,
+}
 
 /// An open device, with what kernels need to know of it.
 pub(crate) struct Gpu {
@@ -38,18 +48,27 @@ pub(crate) struct Gpu {
     pub(crate) checked_shaders: bool,
     /// Where the GPU's clock can be read.
     pub(crate) timestamps: Timestamps,
-    fault: Arc<Mutex<Option<String>>>,
+    /// The adapter, so that the same can be opened again.
+    pub(crate) identity: Identity,
+    fault: Arc<Mutex<Option<Fault>>>,
+    /// Longest that submitted work may take.
+    wait_max: Duration,
 }
 
 impl Gpu {
     /// Opens the adapter that `config` asks for.
     pub(crate) fn open(config: &EngineConfig) -> Result<Self, EngineError> {
-        let mut descriptor = wgpu::InstanceDescriptor::new_without_display_handle();
-        descriptor.backends = wgpu::Backends::PRIMARY;
-        descriptor.flags = wgpu::InstanceFlags::empty();
-        let instance = wgpu::Instance::new(descriptor);
-        let adapter = choose(&instance, &config.adapter)?;
+        Self::on(adapter::choose(&config.adapter)?, config)
+    }
+
+    /// Opens an adapter that was open before, and no other.
+    pub(crate) fn reopen(identity: &Identity, config: &EngineConfig) -> Result<Self, EngineError> {
+        Self::on(identity.find()?, config)
+    }
+
+    fn on(adapter: wgpu::Adapter, config: &EngineConfig) -> Result<Self, EngineError> {
         let raw = adapter.get_info();
+        let identity = Identity::of(&raw);
         let subgroups = adapter.features().contains(wgpu::Features::SUBGROUP)
             && !config.no_subgroups
             && raw.subgroup_min_size >= SUBGROUP_MIN
@@ -89,7 +108,7 @@ impl Gpu {
         }))
         .map_err(|e| EngineError::Device(e.to_string()))?;
         let subgroup_size = if subgroups { raw.subgroup_min_size } else { 0 };
-        let info = adapter_info(raw, config.software_as_gpu, subgroup_size, &limits);
+        let info = adapter::describe(raw, config.software_as_gpu, subgroup_size, &limits);
         let gpu = Self {
             device,
             queue,
@@ -103,6 +122,11 @@ impl Gpu {
             checked_shaders: config.checked_shaders,
             timestamps: Timestamps::of(features),
             fault: Arc::default(),
+            wait_max: match identity.kind() {
+                AdapterKind::Software => GPU_WAIT_SOFTWARE_MAX,
+                _ => GPU_WAIT_MAX,
+            },
+            identity,
             info,
         };
         gpu.watch();
@@ -115,12 +139,16 @@ impl Gpu {
         self.device
             .set_device_lost_callback(move |reason, message| {
                 if reason != wgpu::DeviceLostReason::Destroyed {
-                    latch(&fault, format!("device lost: {message}"));
+                    // wgpu takes some refusals of memory for a loss, and says so only here.
+                    let out_of_memory = message.to_lowercase().contains("out of memory");
+                    latch(&fault, format!("device lost: {message}"), out_of_memory);
                 }
             });
         let fault = Arc::clone(&self.fault);
-        self.device
-            .on_uncaptured_error(Arc::new(move |error| latch(&fault, error.to_string())));
+        self.device.on_uncaptured_error(Arc::new(move |error| {
+            let out_of_memory = matches!(error, wgpu::Error::OutOfMemory { .. });
+            latch(&fault, error.to_string(), out_of_memory);
+        }));
     }
 
     /// Runs `work`; tells whether the driver ran out of memory in it. Out of memory is no fault of
@@ -131,13 +159,22 @@ impl Gpu {
         let value = work();
         let memory = pollster::block_on(memory.pop());
         let validation = pollster::block_on(validation.pop());
-        if memory.is_some() {
-            return Err(OutOfMemory);
+        if memory.is_some() || self.is_out_of_memory() {
+            let report = self.device.generate_allocator_report();
+            return Err(OutOfMemory {
+                granted_bytes: report.map(|report| report.total_reserved_bytes),
+            });
         }
         if let Some(error) = validation {
-            latch(&self.fault, error.to_string());
+            latch(&self.fault, error.to_string(), false);
         }
         Ok(value)
+    }
+
+    /// Tells whether the driver ran out of memory where nobody was prepared for it.
+    pub(crate) fn is_out_of_memory(&self) -> bool {
+        let fault = self.fault.lock().unwrap_or_else(PoisonError::into_inner);
+        fault.as_ref().is_some_and(|fault| fault.out_of_memory)
     }
 
     /// Where weight matrices lie on this adapter.
@@ -166,7 +203,8 @@ impl Gpu {
 
     /// The first thing that went wrong on this device, if anything did.
     pub(crate) fn fault(&self) -> Option<String> {
-        self.fault.lock().ok().and_then(|f| f.clone())
+        let fault = self.fault.lock().unwrap_or_else(PoisonError::into_inner);
+        fault.as_ref().map(|fault| fault.message.clone())
     }
 
     /// Waits until `submission` (or, without one, everything submitted) is done.
@@ -176,10 +214,11 @@ impl Gpu {
     ) -> Result<(), EngineError> {
         let wait = wgpu::PollType::Wait {
             submission_index: submission,
-            timeout: Some(SUBMISSION_TIMEOUT),
+            timeout: Some(self.wait_max),
         };
         if let Err(error) = self.device.poll(wait) {
-            latch(&self.fault, format!("waiting for the GPU: {error}"));
+            let message = format!("waiting for the GPU: {error}");
+            latch(&self.fault, message, false);
         }
         self.check()
     }
@@ -226,85 +265,11 @@ fn experimental(wanted: bool) -> wgpu::ExperimentalFeatures {
     unsafe { wgpu::ExperimentalFeatures::enabled() }
 }
 
-fn latch(fault: &Mutex<Option<String>>, message: String) {
-    if let Ok(mut first) = fault.lock() {
-        tracing::error!(%message, "GPU fault");
-        first.get_or_insert(message);
-    }
-}
-
-fn adapter_info(
-    raw: wgpu::AdapterInfo,
-    software_as_gpu: bool,
-    subgroup_size: u32,
-    limits: &wgpu::Limits,
-) -> AdapterInfo {
-    AdapterInfo {
-        name: raw.name,
-        vendor_id: raw.vendor,
-        device_id: raw.device,
-        driver: format!("{} {}", raw.driver, raw.driver_info)
-            .trim()
-            .to_owned(),
-        backend: raw.backend.to_string(),
-        kind: match kind(raw.device_type) {
-            AdapterKind::Software if software_as_gpu => AdapterKind::Other,
-            kind => kind,
-        },
-        subgroup_size,
-        binding_bytes_max: limits.max_storage_buffer_binding_size,
-    }
-}
-
-fn kind(device_type: wgpu::DeviceType) -> AdapterKind {
-    match device_type {
-        wgpu::DeviceType::IntegratedGpu => AdapterKind::Integrated,
-        wgpu::DeviceType::DiscreteGpu => AdapterKind::Discrete,
-        wgpu::DeviceType::VirtualGpu => AdapterKind::Virtual,
-        wgpu::DeviceType::Cpu => AdapterKind::Software,
-        wgpu::DeviceType::Other => AdapterKind::Other,
-    }
-}
-
-/// Integrated first: the service is a guest on a laptop, and the small GPU is the one that can stay
-/// awake.
-fn rank(kind: AdapterKind) -> u8 {
-    match kind {
-        AdapterKind::Integrated => 0,
-        AdapterKind::Discrete => 1,
-        AdapterKind::Virtual => 2,
-        AdapterKind::Other => 3,
-        AdapterKind::Software => 4,
-    }
-}
-
-fn choose(instance: &wgpu::Instance, choice: &AdapterChoice) -> Result<wgpu::Adapter, EngineError> {
-    let mut adapters = pollster::block_on(instance.enumerate_adapters(wgpu::Backends::PRIMARY));
-    adapters.sort_by_key(|a| rank(kind(a.get_info().device_type)));
-    let fits = |adapter: &wgpu::Adapter| {
-        let info = adapter.get_info();
-        match choice {
-            AdapterChoice::Auto => true,
-            AdapterChoice::Integrated => kind(info.device_type) == AdapterKind::Integrated,
-            AdapterChoice::Discrete => kind(info.device_type) == AdapterKind::Discrete,
-            AdapterChoice::Software => kind(info.device_type) == AdapterKind::Software,
-            AdapterChoice::Named(part) => info.name.to_lowercase().contains(&part.to_lowercase()),
-        }
-    };
-    let found: Vec<String> = adapters
-        .iter()
-        .map(|a| a.get_info())
-        .map(|i| format!("{} ({:?}, {})", i.name, kind(i.device_type), i.backend))
-        .collect();
-    adapters
-        .into_iter()
-        .find(fits)
-        .ok_or_else(|| EngineError::NoAdapter {
-            wanted: choice.to_string(),
-            found: if found.is_empty() {
-                "none".to_owned()
-            } else {
-                found.join(", ")
-            },
-        })
+fn latch(fault: &Mutex<Option<Fault>>, message: String, out_of_memory: bool) {
+    tracing::error!(%message, "GPU fault");
+    let mut first = fault.lock().unwrap_or_else(PoisonError::into_inner);
+    first.get_or_insert(Fault {
+        message,
+        out_of_memory,
+    });
 }

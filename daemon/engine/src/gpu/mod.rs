@@ -1,6 +1,8 @@
 //! The only modules that name wgpu: the device, buffers, pipelines, and recordings of dispatches.
 
+mod adapter;
 mod buffer;
+mod burial;
 mod device;
 mod image;
 #[cfg(test)]
@@ -11,7 +13,9 @@ mod prefill_attention;
 mod recording;
 mod stopwatch;
 
+pub(crate) use adapter::Identity;
 pub(crate) use buffer::{Readback, storage, uniform, upload};
+pub(crate) use burial::bury;
 pub(crate) use device::{Gpu, OutOfMemory};
 pub(crate) use image::Image;
 pub(crate) use pipeline::{Bound, Overrides, Pipeline, Pipelines};

@@ -2,7 +2,7 @@
 //! that the driver refused.
 
 use std::collections::HashMap;
-use std::rc::Rc;
+use std::sync::Arc;
 
 use hearth_shaders::{BindingKind, Kernel, Reduction};
 
@@ -84,7 +84,7 @@ pub(crate) type Overrides = Vec<(&'static str, u32)>;
 /// The pipelines compiled so far.
 #[derive(Default)]
 pub(crate) struct Pipelines {
-    compiled: HashMap<(Kernel, Overrides), Rc<Pipeline>>,
+    compiled: HashMap<(Kernel, Overrides), Arc<Pipeline>>,
     /// What the driver said of those that did not compile.
     refused: HashMap<(Kernel, Overrides), String>,
     /// Descriptions of those, in the order they were tried.
@@ -124,17 +124,17 @@ impl Pipelines {
         gpu: &Gpu,
         kernel: Kernel,
         overrides: &[(&'static str, u32)],
-    ) -> Result<Rc<Pipeline>, EngineError> {
+    ) -> Result<Arc<Pipeline>, EngineError> {
         let key = (kernel, overrides.to_vec());
         if let Some(pipeline) = self.compiled.get(&key) {
-            return Ok(Rc::clone(pipeline));
+            return Ok(Arc::clone(pipeline));
         }
         let message = match self.refused.get(&key) {
             Some(message) => message.clone(),
             None => match self.compile(gpu, kernel, overrides) {
                 Ok(pipeline) => {
-                    let pipeline = Rc::new(pipeline);
-                    self.compiled.insert(key, Rc::clone(&pipeline));
+                    let pipeline = Arc::new(pipeline);
+                    self.compiled.insert(key, Arc::clone(&pipeline));
                     return Ok(pipeline);
                 }
                 Err(message) => {

@@ -1,6 +1,6 @@
 //! A recording: the dispatches of one step as data, apart from the device that will run them.
 
-use std::rc::Rc;
+use std::sync::Arc;
 
 use super::{Pipeline, Stopwatch};
 
@@ -64,7 +64,7 @@ pub(crate) enum Reads {
 
 /// One dispatch.
 pub(crate) struct Op {
-    pub(crate) pipeline: Rc<Pipeline>,
+    pub(crate) pipeline: Arc<Pipeline>,
     pub(crate) bind_group: wgpu::BindGroup,
     pub(crate) grid: [Axis; 3],
     /// Left out of steps whose columns all have one attention split.

@@ -127,16 +127,21 @@ impl Builder<'_> {
             return Ok(Vec::new());
         }
         let started = Instant::now();
-        let mut cache = engine
+        let cache = engine
             .cache_dir
             .as_deref()
             .map(|dir| TuningCache::open(dir, &self.gpu.info));
-        let known = cache.as_ref().filter(|_| !engine.retune);
+        let settled = engine.settled_kernels.as_deref();
+        let settled = settled.map(|chosen| TuningCache::of(&self.gpu.info, &cuts(chosen)));
+        let known = settled
+            .as_ref()
+            .or(cache.as_ref().filter(|_| !engine.retune));
         let mut chosen = self.with_tuner(weights, |tuner, subjects| {
             tuner.recall(subjects, known);
             Ok(tuner.chosen.split_off(0))
         })?;
-        if !self.with_tuner(weights, |tuner, subjects| Ok(tuner.knows(subjects)))? {
+        let known_all = self.with_tuner(weights, |tuner, subjects| Ok(tuner.knows(subjects)))?;
+        if settled.is_none() && !known_all {
             // Which formats run is known once every kernel of a step has compiled.
             let step = self.persist(|builder| builder.short(1, weights))?;
             chosen = self.with_tuner(weights, |tuner, subjects| {
@@ -149,8 +154,8 @@ impl Builder<'_> {
             chosen.extend(measured);
             let millis = started.elapsed().as_millis();
             tracing::info!("kernels tuned in {millis} ms");
-            if let Some(cache) = &mut cache {
-                remember(cache, &chosen);
+            if let Some(mut cache) = cache {
+                remember(&mut cache, &chosen);
             }
         } else {
             tracing::info!("kernel choices from the cache");
@@ -209,17 +214,23 @@ impl Builder<'_> {
     }
 }
 
-fn remember(cache: &mut TuningCache, chosen: &[ChosenKernel]) {
-    let entries = chosen.iter().map(|c| {
-        let plan = super::plan::GemvPlan {
+fn cuts(chosen: &[ChosenKernel]) -> Vec<(&str, Cut)> {
+    let cut = |c: &ChosenKernel| Cut {
+        plan: super::plan::GemvPlan {
             threads: c.threads,
             lanes: c.lanes,
             passes: c.passes,
-        };
-        let own_norm = c.own_norm;
-        (c.product.as_str(), Cut { plan, own_norm })
-    });
-    if let Err(error) = cache.store(entries) {
+        },
+        own_norm: c.own_norm,
+    };
+    chosen
+        .iter()
+        .map(|c| (c.product.as_str(), cut(c)))
+        .collect()
+}
+
+fn remember(cache: &mut TuningCache, chosen: &[ChosenKernel]) {
+    if let Err(error) = cache.store(cuts(chosen).into_iter()) {
         tracing::warn!(%error, "kernel choices cannot be remembered");
     }
 }

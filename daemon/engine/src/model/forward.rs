@@ -123,7 +123,14 @@ impl Forward {
         let kv_bytes =
             u64::from(limits.kv_blocks) * ForwardLimits::kv_block_bytes(config, limits.block_len);
         let layers = (0..config.n_layers)
-            .map(|n| load_layer(gpu, &mut loader, config, n, kv_bytes))
+            .map(|n| {
+                // Looked at after each layer: the rest of a file need not be read in vain.
+                gpu.allocating(|| load_layer(gpu, &mut loader, config, n, kv_bytes))
+                    .map_err(|refused| LoadError::OutOfMemory {
+                        needed_bytes: 0,
+                        granted_bytes: refused.granted_bytes,
+                    })?
+            })
             .collect::<Result<Vec<Layer>, LoadError>>()?;
         let final_norm = loader.vector(&["output_norm.weight".to_owned()])?;
         let output = if loader.has("output.weight") {

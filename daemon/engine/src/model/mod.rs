@@ -1,5 +1,6 @@
 //! The model: its configuration, its weights on the GPU, and the forward pass.
 
+mod canary;
 mod choices;
 mod choosing;
 #[cfg(test)]
@@ -29,6 +30,7 @@ mod tuning_cache;
 mod tuning_tests;
 mod weights;
 
+pub(crate) use canary::Canary;
 pub use choosing::ChosenKernel;
 pub use config::{ModelConfig, ModelError};
 pub use config_rope::{RopeConfig, RopeScaling};

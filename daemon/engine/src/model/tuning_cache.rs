@@ -48,6 +48,20 @@ struct Key {
     engine: String,
 }
 
+impl Key {
+    fn of(adapter: &AdapterInfo) -> Self {
+        Self {
+            adapter: adapter.name.clone(),
+            vendor_id: adapter.vendor_id,
+            device_id: adapter.device_id,
+            driver: adapter.driver.clone(),
+            backend: adapter.backend.clone(),
+            subgroup_size: adapter.subgroup_size,
+            engine: env!("CARGO_PKG_VERSION").to_owned(),
+        }
+    }
+}
+
 #[derive(Clone, Copy, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 struct Entry {
@@ -80,15 +94,33 @@ impl TuningCache {
         Self {
             path,
             file,
-            key: Key {
-                adapter: adapter.name.clone(),
-                vendor_id: adapter.vendor_id,
-                device_id: adapter.device_id,
-                driver: adapter.driver.clone(),
-                backend: adapter.backend.clone(),
-                subgroup_size: adapter.subgroup_size,
-                engine: env!("CARGO_PKG_VERSION").to_owned(),
+            key: Key::of(adapter),
+        }
+    }
+
+    /// One that knows `chosen` and has no file.
+    pub(crate) fn of(adapter: &AdapterInfo, chosen: &[(&str, Cut)]) -> Self {
+        let key = Key::of(adapter);
+        let products = chosen.iter().map(|(product, cut)| {
+            let entry = Entry {
+                threads: cut.plan.threads,
+                lanes: cut.plan.lanes,
+                passes: cut.plan.passes,
+                own_norm: cut.own_norm,
+            };
+            ((*product).to_owned(), entry)
+        });
+        let record = Record {
+            key: key.clone(),
+            products: products.collect(),
+        };
+        Self {
+            path: PathBuf::new(),
+            file: File {
+                format: FORMAT,
+                adapters: vec![record],
             },
+            key,
         }
     }
 

@@ -108,6 +108,7 @@ impl Running {
         shared: &Shared,
         id: SequenceId,
         step: NextStep,
+        now: Duration,
     ) -> bool {
         let Some(sequence) = self.sequences.get(&id) else {
             return false;
@@ -116,7 +117,6 @@ impl Running {
         if missing == 0 {
             return true;
         }
-        let now = self.now();
         let mut blocks = self.kv.allocate(missing);
         if blocks.is_none() {
             for other in self.scheduler.giving_way_to(id, now) {
@@ -140,7 +140,7 @@ impl Running {
     }
 
     /// Takes the KV of a sequence, and its slot: it waits, and its KV is computed again later.
-    fn drop_kv(&mut self, shared: &Shared, id: SequenceId) {
+    pub(super) fn drop_kv(&mut self, shared: &Shared, id: SequenceId) {
         let now = self.now();
         let holds = |s: &Sequence| !s.table.blocks.is_empty();
         if !self.sequences.get(&id).is_some_and(holds) {

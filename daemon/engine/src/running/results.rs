@@ -89,6 +89,27 @@ impl Running {
         });
     }
 
+    /// Charges the energy that the meter counted, and notes what it still has to count.
+    fn settle_energy(&mut self, shared: &Shared, step: &StepUnderWay) {
+        if !self.energy.has_meter() {
+            return;
+        }
+        for charge in self.energy.settle(self.last_done) {
+            shared.update(|stats| stats.energy_uj += charge.energy_uj);
+            shared.account(&charge.app, |account| account.energy_uj += charge.energy_uj);
+            if let Some(sequence) = self.sequences.get_mut(&charge.id) {
+                sequence.energy_settled_uj += charge.energy_uj;
+            }
+        }
+        for part in &step.parts {
+            if let Some(sequence) = self.sequences.get_mut(&part.id) {
+                let settled = sequence.energy_settled_uj;
+                let outstanding = self.energy.outstanding_uj(part.id);
+                sequence.energy_uj = outstanding.map(|more| settled + more);
+            }
+        }
+    }
+
     /// Charges a step's time to those who took part in it, each by its columns.
     fn account(&mut self, shared: &Shared, step: &StepUnderWay, took: &Took) {
         let columns: u32 = step.parts.iter().map(|part| part.step.columns()).sum();
@@ -101,7 +122,10 @@ impl Running {
                 sequence.steps_under_way -= 1;
             }
             shared.account(&part.app, |account| account.gpu_time += share);
+            self.energy
+                .worked(part.id, &part.app, share, self.last_done);
         }
+        self.settle_energy(shared, step);
         shared.update(|stats| match step.parts[0].step {
             NextStep::Prefill { from, to, .. } => {
                 stats.prompt_tokens += u64::from(to - from);
@@ -123,6 +147,7 @@ impl Running {
         tokens: Vec<TokenOutput>,
         took: Option<&Took>,
     ) {
+        let one_at_a_time = self.steps_ahead() == 1;
         let Some(sequence) = self.sequences.get_mut(&part.id) else {
             return;
         };
@@ -146,7 +171,10 @@ impl Running {
         let in_all = took.in_all.as_secs_f64();
         match part.step {
             NextStep::Prefill { .. } | NextStep::Replay { .. } => {}
-            NextStep::Decode { .. } if took.without_pause => self.costs.plain(in_all),
+            // Where one step goes at a time each begins after the last: that is no pause of its own.
+            NextStep::Decode { .. } if took.without_pause || one_at_a_time => {
+                self.costs.plain(in_all);
+            }
             NextStep::Decode { .. } => sequence.paused(self.costs.lost(in_all)),
             NextStep::Verify { drafted, .. } => {
                 self.costs.verify(drafted + 1, in_all);

@@ -1,7 +1,7 @@
 //! Steps: who is in the next one, what the GPU is told of it, and what is noted while it is under way.
 
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use hearth_shaders::params::{Sampling, TOKEN_FROM_SLOT};
 
@@ -58,8 +58,8 @@ impl Running {
         let turn = self.scheduler.turn(now, |id| sequences[&id].work());
         let parts = match turn {
             None => return Ok(false),
-            Some(Turn::Prefill(id)) => self.prefill_part(gpu, shared, id),
-            Some(Turn::Decode(ids)) => self.decode_parts(gpu, shared, &ids),
+            Some(Turn::Prefill(id)) => self.prefill_part(gpu, shared, id, now),
+            Some(Turn::Decode(ids)) => self.decode_parts(gpu, shared, &ids, now),
         };
         if parts.is_empty() {
             // Whoever was to step waits for results, or had to make room.
@@ -69,19 +69,38 @@ impl Running {
         Ok(true)
     }
 
-    fn prefill_part(&mut self, gpu: &Gpu, shared: &Shared, id: SequenceId) -> Vec<Part> {
+    fn prefill_part(
+        &mut self,
+        gpu: &Gpu,
+        shared: &Shared,
+        id: SequenceId,
+        now: Duration,
+    ) -> Vec<Part> {
         let company = self.sequences.len() > 1;
         let chunk = self.pace.chunk(company);
         let chunk = chunk.min(self.allowance.prefill_chunk_max).max(1);
+        let chunk = if self.careful {
+            chunk.div_ceil(2)
+        } else {
+            chunk
+        };
         let step = self.sequences[&id].next_prefill(chunk);
-        if self.make_room(gpu, shared, id, step) {
+        if self.make_room(gpu, shared, id, step, now) {
             vec![self.part(id, step)]
         } else {
             Vec::new()
         }
     }
 
-    fn decode_parts(&mut self, gpu: &Gpu, shared: &Shared, ids: &[SequenceId]) -> Vec<Part> {
+    /// `now` is that of the turn: the order of `ids` holds at that time, and by it none takes the blocks of
+    /// one before it.
+    fn decode_parts(
+        &mut self,
+        gpu: &Gpu,
+        shared: &Shared,
+        ids: &[SequenceId],
+        now: Duration,
+    ) -> Vec<Part> {
         // Drafts pay for a sequence alone: in company its columns are better used by the others.
         let alone = self.scheduler.running().count() == 1;
         let drafted_max = if alone { self.drafted_max() } else { 0 };
@@ -92,7 +111,7 @@ impl Running {
                 continue;
             };
             if let Some(step) = sequence.next_decode(drafted_max, &self.costs)
-                && self.make_room(gpu, shared, id, step)
+                && self.make_room(gpu, shared, id, step, now)
             {
                 parts.push(self.part(id, step));
             }
@@ -119,6 +138,7 @@ impl Running {
         parts: Vec<Part>,
         begun_at: Instant,
     ) -> Result<(), EngineError> {
+        self.energy.step_begins(begun_at);
         let input = self.input(&parts);
         self.forward.write_step(gpu, &input);
         let mut encoder = gpu.device.create_command_encoder(&Default::default());

@@ -11,6 +11,9 @@ const IDLE_APPS_MAX: usize = 256;
 /// Most time that background work can save up.
 const BUCKET_MAX: Duration = Duration::from_millis(200);
 
+/// Most that an app is behind others when it comes back.
+const DEBT_MAX: Duration = Duration::from_secs(1);
+
 #[derive(Debug, Default)]
 struct Account {
     /// GPU time used, by class. Starts at what the others have, so that nobody saves up or owes.
@@ -38,8 +41,11 @@ impl Accounts {
             .min();
         let account = self.apps.entry(Arc::clone(app)).or_default();
         if account.entries[at] == 0 {
-            // Time away earns nothing.
-            account.used[at] = account.used[at].max(least.unwrap_or_default());
+            // Time away earns nothing, and what was used while nobody else wanted it is no lasting debt.
+            account.used[at] = match least {
+                Some(least) => account.used[at].clamp(least, least + DEBT_MAX),
+                None => Duration::ZERO,
+            };
         }
         account.entries[at] += 1;
     }

@@ -214,14 +214,15 @@ proptest! {
                 }
                 8 => {
                     let slots = u32::try_from(random.below(12)).unwrap();
-                    machine.scheduler.allow(slots, Class::ALL[random.index(3)]);
+                    let class = Class::ALL[random.index(3)];
+                    machine.scheduler.allow(slots, class, random.below(2) == 0);
                 }
                 _ => {
                     machine.step();
                 }
             }
         }
-        machine.scheduler.allow(u32::MAX, Class::Background);
+        machine.scheduler.allow(u32::MAX, Class::Background, true);
         let ids: Vec<_> = machine.jobs.keys().copied().collect();
         for id in ids {
             machine.scheduler.set_stalled(id, false);
@@ -395,7 +396,7 @@ fn what_is_not_allowed_any_more_waits_and_goes_on_later() {
     machine.step();
     let running = |machine: &Machine| machine.scheduler.running().collect::<Vec<_>>();
     assert_eq!(running(&machine), ids);
-    machine.scheduler.allow(2, Class::Utility);
+    machine.scheduler.allow(2, Class::Utility, true);
     machine.step();
     assert_eq!(running(&machine), [ids[0], ids[3]], "the most urgent");
     machine.remove(ids[0]);
@@ -409,9 +410,43 @@ fn what_is_not_allowed_any_more_waits_and_goes_on_later() {
         [ids[3]],
         "waiting does not raise it there"
     );
-    machine.scheduler.allow(u32::MAX, Class::Background);
+    machine.scheduler.allow(u32::MAX, Class::Background, true);
     machine.step();
     assert_eq!(running(&machine), [ids[1], ids[3]]);
+}
+
+#[test]
+fn equals_keep_their_slots_where_a_pause_is_dear() {
+    let mut machine = Machine::new(1);
+    machine.scheduler.allow(1, Class::Background, false);
+    let first = machine.submit("a", Class::Interactive, 1, 1000);
+    machine.submit("b", Class::Interactive, 1, 10);
+    for _ in 0..200 {
+        machine.step();
+        assert!(machine.jobs[&first].slot.is_some());
+    }
+    machine.scheduler.allow(1, Class::Background, true);
+    machine.step();
+    assert!(machine.jobs[&first].slot.is_none(), "it had its turn");
+}
+
+#[test]
+fn debts_from_when_nobody_asked_do_not_last() {
+    let mut machine = Machine::new(1);
+    machine.submit("batch", Class::Background, 1_000_000, 0);
+    let long = machine.submit("a", Class::Interactive, 1_000, 1);
+    while machine.jobs.contains_key(&long) {
+        machine.step();
+    }
+    machine.submit("b", Class::Interactive, 1, 1_000_000);
+    machine.step();
+    let again = machine.submit("a", Class::Interactive, 1, 1);
+    let before = machine.now;
+    while machine.jobs.contains_key(&again) {
+        machine.step();
+    }
+    let waited = machine.now - before;
+    assert!(waited < Duration::from_secs(5), "{waited:?}");
 }
 
 #[test]

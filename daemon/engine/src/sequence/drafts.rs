@@ -32,6 +32,7 @@ impl Sequence {
     /// those count whose columns hold what was sampled. Returns how much of the draft held, and how
     /// many tokens were taken before the end.
     pub(crate) fn accept_step(&mut self, tokens: Vec<TokenOutput>) -> (u32, u32) {
+        self.changing = true;
         let mut held = 0;
         if let (Some(drafted), Some(lookup)) = (self.verifying.take(), &self.lookup) {
             let draft = lookup.draft(drafted);
@@ -52,6 +53,7 @@ impl Sequence {
                 break;
             }
         }
+        self.changing = false;
         (held, taken)
     }
 

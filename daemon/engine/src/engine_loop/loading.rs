@@ -1,0 +1,300 @@
+//! Brings a model onto the GPU: from its file for the first time, and from the same file again.
+
+use std::fs::File;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::mpsc::Sender;
+use std::time::{Duration, Instant, SystemTime};
+
+use super::EngineLoop;
+use crate::chat_template::ChatTemplate;
+use crate::condition::Condition;
+use crate::engine::{LoadProgress, LoadedModel};
+use crate::error::{EngineError, LoadError};
+use crate::event::FinishReason;
+use crate::format::{FormatError, Gguf};
+use crate::gpu::{Gpu, OutOfMemory};
+use crate::kv_cache::BLOCK_LEN;
+use crate::limits::{KV_TOKENS_MIN, LOAD_TRIES_MAX};
+use crate::model::{Canary, Forward, ForwardLimits, ModelConfig, WeightSource};
+use crate::prefill_pace::prefill_chunk;
+use crate::request::EngineConfig;
+use crate::running::Running;
+use crate::survival::Verdict;
+use crate::tokenizer::Tokenizer;
+
+/// Most KV memory taken without being told for eight sequences of full context,
+const KV_BYTES_FOR_EIGHT_MAX: u64 = 256 << 20;
+/// for two,
+const KV_BYTES_FOR_TWO_MAX: u64 = 1 << 30;
+/// and for one.
+const KV_BYTES_FOR_ONE_MAX: u64 = 2 << 30;
+/// How often a load that waits for the device looks whether it is still wanted.
+const CANCEL_POLL: Duration = Duration::from_millis(20);
+
+/// Where a warm model came from, and what must be the same when it is loaded again.
+pub(super) struct Origin {
+    pub(super) path: PathBuf,
+    pub(super) mark: FileMark,
+    /// Sizes that it was built for; less KV if memory was short later.
+    pub(super) limits: ForwardLimits,
+    pub(super) canary: Canary,
+}
+
+/// What tells a file from another one at the same place.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct FileMark {
+    bytes: u64,
+    modified: Option<SystemTime>,
+    /// Device and inode, where there are such.
+    node: Option<(u64, u64)>,
+}
+
+impl FileMark {
+    fn of(file: &File) -> std::io::Result<Self> {
+        let facts = file.metadata()?;
+        #[cfg(unix)]
+        let node = {
+            use std::os::unix::fs::MetadataExt as _;
+            Some((facts.dev(), facts.ino()))
+        };
+        #[cfg(not(unix))]
+        let node = None;
+        Ok(Self {
+            bytes: facts.len(),
+            modified: facts.modified().ok(),
+            node,
+        })
+    }
+}
+
+/// Opens a model's file.
+pub(super) fn open_file(path: &Path) -> Result<(Gguf, FileMark), FormatError> {
+    let failed = |source| FormatError::Io {
+        what: path.display().to_string(),
+        source,
+    };
+    let file = File::open(path).map_err(failed)?;
+    let mark = FileMark::of(&file).map_err(failed)?;
+    Ok((Gguf::from_file(file)?, mark))
+}
+
+/// A load's caller: hears of its progress, and can cancel it.
+pub(super) struct Watcher<'a> {
+    pub(super) progress: &'a Sender<LoadProgress>,
+    pub(super) cancelled: &'a AtomicBool,
+}
+
+impl Watcher<'_> {
+    fn is_gone(&self) -> bool {
+        self.cancelled.load(Ordering::Relaxed)
+    }
+}
+
+impl EngineLoop {
+    pub(super) fn load(
+        &mut self,
+        path: &Path,
+        progress: &Sender<LoadProgress>,
+        cancelled: &AtomicBool,
+    ) -> Result<Arc<LoadedModel>, LoadError> {
+        self.drop_model(FinishReason::Shutdown);
+        // Somebody wants it tried anew.
+        self.survival.forget();
+        self.set_careful(false);
+        self.shared.set_condition(Condition::Well);
+        let (file, mark) = open_file(path)?;
+        let config = ModelConfig::from_gguf(&file)?;
+        let tokenizer = Tokenizer::from_gguf(&file)?;
+        let chat_template = ChatTemplate::from_gguf(&file)?;
+        let engine = self.config.clone();
+        let wanted = limits(self.open()?, &engine, &config);
+        let floor = KV_TOKENS_MIN.min(wanted.context_len);
+        let watcher = Watcher {
+            progress,
+            cancelled,
+        };
+        let mut tries = 0;
+        let (forward, canary, chunk) = loop {
+            let loaded = self
+                .bring_up(&file, &config, (wanted.clone(), floor), &engine, &watcher)
+                .and_then(|forward| self.prove(forward, &config));
+            let Err(LoadError::Engine(error @ EngineError::Device(_))) = loaded else {
+                break loaded?;
+            };
+            self.close(());
+            tries += 1;
+            match self.survival.failed(Instant::now()) {
+                Verdict::Again(delay) if tries < LOAD_TRIES_MAX => wait(delay, &watcher)?,
+                _ => return Err(error.into()),
+            }
+        };
+        let limits = forward.limits().clone();
+        let model = Arc::new(LoadedModel {
+            tokenizer,
+            chat_template,
+            context_len: limits.context_len,
+            prefill_chunk: chunk,
+            activations: forward.activations,
+            weights_bytes: forward.weights_bytes,
+            kv_bytes: forward.kv_bytes(),
+            scratch_bytes: forward.scratch.bytes(),
+            chosen_kernels: forward.chosen.clone(),
+            refused_kernels: forward.refused.clone(),
+            config,
+        });
+        tracing::info!(
+            name = %model.config.name,
+            weights_bytes = model.weights_bytes,
+            kv_bytes = model.kv_bytes,
+            context_len = model.context_len,
+            "model loaded"
+        );
+        self.shared.update(|stats| {
+            stats.kv_blocks_total = limits.kv_blocks;
+            stats.weights_resident = true;
+        });
+        let mut running = Running::new(Arc::clone(&model), forward, &self.config);
+        running.allow(self.allowance);
+        running.set_careful(self.careful);
+        self.running = Some(running);
+        self.origin = Some(Origin {
+            path: path.to_owned(),
+            mark,
+            limits,
+            canary,
+        });
+        self.shared.set_model(Some(Arc::clone(&model)));
+        Ok(model)
+    }
+
+    /// A fresh pass's canary and prefill chunk.
+    fn prove(
+        &mut self,
+        forward: Forward,
+        config: &ModelConfig,
+    ) -> Result<(Forward, Canary, u32), LoadError> {
+        let most = self.config.prefill_chunk;
+        let gpu = self.open()?;
+        super::recovery::sound(move || {
+            let chunk = prefill_chunk(gpu, &forward, config, most)?;
+            let canary = Canary::compute(gpu, &forward, config, 0)?;
+            forward.clear_blocks(gpu, config, &[0]);
+            gpu.wait(None)?;
+            Ok((forward, canary, chunk))
+        })?
+    }
+
+    /// Loads the weights and records the passes. If memory is short, the KV cache is halved until it
+    /// holds no more than `floor` tokens.
+    pub(super) fn bring_up(
+        &mut self,
+        file: &Gguf,
+        config: &ModelConfig,
+        (mut limits, floor): (ForwardLimits, u32),
+        engine: &EngineConfig,
+        watcher: &Watcher<'_>,
+    ) -> Result<Forward, LoadError> {
+        let total_bytes: u64 = file.tensors().iter().map(|t| t.bytes).sum();
+        let shared = Arc::clone(&self.shared);
+        let mut report = |done_bytes| {
+            shared.set_busy_since(Some(Instant::now()));
+            // Nobody may be listening to the progress any more; the flag alone cancels.
+            let _ = watcher.progress.send(LoadProgress {
+                done_bytes,
+                total_bytes,
+            });
+            !watcher.is_gone()
+        };
+        loop {
+            let gpu = self.open()?;
+            let load = || {
+                let source = WeightSource::File(file);
+                Forward::load(gpu, source, config, limits.clone(), engine, &mut report)
+            };
+            let loaded = super::recovery::sound(|| gpu.allocating(load));
+            let granted_bytes = match loaded {
+                Ok(Ok(Ok(forward))) => {
+                    gpu.check()?;
+                    return Ok(forward);
+                }
+                Ok(Err(OutOfMemory { granted_bytes })) => granted_bytes,
+                Ok(Ok(Err(LoadError::OutOfMemory { granted_bytes, .. }))) => granted_bytes,
+                Ok(Ok(Err(_))) | Err(_) if gpu.is_out_of_memory() => None,
+                Ok(Ok(Err(error))) => return Err(error),
+                Err(error) => return Err(error.into()),
+            };
+            // Whatever the attempt has taken goes before the next.
+            self.close(());
+            let kv_bytes = limits.kv_bytes(config);
+            limits = smaller(&limits, floor).ok_or(LoadError::OutOfMemory {
+                needed_bytes: total_bytes + kv_bytes,
+                granted_bytes,
+            })?;
+            tracing::warn!(
+                kv_bytes,
+                kv_bytes_next = limits.kv_bytes(config),
+                "GPU memory is short: trying a smaller KV cache"
+            );
+        }
+    }
+}
+
+/// Waits, as long as the load is wanted.
+fn wait(delay: Duration, watcher: &Watcher<'_>) -> Result<(), LoadError> {
+    let until = Instant::now() + delay;
+    loop {
+        if watcher.is_gone() {
+            return Err(LoadError::Cancelled);
+        }
+        let left = until.saturating_duration_since(Instant::now());
+        if left.is_zero() {
+            return Ok(());
+        }
+        std::thread::sleep(left.min(CANCEL_POLL));
+    }
+}
+
+/// The same with half the KV cache, but no less than `floor` tokens of it; `None`: it has no more.
+pub(super) fn smaller(limits: &ForwardLimits, floor: u32) -> Option<ForwardLimits> {
+    let least = floor.div_ceil(BLOCK_LEN).max(1);
+    let kv_blocks = (limits.kv_blocks / 2).max(least);
+    (kv_blocks < limits.kv_blocks).then(|| {
+        let context_len = limits.context_len.min(kv_blocks.saturating_mul(BLOCK_LEN));
+        ForwardLimits {
+            kv_blocks,
+            ..limits.clone()
+        }
+        .with_context(context_len)
+    })
+}
+
+/// Sizes for this model on this adapter under this configuration.
+pub(crate) fn limits(gpu: &Gpu, engine: &EngineConfig, model: &ModelConfig) -> ForwardLimits {
+    let block_bytes = ForwardLimits::kv_block_bytes(model, BLOCK_LEN);
+    let layer_bytes = 2 * block_bytes * u64::from(model.n_layers);
+    let context = model.context_len.min(engine.context_len_max).max(1);
+    let context_blocks = u64::from(context.div_ceil(BLOCK_LEN));
+    let wanted = match engine.kv_bytes_max {
+        Some(bytes) => bytes / layer_bytes,
+        None => {
+            let most =
+                |contexts: u64, bytes: u64| (contexts * context_blocks).min(bytes / layer_bytes);
+            most(8, KV_BYTES_FOR_EIGHT_MAX)
+                .max(most(2, KV_BYTES_FOR_TWO_MAX))
+                .max(most(1, KV_BYTES_FOR_ONE_MAX))
+        }
+    };
+    let blocks = wanted.min(gpu.info.binding_bytes_max / block_bytes).max(1);
+    let kv_blocks = u32::try_from(blocks).unwrap_or(u32::MAX);
+    ForwardLimits {
+        columns_max: engine.prefill_chunk.max(1),
+        context_len: 0,
+        splits_max: 0,
+        slots: engine.slots.max(1),
+        kv_blocks,
+        block_len: BLOCK_LEN,
+    }
+    .with_context(context.min(kv_blocks.saturating_mul(BLOCK_LEN)))
+}
