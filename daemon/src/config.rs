@@ -4,6 +4,7 @@
 //! that every source is read the same way and every complaint names its source. It opens the file
 //! and nothing else.
 
+mod governor;
 mod keys;
 
 use std::fmt;
@@ -14,7 +15,8 @@ use hearth_engine::EngineConfig;
 use hearth_proto::endpoint::{self, EndpointError};
 
 use crate::limits::METRICS_INTERVAL;
-use keys::{KEYS, Key};
+pub use governor::{Governor, PowerSource};
+use keys::Key;
 
 /// Everything that can be set.
 #[derive(Debug, Clone)]
@@ -32,6 +34,10 @@ pub struct Config {
     pub gpu_watts: Option<f64>,
     /// Where counters are exported to; nowhere unless asked for.
     pub metrics: Metrics,
+    /// When to save power and memory.
+    pub governor: Governor,
+    /// The folder for what must survive the daemon; `None`: there is none.
+    pub state_dir: Option<PathBuf>,
     /// Whether the process gives up what it does not need.
     pub hardening: Hardening,
     /// Filter of the log, as `tracing` reads it.
@@ -154,14 +160,14 @@ pub fn load(
         Err(error) if error.kind() == std::io::ErrorKind::NotFound && !named => {}
         Err(source) => return Err(ConfigError::Unreadable { path, source }),
     }
-    for key in &KEYS {
+    for key in keys::all() {
         let Some(name) = key.variable else { continue };
         if let Some(value) = variable(name).filter(|value| !value.is_empty()) {
             set(&mut config, key, &value, Origin::Variable(name))?;
         }
     }
     for (name, value) in flags {
-        if let Some(key) = KEYS.iter().find(|key| key.name == *name) {
+        if let Some(key) = keys::all().find(|key| key.name == *name) {
             set(&mut config, key, value, Origin::Flag(key.name))?;
         }
     }
@@ -188,6 +194,9 @@ fn defaults() -> Result<Config, ConfigError> {
             socket: None,
             interval: METRICS_INTERVAL,
         },
+        governor: Governor::default(),
+        // Without a home nothing is kept.
+        state_dir: endpoint::state_dir().ok(),
         hardening: Hardening::Auto,
         log: "info".to_owned(),
         log_json: false,
@@ -209,11 +218,14 @@ fn apply_file(config: &mut Config, path: &Path, text: &str) -> Result<(), Config
     })?;
     for (name, value) in table.get_ref() {
         let at = origin(name.span().start);
-        let Some(key) = KEYS.iter().find(|key| key.name == name.get_ref().as_ref()) else {
+        let Some(key) = keys::all().find(|key| key.name == name.get_ref().as_ref()) else {
             return Err(ConfigError::UnknownKey {
                 origin: at,
                 key: name.get_ref().to_string(),
-                known: KEYS.map(|key| key.name).join(", "),
+                known: keys::all()
+                    .map(|key| key.name)
+                    .collect::<Vec<_>>()
+                    .join(", "),
             });
         };
         let text = match value.get_ref() {

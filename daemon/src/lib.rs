@@ -10,6 +10,7 @@ pub mod bench;
 mod changes;
 pub mod config;
 mod energy;
+mod governor;
 pub mod hardening;
 pub mod lifecycle;
 pub mod limits;
@@ -105,6 +106,7 @@ pub async fn serve_as(
     let routes = server::routes(&shared, health_service)?;
     let exports = metrics::Exports::start(&shared)?;
     let starting = tokio::spawn(loading::start(Arc::clone(&shared)));
+    let governor = governor::Governor::start(&shared);
     let warmth = tokio::spawn(warmth::follow(Arc::clone(&shared)));
     tracing::info!(
         socket = %socket.path().display(),
@@ -120,6 +122,7 @@ pub async fn serve_as(
     tracing::info!("draining");
     shared.own.process.supervisor.stopping();
     shared.lifecycle.drain();
+    drop(governor);
     let _lock = socket.close();
     shared.app_sockets.gone(limits::FLUSH_MAX).await;
     server::report_end(&shared.health).await;

@@ -112,6 +112,22 @@ pub const METRICS_CONNECTIONS_MAX: usize = 8;
 pub const METRICS_CONNECTION_TIME_MAX: Duration = Duration::from_secs(10);
 /// Bytes buffered of a request for metrics; its header has to fit.
 pub const METRICS_REQUEST_BYTES_MAX: usize = 8 << 10;
+/// Signals of the governor's sources that wait for it; sources wait beyond that.
+pub const SIGNALS_WAITING_MAX: usize = 64;
+/// How long a system service may take to answer a call.
+pub const BUS_CALL_MAX: Duration = Duration::from_secs(5);
+/// How often a system service that has just come up is asked, before it counts as missing.
+pub const BUS_TRIES_MAX: u32 = 6;
+/// How long the daemon delays the machine's sleep at most.
+pub const SLEEP_DELAY_MAX: Duration = Duration::from_secs(4);
+/// Most power supplies that are looked at.
+pub const POWER_SUPPLIES_MAX: usize = 32;
+/// Most thermal zones that are looked at.
+pub const THERMAL_ZONES_MAX: usize = 64;
+/// Most trip points of a thermal zone that are looked at.
+pub const TRIP_POINTS_MAX: usize = 16;
+/// How long a person's choice of power waits for the plan that follows from it.
+pub const PLAN_WAIT_MAX: Duration = Duration::from_secs(1);
 /// Signs of life in a period of the service manager's watchdog.
 pub const WATCHDOG_PINGS: u32 = 2;
 /// Watchdog periods that a turn of the engine's thread may take, a rebuild of the GPU's state

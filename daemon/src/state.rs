@@ -17,8 +17,9 @@ use tonic_health::server::HealthReporter;
 use crate::app_sockets::AppSockets;
 use crate::config::Config;
 use crate::energy::{self, Meter};
+use crate::governor::{Base, Board, Plan};
 use crate::lifecycle::{Lifecycle, State};
-use crate::limits::{IMPORTS_MAX, KEEP_ALIVE};
+use crate::limits::IMPORTS_MAX;
 use crate::loading::Target;
 use crate::places::Places;
 use crate::service::Deferred;
@@ -106,6 +107,7 @@ pub(crate) struct Shared {
     pub(crate) app_sockets: AppSockets,
     pub(crate) refused: AtomicU64,
     pub(crate) warmth: Warmth,
+    pub(crate) governor: Board,
     /// Requests that wait for their time.
     pub(crate) deferred: Deferred,
     /// Held by the one that starts next when nobody else asks.
@@ -125,8 +127,10 @@ impl Shared {
         app_sockets: AppSockets,
         own: Own,
     ) -> Self {
+        let keep_alive = Some(config.governor.keep_alive).filter(|time| !time.is_zero());
         let activity = Arc::new(watch::Sender::new(()));
         Self {
+            governor: Board::new(&config),
             meter: energy::find(Path::new("/sys"), config.gpu_watts),
             own,
             config,
@@ -139,7 +143,7 @@ impl Shared {
             places: Places::default(),
             app_sockets,
             refused: AtomicU64::new(0),
-            warmth: Warmth::new(Some(KEEP_ALIVE), activity),
+            warmth: Warmth::new(keep_alive, activity),
             deferred: Deferred::default(),
             idle_turn: Mutex::new(()),
             engine: OnceLock::new(),
@@ -232,8 +236,7 @@ impl Shared {
 
     /// Whether the machine is on mains power, as far as is known.
     pub(crate) fn on_mains(&self) -> bool {
-        let power = self.plan(None).power();
-        matches!(power, v1::PowerLevel::Mains | v1::PowerLevel::Unspecified)
+        !self.governor.plan().on_battery
     }
 
     /// The model, for calls that do not wait.
@@ -301,7 +304,7 @@ impl Shared {
                 slots,
                 app_waiting_max: self.config.engine.app_queue_max,
             }),
-            plan: Some(self.plan(warm.as_deref())),
+            plan: Some(self.plan()),
             connections: connections.values().sum(),
             apps: wire::apps(usage.apps, connections, self.meter.as_ref()),
             sequences: usage.sequences.into_iter().map(wire::sequence).collect(),
@@ -314,26 +317,26 @@ impl Shared {
         }
     }
 
-    /// This version watches neither power nor memory: the plan is what is configured.
-    fn plan(&self, warm: Option<&Warm>) -> v1::Plan {
+    /// What the engine has, with everything allowed.
+    pub(crate) fn base(&self) -> Base {
         let engine = &self.config.engine;
-        v1::Plan {
-            power: v1::PowerLevel::Unspecified.into(),
-            memory: v1::MemoryLevel::Unspecified.into(),
-            reason: "power and memory are not watched by this version".to_owned(),
+        let warm = self.warm();
+        let model = warm.as_ref().map(|warm| &warm.model);
+        Base {
             slots: engine.slots,
-            context_len_max: warm.map_or(engine.context_len_max, |warm| warm.model.context_len),
-            prefill_chunk: warm.map_or(engine.prefill_chunk, |warm| warm.model.prefill_chunk),
-            classes: [
-                v1::Class::Interactive,
-                v1::Class::Utility,
-                v1::Class::Background,
-            ]
-            .map(i32::from)
-            .to_vec(),
-            keep_weights: true,
-            pace: 1.0,
+            context_len: model.map_or(engine.context_len_max, |model| model.context_len),
+            prefill_chunk: model.map_or(engine.prefill_chunk, |model| model.prefill_chunk),
         }
+    }
+
+    /// Watches what the governor allows.
+    pub(crate) fn plan_watch(&self) -> watch::Receiver<Plan> {
+        self.governor.watch()
+    }
+
+    /// What the governor allows now.
+    pub(crate) fn plan(&self) -> v1::Plan {
+        wire::plan(&self.governor.plan(), self.base())
     }
 
     fn warnings(&self) -> Vec<String> {

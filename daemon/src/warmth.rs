@@ -126,7 +126,6 @@ impl Warmth {
     }
 
     /// Changes what power and memory allow.
-    #[expect(dead_code, reason = "for the governor")]
     pub(crate) fn set_keep(&self, keep: Keep) {
         self.keep.send_if_modified(|now| {
             let changed = *now != keep;

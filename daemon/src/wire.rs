@@ -5,14 +5,15 @@ mod usage;
 use std::time::Duration;
 
 use hearth_engine::{
-    Activations, AdapterInfo, AdapterKind, Condition, EndReport, EngineStats, Event, FinishReason,
-    TokenOutput,
+    Activations, AdapterInfo, AdapterKind, Class, Condition, EndReport, EngineStats, Event,
+    FinishReason, TokenOutput,
 };
 use hearth_proto::v1;
 use hearth_proto::v1::generation_event::Event as WireEvent;
 use tonic::Status;
 
 use crate::energy::Meter;
+use crate::governor::{Base, MemoryLevel, Plan, PowerLevel, PowerMode};
 use crate::lifecycle::{LoadingNow, State};
 use crate::limits::RETRY_DELAY;
 use crate::status;
@@ -208,6 +209,55 @@ pub(crate) fn counters(stats: &EngineStats, refused: u64, meter: Option<&Meter>)
         device_rebuilds: stats.device_rebuilds,
         preempted: stats.preempted,
         replayed_tokens: stats.replayed_tokens,
+    }
+}
+
+/// The plan, for an engine with `base`.
+pub(crate) fn plan(plan: &Plan, base: Base) -> v1::Plan {
+    let allowance = &plan.allowance;
+    let power = match plan.power {
+        None => v1::PowerLevel::Unspecified,
+        Some(PowerLevel::Mains) => v1::PowerLevel::Mains,
+        Some(PowerLevel::Battery) => v1::PowerLevel::Battery,
+        Some(PowerLevel::Saver) => v1::PowerLevel::Saver,
+        Some(PowerLevel::Critical) => v1::PowerLevel::Critical,
+    };
+    let memory = match plan.memory {
+        None => v1::MemoryLevel::Unspecified,
+        Some(MemoryLevel::Calm) => v1::MemoryLevel::Calm,
+        Some(MemoryLevel::Some) => v1::MemoryLevel::Some,
+        Some(MemoryLevel::High) => v1::MemoryLevel::High,
+        Some(MemoryLevel::Critical) => v1::MemoryLevel::Critical,
+    };
+    let mode = match plan.mode {
+        PowerMode::Auto => v1::PowerMode::Auto,
+        PowerMode::Full => v1::PowerMode::Full,
+        PowerMode::Saver => v1::PowerMode::Saver,
+    };
+    let classes = [
+        (Class::Interactive, v1::Class::Interactive),
+        (Class::Utility, v1::Class::Utility),
+        (Class::Background, v1::Class::Background),
+    ];
+    let runs = classes
+        .into_iter()
+        .filter(|(class, _)| *class <= allowance.least_class);
+    v1::Plan {
+        power: power.into(),
+        memory: memory.into(),
+        reason: plan.reason.clone(),
+        slots: allowance.slots.min(base.slots),
+        context_len_max: allowance.context_len_max.min(base.context_len),
+        prefill_chunk: allowance.prefill_chunk_max.min(base.prefill_chunk),
+        classes: runs.map(|(_, class)| class.into()).collect(),
+        keep_weights: plan.keep_weights,
+        pace: allowance.pace,
+        mode: mode.into(),
+        background_pace: allowance.background_pace.min(allowance.pace),
+        prefix_cache_share: allowance.prefix_cache_share,
+        keep_waiting_kv: allowance.keep_waiting_kv,
+        unload_after_idle: plan.unload_after_idle.map(duration),
+        pulls_paused: plan.pulls_paused,
     }
 }
 

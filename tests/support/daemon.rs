@@ -1,5 +1,7 @@
 //! A daemon within the test's own process, and clients of it.
 
+use std::collections::BTreeMap;
+use std::fmt::Write as _;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -80,8 +82,24 @@ impl Setup {
     /// The configuration, as flags would make it.
     pub fn config(&self) -> Config {
         let file = self.dir.path().join("config.toml");
-        std::fs::write(&file, "").unwrap();
         let path = |name: &str| self.dir.path().join(name).display().to_string();
+        // In the file, so that a process finds them too; without the machine's battery and memory.
+        let mut text = String::new();
+        let state = path("state");
+        for (name, value) in [
+            ("state_dir", state.as_str()),
+            ("power_source", "none"),
+            ("memory_watch", "false"),
+        ] {
+            if self.flags.iter().all(|(set, _)| *set != name) {
+                let _ = writeln!(text, "{name} = '{value}'");
+            }
+        }
+        let flags: BTreeMap<_, _> = self.flags.iter().cloned().collect();
+        for (name, value) in flags {
+            let _ = writeln!(text, "{name} = '{value}'");
+        }
+        std::fs::write(&file, text).unwrap();
         let mut flags = vec![
             ("socket", path("run/hearthd.sock")),
             ("models_dir", path("models")),
@@ -91,7 +109,6 @@ impl Setup {
                 .iter()
                 .map(|path| ("model", path.display().to_string())),
         );
-        flags.extend(self.flags.iter().cloned());
         let mut config = config::load(Some(&file), &|_| None, &flags).unwrap();
         (self.engine)(&mut config.engine);
         config

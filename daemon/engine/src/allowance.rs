@@ -20,6 +20,8 @@ pub struct Allowance {
     /// Share of the time in which the GPU may work, above 0 and at most 1: after each step the engine
     /// rests for as long as it takes.
     pub pace: f32,
+    /// The same for steps of background requests alone, where it is less than `pace`.
+    pub background_pace: f32,
     /// Share of the KV blocks that may be kept for later prompts, from 0 to 1.
     pub prefix_cache_share: f32,
     /// Whether sequences that wait keep their KV. Without it, it is computed again later.
@@ -34,6 +36,7 @@ impl Default for Allowance {
             prefill_chunk_max: u32::MAX,
             least_class: Class::Background,
             pace: 1.0,
+            background_pace: 1.0,
             prefix_cache_share: 1.0,
             keep_waiting_kv: true,
         }

@@ -62,6 +62,8 @@ pub(crate) struct Running {
     told: Told,
     energy: EnergyShares,
     allowance: Allowance,
+    /// The pace that was allowed for the last step.
+    pace_now: f32,
     /// The end of the rest that the allowed pace asks for.
     rest_until: Option<Instant>,
     /// The device was lost often: steps are small and go one at a time.
@@ -99,6 +101,7 @@ impl Running {
             told: Told::default(),
             energy: EnergyShares::new(config.meter.clone()),
             allowance: Allowance::default(),
+            pace_now: 1.0,
             rest_until: None,
             careful: false,
         }
@@ -207,7 +210,7 @@ impl Running {
     }
 
     fn steps_ahead(&self) -> usize {
-        if self.allowance.pace < 1.0 {
+        if self.pace_now.min(self.allowance.pace) < 1.0 {
             return 1;
         }
         let most = if self.sequences.len() > 1 {

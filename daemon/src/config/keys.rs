@@ -6,10 +6,10 @@ use std::time::Duration;
 use hearth_engine::{Activations, AdapterChoice, Speculation, Tuning};
 use hearth_proto::endpoint;
 
-use super::{Config, Hardening};
+use super::{Config, Hardening, governor};
 
 /// What a setting's text must be.
-type Apply = fn(&mut Config, &str) -> Result<(), &'static str>;
+pub(super) type Apply = fn(&mut Config, &str) -> Result<(), &'static str>;
 
 /// A setting: its name in the file and as a flag, its variable, its parser.
 pub(super) struct Key {
@@ -18,8 +18,13 @@ pub(super) struct Key {
     pub(super) apply: Apply,
 }
 
-/// All settings, in the order of `hearthd --help`.
-pub(super) const KEYS: [Key; 26] = [
+/// All settings.
+pub(super) fn all() -> impl Iterator<Item = &'static Key> {
+    KEYS.iter().chain(&governor::KEYS)
+}
+
+/// The settings but the governor's, in the order of `hearthd --help`.
+static KEYS: [Key; 27] = [
     Key {
         name: "socket",
         variable: Some("HEARTH_SOCKET"),
@@ -134,6 +139,11 @@ pub(super) const KEYS: [Key; 26] = [
         name: "no_cooperative_matrix",
         variable: None,
         apply: set_no_cooperative_matrix,
+    },
+    Key {
+        name: "state_dir",
+        variable: None,
+        apply: set_state_dir,
     },
     Key {
         name: "hardening",
@@ -313,6 +323,12 @@ fn set_no_cooperative_matrix(config: &mut Config, value: &str) -> Result<(), &'s
     Ok(())
 }
 
+fn set_state_dir(config: &mut Config, value: &str) -> Result<(), &'static str> {
+    let path = Some(PathBuf::from(value)).filter(|path| path.is_absolute());
+    config.state_dir = Some(path.ok_or("an absolute path")?);
+    Ok(())
+}
+
 fn set_hardening(config: &mut Config, value: &str) -> Result<(), &'static str> {
     config.hardening = match value {
         "auto" => Hardening::Auto,
@@ -338,7 +354,8 @@ fn truth(value: &str) -> Result<bool, &'static str> {
     value.parse().map_err(|_| "true or false")
 }
 
-fn number<T: std::str::FromStr + PartialOrd>(
+/// A number within its bounds.
+pub(super) fn number<T: std::str::FromStr + PartialOrd>(
     value: &str,
     least: T,
     most: T,

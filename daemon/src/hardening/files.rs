@@ -4,7 +4,6 @@
 use std::error::Error;
 use std::path::{Path, PathBuf};
 
-use hearth_proto::endpoint;
 use landlock::{
     ABI, AccessFs, AccessNet, CompatLevel, Compatible as _, Ruleset, RulesetAttr as _,
     RulesetCreatedAttr as _, RulesetStatus, path_beneath_rules,
@@ -54,7 +53,7 @@ fn own_folders(config: &Config) -> Vec<PathBuf> {
         parent(&config.socket),
         Some(config.models_dir.clone()),
         config.engine.cache_dir.clone(),
-        endpoint::state_dir().ok(),
+        config.state_dir.clone(),
         config.metrics.file.as_deref().and_then(parent),
         config.metrics.socket.as_deref().and_then(parent),
     ];

@@ -12,8 +12,9 @@ use tonic::{Request, Response, Status};
 use super::{Replies, options};
 use crate::app_sockets::Label;
 use crate::changes::Changes;
+use crate::governor::PowerMode;
 use crate::lifecycle::{Phase, State};
-use crate::limits::{APP_NAME_BYTES_MAX, WATCH_INTERVAL_MAX, WATCH_INTERVAL_MIN};
+use crate::limits::{APP_NAME_BYTES_MAX, PLAN_WAIT_MAX, WATCH_INTERVAL_MAX, WATCH_INTERVAL_MIN};
 use crate::peer::{self, Peer};
 use crate::state::Shared;
 use crate::{access, status};
@@ -64,6 +65,34 @@ impl Daemon for DaemonService {
         let shared = Arc::clone(&self.shared);
         tokio::spawn(tell(shared, interval, sandboxed, replies));
         Ok(Response::new(Box::pin(ReceiverStream::new(stream))))
+    }
+
+    async fn set_power_mode(
+        &self,
+        request: Request<v1::SetPowerModeRequest>,
+    ) -> Result<Response<v1::SetPowerModeResponse>, Status> {
+        let mode = match request.into_inner().mode() {
+            v1::PowerMode::Auto => PowerMode::Auto,
+            v1::PowerMode::Full => PowerMode::Full,
+            v1::PowerMode::Saver => PowerMode::Saver,
+            v1::PowerMode::Unspecified => {
+                return Err(status::bad_field("mode", "must be AUTO, FULL or SAVER"));
+            }
+        };
+        let mut plans = self.shared.plan_watch();
+        let shared = Arc::clone(&self.shared);
+        let kept = tokio::task::spawn_blocking(move || shared.governor.choose(mode)).await;
+        let kept = kept.map_err(|_| status::bug())?;
+        if let Err(error) = &kept {
+            tracing::warn!(%error, "the choice of power is not written down");
+        }
+        // The governor follows at once, if it still runs.
+        let follows = plans.wait_for(|plan| plan.mode == mode);
+        let _ = tokio::time::timeout(PLAN_WAIT_MAX, follows).await;
+        Ok(Response::new(v1::SetPowerModeResponse {
+            plan: Some(self.shared.plan()),
+            kept: kept.is_ok(),
+        }))
     }
 
     async fn open_app_socket(

@@ -10,6 +10,7 @@ use crate::error::EngineError;
 use crate::event::TokenOutput;
 use crate::gpu::{Gpu, Readback};
 use crate::model::{OUTPUTS_MAX, StepInput};
+use crate::request::Class;
 use crate::sampler::log_probabilities;
 use crate::scheduler::SequenceId;
 use crate::sequence::NextStep;
@@ -58,6 +59,7 @@ impl Running {
         };
         self.last_done = now;
         self.last_step = took.busy;
+        self.pace_now = self.pace_of(&step);
         self.rest_after(took.busy, now);
         self.account(shared, &step, &took);
         let alone = step.parts.len() == 1;
@@ -67,9 +69,20 @@ impl Running {
         Ok(true)
     }
 
+    /// The pace that is allowed for a step.
+    fn pace_of(&self, step: &StepUnderWay) -> f32 {
+        let allowance = &self.allowance;
+        let is_background = |part: &Part| part.class == Class::Background;
+        if step.parts.iter().all(is_background) {
+            allowance.pace.min(allowance.background_pace)
+        } else {
+            allowance.pace
+        }
+    }
+
     /// Rests as long as the allowed pace asks for after a step that took `busy`.
     fn rest_after(&mut self, busy: Duration, now: Instant) {
-        let pace = f64::from(self.allowance.pace);
+        let pace = f64::from(self.pace_now);
         self.rest_until = (pace < 1.0).then(|| {
             let rest = busy.as_secs_f64() * (1.0 / pace.max(0.01) - 1.0);
             now + Duration::try_from_secs_f64(rest).map_or(REST_MAX, |rest| rest.min(REST_MAX))
