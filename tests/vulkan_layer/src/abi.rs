@@ -1,5 +1,10 @@
 //! What a layer needs of Vulkan's and its loader's C interface.
 
+#![allow(
+    unreachable_pub,
+    reason = "types of the one function that the loader calls"
+)]
+
 use std::ffi::{c_char, c_void};
 
 /// A dispatchable handle.
