@@ -5,7 +5,7 @@ mod launchd;
 mod steps;
 mod systemd;
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use hearth::{Client, Error};
@@ -75,18 +75,11 @@ pub(crate) async fn service(
             carry_out("install", manager, &steps, args.dry_run.dry_run, output).await
         }
         ServiceAction::Uninstall(args) => {
-            let mut folders = own_folders()?;
-            // The models' folder lies in one that is the daemon's own too.
-            let outer: Vec<PathBuf> = folders
-                .iter()
-                .filter_map(|f| f.parent())
-                .map(Into::into)
-                .collect();
-            folders.extend(outer.into_iter().filter(|outer| outer.ends_with("hearth")));
-            let steps = match manager {
-                Manager::Systemd => systemd::uninstall(&folders)?,
-                Manager::Launchd => launchd::uninstall(&folders)?,
+            let mut steps = match manager {
+                Manager::Systemd => systemd::uninstall()?,
+                Manager::Launchd => launchd::uninstall()?,
             };
+            steps.extend(leftovers(&super::socket(global)?)?);
             carry_out("uninstall", manager, &steps, args.dry_run, output).await
         }
         ServiceAction::Start(args) => {
@@ -196,6 +189,20 @@ fn own_folders() -> Result<Vec<PathBuf>, Failure> {
     let state = endpoint::state_dir().map_err(Error::from)?;
     let cache = endpoint::cache_dir().map_err(Error::from)?;
     Ok(vec![models, state, cache])
+}
+
+/// What is left when the daemon is gone: its lock, and folders that nobody has put anything in.
+fn leftovers(socket: &Path) -> Result<Vec<Step>, Failure> {
+    let mut folders = own_folders()?;
+    // The folder above that of the models is the daemon's too, unless a variable moved them.
+    let above = folders[0]
+        .parent()
+        .filter(|above| above.ends_with("hearth"));
+    folders.extend(above.map(Path::to_owned));
+    folders.extend(socket.parent().map(Path::to_owned));
+    let mut steps = vec![Step::Remove(endpoint::lock_path(socket))];
+    steps.extend(folders.into_iter().map(Step::RemoveEmpty));
+    Ok(steps)
 }
 
 /// The process of a daemon that runs, if it is not the service's.

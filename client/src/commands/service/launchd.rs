@@ -96,14 +96,12 @@ pub(super) fn install(place: &Place) -> Result<Vec<Step>, Failure> {
 ///
 /// # Errors
 /// The home directory is unknown.
-pub(super) fn uninstall(folders: &[PathBuf]) -> Result<Vec<Step>, Failure> {
+pub(super) fn uninstall() -> Result<Vec<Step>, Failure> {
     let agent = format!("{}/{LABEL}", domain());
-    let mut steps = vec![
+    Ok(vec![
         Step::Run(launchctl(&["bootout", &agent]).may_fail()),
         Step::Remove(agent_path()?),
-    ];
-    steps.extend(folders.iter().cloned().map(Step::RemoveEmpty));
-    Ok(steps)
+    ])
 }
 
 /// What starts it.

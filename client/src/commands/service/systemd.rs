@@ -21,7 +21,7 @@ const WRITE_LINE: &str =
 /// What marks the part of the unit that needs user namespaces.
 const NAMESPACES: (&str, &str) = ("# begin namespaces\n", "# end namespaces\n");
 /// Exit codes of systemd's own child: the namespaces cannot be had.
-const EXIT_NAMESPACES: [&str; 2] = ["217", "226"];
+const EXIT_NAMESPACES: [&str; 3] = ["217", "218", "226"];
 
 /// The folder of the user's units.
 fn unit_folder() -> Result<PathBuf, Failure> {
@@ -136,18 +136,16 @@ pub(super) fn install(place: &Place) -> Result<Vec<Step>, Failure> {
 ///
 /// # Errors
 /// The home directory is unknown.
-pub(super) fn uninstall(folders: &[PathBuf]) -> Result<Vec<Step>, Failure> {
+pub(super) fn uninstall() -> Result<Vec<Step>, Failure> {
     let folder = unit_folder()?;
-    let mut steps = vec![
+    Ok(vec![
         // Units that are not there, or do not run, are as wanted already.
         Step::Run(systemctl(&["disable", "--now", SERVICE, SOCKET]).may_fail()),
         Step::Remove(folder.join(SERVICE)),
         Step::Remove(folder.join(SOCKET)),
         Step::Run(systemctl(&["daemon-reload"])),
         Step::Run(systemctl(&["reset-failed", SERVICE, SOCKET]).may_fail()),
-    ];
-    steps.extend(folders.iter().cloned().map(Step::RemoveEmpty));
-    Ok(steps)
+    ])
 }
 
 /// What starts it.
