@@ -100,6 +100,8 @@ pub const KEEP_ALIVE_MAX: Duration = Duration::from_secs(366 * 86_400);
 pub const DEFERRED_MAX: usize = 256;
 /// and most of one app.
 pub const DEFERRED_APP_MAX: usize = 32;
+/// When a caller may try again whose background request was refused to save power.
+pub const POWER_RETRY_DELAY: Duration = Duration::from_secs(60);
 /// When a caller may try again whom short memory kept from the model.
 pub const MEMORY_RETRY_DELAY: Duration = Duration::from_secs(10);
 /// When a refused caller may try again, if nothing better is known.

@@ -264,9 +264,11 @@ fn load_blocking(
 /// # Errors
 /// It is not warm, or a load runs.
 pub(crate) async fn unload(shared: &Arc<Shared>, asked: &str) -> Result<(), Status> {
-    let Ok(_lock) = shared.load_lock.try_lock() else {
+    if shared.lifecycle.now().loading.is_some() {
         return Err(status::loading());
-    };
+    }
+    // An unloading that is under way takes a moment.
+    let _lock = shared.load_lock.lock().await;
     let Some(warm) = shared.warm() else {
         return match shared.warmth.sleeping() {
             // It leaves nothing to unload, and is not loaded again by itself.

@@ -12,7 +12,7 @@ use hearth_proto::ERROR_DOMAIN;
 use tonic::{Code, Status};
 use tonic_types::{ErrorDetails, StatusExt as _};
 
-use crate::limits::{MEMORY_RETRY_DELAY, RETRY_DELAY};
+use crate::limits::{MEMORY_RETRY_DELAY, POWER_RETRY_DELAY, RETRY_DELAY};
 use crate::socket::SocketError;
 use crate::store::StoreError;
 
@@ -119,6 +119,15 @@ pub(crate) fn no_model(why: Option<&str>) -> Status {
         let _ = write!(message, " ({why})");
     }
     fault(Code::FailedPrecondition, "NO_MODEL", message).status()
+}
+
+/// Nobody waits for it, and the battery is nearly empty.
+pub(crate) fn deferred_by_power() -> Status {
+    let message = "background requests are refused while the battery is nearly empty or the \
+                   machine too hot";
+    fault(Code::ResourceExhausted, "DEFERRED_BY_POWER", message)
+        .retry(POWER_RETRY_DELAY)
+        .status()
 }
 
 /// The model is unloaded and may not be loaded now. `why`: the plan's reason.

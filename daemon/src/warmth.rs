@@ -353,8 +353,8 @@ async fn rest(shared: &Arc<Shared>) -> bool {
     );
     drop(warm);
     tracing::info!("{why}");
-    loading::free(shared).await;
     shared.lifecycle.ready(Some(why));
+    loading::free(shared).await;
     shared.activity.send_replace(());
     shared.report_health().await;
     true

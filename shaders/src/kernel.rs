@@ -200,22 +200,7 @@ impl Kernel {
                 files.extend(weights.files(place));
                 files
             }
-            Self::Norm(ActivationFormat::Int8, reduction) => vec![
-                include_str!("../kernels/norm_eight.wgsl"),
-                RMS_SCALE,
-                STEP,
-                reduction.source(),
-                EIGHT_QUANTS,
-                ACT_OUT_EIGHT,
-            ],
-            Self::Norm(act, reduction) => vec![
-                include_str!("../kernels/norm.wgsl"),
-                RMS_SCALE,
-                STEP,
-                IMAGE,
-                reduction.source(),
-                act.output(),
-            ],
+            Self::Norm(act, reduction) => norm_files(act, reduction),
             Self::Gemv(..)
             | Self::GemvRows(..)
             | Self::GemmRows(..)
@@ -500,5 +485,26 @@ impl Kernel {
         let tiles = Tile::choices(mixed.activations);
         list.extend(tiles.iter().map(|&tile| Self::Gemm(mixed, tile)));
         list
+    }
+}
+
+fn norm_files(act: ActivationFormat, reduction: Reduction) -> Vec<&'static str> {
+    match act {
+        ActivationFormat::Int8 => vec![
+            include_str!("../kernels/norm_eight.wgsl"),
+            RMS_SCALE,
+            STEP,
+            reduction.source(),
+            EIGHT_QUANTS,
+            ACT_OUT_EIGHT,
+        ],
+        act => vec![
+            include_str!("../kernels/norm.wgsl"),
+            RMS_SCALE,
+            STEP,
+            IMAGE,
+            reduction.source(),
+            act.output(),
+        ],
     }
 }

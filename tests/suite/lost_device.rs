@@ -197,6 +197,9 @@ fn losses_change_no_reply() {
             if done <= WARM_UP {
                 warm = resident_bytes();
             }
+            if done % 5 == 0 {
+                println!("{done} {} KiB", resident_bytes() >> 10);
+            }
         }
         layer.rest();
         assert_eq!(streams.finish(), expected, "after {done} losses");

@@ -259,24 +259,6 @@ async fn what_is_to_come_says_so() {
             .await
             .err()
             .unwrap(),
-        clients
-            .models
-            .pin(v1::PinRequest::default())
-            .await
-            .unwrap_err(),
-        clients
-            .models
-            .unpin(v1::UnpinRequest::default())
-            .await
-            .unwrap_err(),
-        generate(
-            &mut clients,
-            v1::GenerationOptions {
-                start_when: v1::StartWhen::Idle.into(),
-                ..Default::default()
-            },
-        )
-        .await,
         generate(
             &mut clients,
             v1::GenerationOptions {

@@ -132,7 +132,7 @@ fn the_canary_disturbs_nobody() {
     assert_eq!(engine.stats().device_rebuilds, 0);
 }
 
-/// Panics at the n-th event.
+/// Panics at the n-th event, once.
 struct Bomb {
     sink: ChannelSink,
     fuse: u32,
@@ -140,7 +140,7 @@ struct Bomb {
 
 impl EventSink for Bomb {
     fn try_send(&mut self, event: Event) -> SendOutcome {
-        self.fuse = self.fuse.saturating_sub(1);
+        self.fuse = self.fuse.wrapping_sub(1);
         assert_ne!(self.fuse, 0, "on purpose");
         self.sink.try_send(event)
     }

@@ -43,7 +43,7 @@ async fn ask(clients: &mut Clients) -> Result<Text, tonic::Status> {
 async fn asleep(clients: &mut Clients) -> v1::DaemonStatus {
     clients
         .wait_for("asleep", |status| {
-            status.model.is_none() && status.state() == v1::LifecycleState::Ready
+            status.model.is_none() && status.reason.is_some()
         })
         .await
 }

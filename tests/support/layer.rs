@@ -44,6 +44,9 @@ impl Layer {
             .env("VK_LAYER_PATH", folder.path())
             .env("VK_INSTANCE_LAYERS", NAME)
             .env(CUE, folder.path().join("cue"))
+            .env("RUST_BACKTRACE", "0")
+            // Mesa's own layer falls over where no adapter is seen.
+            .env("NODEVICE_SELECT", "1")
             .stdin(Stdio::null())
             .status()
             .unwrap();

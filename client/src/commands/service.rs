@@ -75,7 +75,14 @@ pub(crate) async fn service(
             carry_out("install", manager, &steps, args.dry_run.dry_run, output).await
         }
         ServiceAction::Uninstall(args) => {
-            let folders = own_folders()?;
+            let mut folders = own_folders()?;
+            // The models' folder lies in one that is the daemon's own too.
+            let outer: Vec<PathBuf> = folders
+                .iter()
+                .filter_map(|f| f.parent())
+                .map(Into::into)
+                .collect();
+            folders.extend(outer.into_iter().filter(|outer| outer.ends_with("hearth")));
             let steps = match manager {
                 Manager::Systemd => systemd::uninstall(&folders)?,
                 Manager::Launchd => launchd::uninstall(&folders)?,

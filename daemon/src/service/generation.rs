@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::task::{Context, Poll, ready};
 use std::time::{Duration, Instant};
 
-use hearth_engine::{Event, GenerateRequest};
+use hearth_engine::{Class, Event, GenerateRequest};
 use hearth_proto::v1::GenerationEvent;
 use tokio::sync::mpsc;
 use tokio_stream::Stream;
@@ -18,6 +18,7 @@ use super::options::Settings;
 use super::prompt::{self, Ask};
 use super::sink::{self, Events};
 use super::{Replies, blocking};
+use crate::governor::PowerLevel;
 use crate::lifecycle::State;
 use crate::state::{Availability, Shared, Warm};
 use crate::status;
@@ -175,6 +176,10 @@ async fn submit(
         .is_some_and(|deadline| deadline <= Instant::now())
     {
         return Err(status::deadline_exceeded());
+    }
+    let plan = shared.governor.plan();
+    if request.class == Class::Background && plan.power == Some(PowerLevel::Critical) {
+        return Err(status::deferred_by_power());
     }
     let engine = Arc::clone(shared.engine().ok_or_else(status::loading)?);
     let model = Arc::clone(&warm.model);

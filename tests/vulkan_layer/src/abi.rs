@@ -1,5 +1,10 @@
 //! What a layer needs of Vulkan's and its loader's C interface.
 
+#![allow(
+    unreachable_pub,
+    reason = "types of the one function that the loader calls"
+)]
+
 use std::ffi::{c_char, c_void};
 
 /// A dispatchable handle.
@@ -48,7 +53,7 @@ pub(crate) struct InstanceLink {
 #[repr(C)]
 pub(crate) struct DeviceLink {
     pub(crate) next: *mut DeviceLink,
-    pub(crate) get_instance_proc_addr: GetProcAddr,
+    get_instance_proc_addr: GetProcAddr,
     pub(crate) get_device_proc_addr: GetProcAddr,
 }
 

@@ -29,13 +29,24 @@ use cue::{Cues, Deed};
 /// The next layer's functions of a device.
 struct Device {
     get_proc_addr: GetProcAddr,
+    /// The handle, as an address.
+    handle: usize,
     lost: bool,
+}
+
+/// The next layer's functions of an instance, found when it was made: later the loader would find its
+/// first layer's.
+#[derive(Clone, Copy)]
+struct Instance {
+    get_proc_addr: GetProcAddr,
+    enumerate: Function,
+    create_device: Function,
 }
 
 #[derive(Default)]
 struct Layer {
-    /// By dispatch key: the next layer's `vkGetInstanceProcAddr`, and the instance.
-    instances: HashMap<usize, (GetProcAddr, usize)>,
+    /// By dispatch key.
+    instances: HashMap<usize, Instance>,
     /// By dispatch key, which a device and its queues share.
     devices: HashMap<usize, Device>,
     cues: Cues,
@@ -59,17 +70,18 @@ unsafe fn key(handle: Handle) -> usize {
 /// The next layer's function of a device or queue, and whether the device is lost.
 ///
 /// # Safety
-/// `handle` is a live device or queue, `device` its device if that is known.
+/// `handle` is a live device or queue.
 unsafe fn next(handle: Handle, name: &CStr) -> (Function, bool) {
     // SAFETY: as the caller says.
     let key = unsafe { key(handle) };
-    let (get, lost) = {
+    let (get, device, lost) = {
         let layer = layer();
         let device = &layer.devices[&key];
-        (device.get_proc_addr, device.lost)
+        (device.get_proc_addr, device.handle, device.lost)
     };
-    // SAFETY: a layer below looks at the handle's dispatch table alone, which a queue shares.
-    let function = unsafe { get(handle, name.as_ptr()) };
+    let device = std::ptr::with_exposed_provenance_mut(device);
+    // SAFETY: the device is live, as the handle is the device itself or one of its queues.
+    let function = unsafe { get(device, name.as_ptr()) };
     (function, lost)
 }
 
@@ -174,15 +186,14 @@ unsafe extern "system" fn enumerate_physical_devices(
     type Next = unsafe extern "system" fn(Handle, *mut u32, *mut Handle) -> VkResult;
     // SAFETY: called by the loader with live arguments; the function found has this type.
     unsafe {
-        let get = {
+        let function = {
             let mut layer = layer();
             if layer.cues.adapters_are_gone() {
                 *count = 0;
                 return abi::SUCCESS;
             }
-            layer.instances[&key(instance)].0
+            layer.instances[&key(instance)].enumerate
         };
-        let function = get(instance, c"vkEnumeratePhysicalDevices".as_ptr());
         std::mem::transmute::<Function, Next>(function)(instance, count, devices)
     }
 }
@@ -206,9 +217,12 @@ unsafe extern "system" fn create_instance(
         let result = create(info, allocator, instance);
         if result == abi::SUCCESS {
             let made = *instance;
-            layer()
-                .instances
-                .insert(key(made), (get, made.expose_provenance()));
+            let found = Instance {
+                get_proc_addr: get,
+                enumerate: get(made, c"vkEnumeratePhysicalDevices".as_ptr()),
+                create_device: get(made, c"vkCreateDevice".as_ptr()),
+            };
+            layer().instances.insert(key(made), found);
         }
         result
     }
@@ -225,19 +239,17 @@ unsafe extern "system" fn create_device(
         let Some(link) = abi::link::<DeviceLink>(info, abi::LOADER_DEVICE_CREATE_INFO) else {
             return abi::INITIALIZATION_FAILED;
         };
-        let get_instance = (**link).get_instance_proc_addr;
         let get_device = (**link).get_device_proc_addr;
         *link = (**link).next;
-        let Some((_, instance)) = layer().instances.get(&key(physical)).copied() else {
+        let Some(instance) = layer().instances.get(&key(physical)).copied() else {
             return abi::INITIALIZATION_FAILED;
         };
-        let instance = std::ptr::with_exposed_provenance_mut(instance);
-        let create = get_instance(instance, c"vkCreateDevice".as_ptr());
-        let create = std::mem::transmute::<Function, CreateDevice>(create);
+        let create = std::mem::transmute::<Function, CreateDevice>(instance.create_device);
         let result = create(physical, info, allocator, device);
         if result == abi::SUCCESS {
             let made = Device {
                 get_proc_addr: get_device,
+                handle: (*device).expose_provenance(),
                 lost: false,
             };
             layer().devices.insert(key(*device), made);
@@ -306,8 +318,8 @@ unsafe extern "system" fn get_instance_proc_addr(
         if instance.is_null() {
             return None;
         }
-        let (get, _) = layer().instances.get(&key(instance)).copied()?;
-        get(instance, name)
+        let found = layer().instances.get(&key(instance)).copied()?;
+        (found.get_proc_addr)(instance, name)
     }
 }
 

@@ -155,18 +155,22 @@ impl EngineLoop {
             stats.kv_blocks_total = limits.kv_blocks;
             stats.weights_resident = true;
         });
-        let mut running = Running::new(Arc::clone(&model), forward, &self.config);
-        running.allow(self.allowance);
-        running.set_careful(self.careful);
-        self.running = Some(running);
         self.origin = Some(Origin {
             path: path.to_owned(),
             mark,
             limits,
             canary,
         });
-        self.shared.set_model(Some(Arc::clone(&model)));
+        self.put_to_work(Arc::clone(&model), forward);
         Ok(model)
+    }
+
+    fn put_to_work(&mut self, model: Arc<LoadedModel>, forward: Forward) {
+        let mut running = Running::new(Arc::clone(&model), forward, &self.config);
+        running.allow(self.allowance);
+        running.set_careful(self.careful);
+        self.running = Some(running);
+        self.shared.set_model(Some(model));
     }
 
     /// A fresh pass's canary and prefill chunk.

@@ -85,8 +85,9 @@ impl EngineLoop {
 
     fn give_up(&mut self, reason: String) {
         tracing::error!(reason, "the GPU does not come back; the model is unloaded");
-        self.drop_model(FinishReason::Fault);
+        // First, so that nobody whose reply ends finds the condition of before.
         self.shared.set_condition(Condition::Failed { reason });
+        self.drop_model(FinishReason::Fault);
     }
 
     /// Opens the device again, and brings the model back onto it.

@@ -1,5 +1,6 @@
 //! Opens the adapter and the device, and remembers what the driver says went wrong.
 
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
@@ -212,13 +213,21 @@ impl Gpu {
         &self,
         submission: Option<wgpu::SubmissionIndex>,
     ) -> Result<(), EngineError> {
+        // A device that is lost never finishes anything.
+        self.check()?;
         let wait = wgpu::PollType::Wait {
             submission_index: submission,
             timeout: Some(self.wait_max),
         };
-        if let Err(error) = self.device.poll(wait) {
-            let message = format!("waiting for the GPU: {error}");
-            latch(&self.fault, message, false);
+        // wgpu panics if the device is lost in the meantime.
+        let waited = catch_unwind(AssertUnwindSafe(|| self.device.poll(wait)));
+        let failed = |what: &dyn std::fmt::Display| {
+            latch(&self.fault, format!("waiting for the GPU: {what}"), false);
+        };
+        match waited {
+            Ok(Ok(_)) => {}
+            Ok(Err(error)) => failed(&error),
+            Err(_) => failed(&"the device is lost"),
         }
         self.check()
     }
