@@ -83,6 +83,8 @@ pub(crate) enum Command {
     Status(StatusArgs),
     /// Show who runs what now, or who has used how much
     Ps(PsArgs),
+    /// Show how much power the daemon may use, or say so by hand
+    Power(PowerArgs),
     /// Run the daemon as a service of this user: install, uninstall, start, stop, status, logs
     Service(ServiceArgs),
     /// Look for what keeps Hearth from working, and say how to mend it
@@ -313,6 +315,28 @@ pub(crate) struct StatusArgs {
     /// Print again at every change, until Ctrl-C
     #[arg(long, short)]
     pub(crate) watch: bool,
+}
+
+/// `hearth power`
+#[derive(Debug, Args)]
+#[command(after_help = "\
+The choice holds until another is made, also for later daemons. Heat and short memory count whatever
+is chosen.")]
+pub(crate) struct PowerArgs {
+    /// Whose word counts [default: only show]
+    #[arg(value_enum, value_name = "MODE")]
+    pub(crate) mode: Option<PowerMode>,
+}
+
+/// How much power may be used.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub(crate) enum PowerMode {
+    /// As battery, power profile and temperature say
+    Auto,
+    /// Full power, whatever the battery says
+    Full,
+    /// Save power, as on a low battery
+    Saver,
 }
 
 /// `hearth ps`

@@ -8,7 +8,7 @@ use serde_json::{Map, Value, json};
 
 use crate::exit::Failure;
 
-pub(crate) use status::{status, usage};
+pub(crate) use status::{plan, status, usage};
 
 /// An enum value's name without its prefix, in lower case; `unknown` for one of a newer contract.
 pub(crate) fn enum_name(name: Option<&str>, prefix: &str) -> String {

@@ -13,6 +13,8 @@ mod cancel;
 mod deferral;
 mod energy;
 mod hardening;
+#[cfg(target_os = "linux")]
+mod governor;
 mod kernels;
 mod killed;
 mod lost_device;

@@ -8,6 +8,7 @@ mod doctor_driver;
 mod doctor_machine;
 mod models;
 mod pages;
+mod power;
 mod ps;
 mod reply;
 mod request;
@@ -51,6 +52,7 @@ pub(crate) async fn run(cli: Cli, output: Output) -> Result<(), Failure> {
         Command::Unpin(args) => models::pin(args, false, &global, output).await,
         Command::AppSocket(args) => app_socket::app_socket(args, &global, output).await,
         Command::Status(args) => status::status(args, &global, output).await,
+        Command::Power(args) => power::power(args, &global, output).await,
         Command::Ps(args) => ps::ps(args, &global, output).await,
         Command::Service(args) => service::service(args, &global, output).await,
         Command::Doctor => doctor::doctor(&global, output).await,

@@ -9,7 +9,7 @@ use crate::exit::Failure;
 use crate::json;
 use crate::output::{Output, bytes};
 
-use super::{connect_to_running, ps};
+use super::{connect_to_running, power, ps};
 
 /// Moves to the upper left corner and clears the screen below.
 const CLEAR_SCREEN: &str = "\u{1b}[H\u{1b}[J";
@@ -86,10 +86,8 @@ pub(crate) fn text(status: &DaemonStatus) -> String {
         counter_lines(counters, &mut lines);
     }
     lines.add("apps", &busiest(status));
-    if let Some(plan) = &status.plan
-        && !plan.reason.is_empty()
-    {
-        lines.add("plan", &plan.reason);
+    if let Some(plan) = &status.plan {
+        lines.add("plan", &power::line(plan));
     }
     if let Some(rss) = status.rss_bytes {
         lines.add("memory", &format!("{} resident", bytes(rss)));

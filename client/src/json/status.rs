@@ -56,7 +56,7 @@ pub(crate) fn status(status: &v1::DaemonStatus) -> Value {
         value["counters"] = counters_value(counters);
     }
     if let Some(plan) = &status.plan {
-        value["plan"] = plan_value(plan);
+        value["plan"] = self::plan(plan);
     }
     value["apps"] = status.apps.iter().map(app).collect();
     value["sequences"] = status.sequences.iter().map(sequence).collect();
@@ -110,7 +110,11 @@ fn counters_value(counters: &v1::Counters) -> Value {
     })
 }
 
-fn plan_value(plan: &v1::Plan) -> Value {
+/// What the governor allows.
+pub(crate) fn plan(plan: &v1::Plan) -> Value {
+    let mode = v1::PowerMode::try_from(plan.mode)
+        .ok()
+        .map(|v| v.as_str_name());
     let power = v1::PowerLevel::try_from(plan.power)
         .ok()
         .map(|v| v.as_str_name());
@@ -125,6 +129,14 @@ fn plan_value(plan: &v1::Plan) -> Value {
         "context_len_max": plan.context_len_max,
         "prefill_chunk": plan.prefill_chunk,
         "pace": float(plan.pace),
+        "background_pace": float(plan.background_pace),
+        "classes": plan.classes.iter().map(|v| class(*v)).collect::<Vec<_>>(),
+        "mode": enum_name(mode, "POWER_MODE_"),
+        "prefix_cache_share": float(plan.prefix_cache_share),
+        "keep_waiting_kv": plan.keep_waiting_kv,
+        "keep_weights": plan.keep_weights,
+        "unload_after_idle_ms": ms(plan.unload_after_idle),
+        "pulls_paused": plan.pulls_paused,
     })
 }
 

@@ -329,6 +329,21 @@ impl Daemon for Answers {
         )))
     }
 
+    async fn set_power_mode(
+        &self,
+        request: Request<v1::SetPowerModeRequest>,
+    ) -> Result<Response<v1::SetPowerModeResponse>, Status> {
+        let plan = v1::Plan {
+            reason: "by hand".to_owned(),
+            mode: request.into_inner().mode,
+            ..Default::default()
+        };
+        Ok(Response::new(v1::SetPowerModeResponse {
+            plan: Some(plan),
+            kept: true,
+        }))
+    }
+
     async fn get_status(
         &self,
         _: Request<v1::GetStatusRequest>,
