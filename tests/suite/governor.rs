@@ -52,7 +52,10 @@ async fn unplugged_it_runs_half_as_many_and_plugged_in_all_again() {
     machine.battery(true, 80.0).await;
     let plan = daemon.level(Battery).await;
     assert_eq!(plan.reason, "on battery, 80 % (UPower)");
-    assert_eq!((plan.slots, plan.prefill_chunk), (4, before.prefill_chunk / 2));
+    assert_eq!(
+        (plan.slots, plan.prefill_chunk),
+        (4, before.prefill_chunk / 2)
+    );
     assert!(plan.pace >= 1.0 && plan.background_pace < 1.0 && plan.keep_weights);
     let idle = plan.unload_after_idle.unwrap();
     assert_eq!(idle.seconds, 300);
@@ -84,11 +87,24 @@ async fn below_20_per_cent_only_the_urgent_run_and_contexts_are_short() {
     assert_eq!(reason(&refused), "CONTEXT_OVERFLOW", "{refused}");
     let _urgent = daemon.load(3, INTERACTIVE).await;
     let status = daemon.active(2).await;
-    let classes: Vec<_> = status.sequences.iter().filter(|s| s.ahead.is_none()).collect();
-    assert!(classes.iter().all(|s| s.class() == INTERACTIVE), "{classes:?}");
+    let classes: Vec<_> = status
+        .sequences
+        .iter()
+        .filter(|s| s.ahead.is_none())
+        .collect();
+    assert!(
+        classes.iter().all(|s| s.class() == INTERACTIVE),
+        "{classes:?}"
+    );
     machine.battery(true, 24.0).await;
-    daemon.told("24 %", |s| s.plan.as_ref().unwrap().reason.contains("24 %")).await;
-    assert_eq!(daemon.last_plan().await.power(), Saver, "a bit more is not enough");
+    daemon
+        .told("24 %", |s| s.plan.as_ref().unwrap().reason.contains("24 %"))
+        .await;
+    assert_eq!(
+        daemon.last_plan().await.power(),
+        Saver,
+        "a bit more is not enough"
+    );
     machine.battery(true, 26.0).await;
     daemon.level(Battery).await;
     daemon.active(4).await;
@@ -98,7 +114,10 @@ async fn below_20_per_cent_only_the_urgent_run_and_contexts_are_short() {
 async fn below_5_per_cent_one_runs_slowly_and_the_weights_go_soon() {
     let (machine, _played) = Machine::with(&[UPOWER]).await;
     machine.battery(false, 50.0).await;
-    let setup = machine.setup().set("critical_unload_s", 0.3).set("critical_pace", 0.25);
+    let setup = machine
+        .setup()
+        .set("critical_unload_s", 0.3)
+        .set("critical_pace", 0.25);
     let mut daemon = machine.start(setup).await;
     daemon.level(Mains).await;
     let load = daemon.load(3, INTERACTIVE).await;
@@ -109,10 +128,21 @@ async fn below_5_per_cent_one_runs_slowly_and_the_weights_go_soon() {
     assert_eq!((plan.slots, plan.classes.len()), (1, 1));
     daemon.active(1).await;
     let share = daemon.share_at_work(Duration::from_secs(1)).await;
-    assert!(share < 0.4, "at a pace of 0.25 the GPU works {share} of the time");
+    assert!(
+        share < 0.4,
+        "at a pace of 0.25 the GPU works {share} of the time"
+    );
     drop(load);
-    daemon.told("unloaded", |status| status.model.is_none()).await;
-    assert_eq!(ask(&mut daemon.clients, 3, 4).await.unwrap().generated_tokens, 4);
+    daemon
+        .told("unloaded", |status| status.model.is_none())
+        .await;
+    assert_eq!(
+        ask(&mut daemon.clients, 3, 4)
+            .await
+            .unwrap()
+            .generated_tokens,
+        4
+    );
     machine.battery(true, 50.0).await;
     machine.warn(4).await;
     assert_eq!(daemon.last_plan().await.power(), Critical, "UPower says so");
@@ -130,7 +160,9 @@ async fn the_power_saver_counts_on_mains_too() {
     assert_eq!(plan.reason, "mains: no battery (UPower)");
     let _load = daemon.load(4, INTERACTIVE).await;
     daemon.active(4).await;
-    machine.set(OLD_PROFILES, "ActiveProfile", "power-saver").await;
+    machine
+        .set(OLD_PROFILES, "ActiveProfile", "power-saver")
+        .await;
     let plan = daemon.level(Saver).await;
     assert_eq!(plan.reason, "power saver chosen (power-profiles-daemon)");
     daemon.active(2).await;
@@ -143,11 +175,18 @@ async fn the_power_saver_counts_on_mains_too() {
 async fn without_upower_the_kernel_is_asked() {
     let (machine, _played) = Machine::with(&[]).await;
     machine.kernel("supply", "AC", &[("type", "Mains"), ("online", "0")]);
-    let battery = [("type", "Battery"), ("status", "Discharging"), ("capacity", "61")];
+    let battery = [
+        ("type", "Battery"),
+        ("status", "Discharging"),
+        ("capacity", "61"),
+    ];
     machine.kernel("supply", "BAT0", &battery);
     let mut daemon = machine.start(machine.setup()).await;
     let plan = daemon.level(Battery).await;
-    assert_eq!(plan.reason, "on battery, 61 % (sysfs; UPower does not answer)");
+    assert_eq!(
+        plan.reason,
+        "on battery, 61 % (sysfs; UPower does not answer)"
+    );
     let _load = daemon.load(6, INTERACTIVE).await;
     daemon.active(4).await;
     machine.kernel("supply", "AC", &[("online", "1")]);
@@ -156,7 +195,10 @@ async fn without_upower_the_kernel_is_asked() {
     // It comes after all, and its word counts.
     let _upower = machine.play(UPOWER).await;
     machine.battery(true, 60.0).await;
-    assert_eq!(daemon.level(Battery).await.reason, "on battery, 60 % (UPower)");
+    assert_eq!(
+        daemon.level(Battery).await.reason,
+        "on battery, 60 % (UPower)"
+    );
     daemon.active(4).await;
 }
 
@@ -168,10 +210,18 @@ async fn upower_may_be_restarted() {
         daemon.level(Battery).await;
         played.clear();
         let plan = daemon.level(Mains).await;
-        assert!(plan.reason.contains("UPower does not answer"), "{round}: {}", plan.reason);
+        assert!(
+            plan.reason.contains("UPower does not answer"),
+            "{round}: {}",
+            plan.reason
+        );
         played.push(machine.play(UPOWER).await);
         machine.battery(false, 70.0).await;
-        daemon.told("UPower is back", |s| s.plan.as_ref().unwrap().reason == "mains (UPower)").await;
+        daemon
+            .told("UPower is back", |s| {
+                s.plan.as_ref().unwrap().reason == "mains (UPower)"
+            })
+            .await;
     }
 }
 
@@ -182,10 +232,16 @@ async fn the_profiles_have_two_names_and_either_counts() {
     machine.add(NEW_PROFILES, "PerformanceDegraded", "").await;
     let mut daemon = machine.start(machine.setup()).await;
     daemon.level(Mains).await;
-    machine.set(NEW_PROFILES, "ActiveProfile", "power-saver").await;
+    machine
+        .set(NEW_PROFILES, "ActiveProfile", "power-saver")
+        .await;
     daemon.level(Saver).await;
-    machine.set(OLD_PROFILES, "ActiveProfile", "power-saver").await;
-    machine.set(NEW_PROFILES, "ActiveProfile", "performance").await;
+    machine
+        .set(OLD_PROFILES, "ActiveProfile", "power-saver")
+        .await;
+    machine
+        .set(NEW_PROFILES, "ActiveProfile", "performance")
+        .await;
     // Longer than it takes to leave the level.
     tokio::time::sleep(Duration::from_millis(600)).await;
     let plan = daemon.last_plan().await;
@@ -199,9 +255,14 @@ async fn a_machine_that_slows_itself_down_is_spared() {
     let (machine, _played) = Machine::with(&[UPOWER, OLD_PROFILES]).await;
     let mut daemon = machine.start(machine.setup()).await;
     daemon.level(Mains).await;
-    machine.set(OLD_PROFILES, "PerformanceDegraded", "lap-detected").await;
+    machine
+        .set(OLD_PROFILES, "PerformanceDegraded", "lap-detected")
+        .await;
     let plan = daemon.level(Saver).await;
-    assert_eq!(plan.reason, "the machine slows down: lap-detected (power-profiles-daemon)");
+    assert_eq!(
+        plan.reason,
+        "the machine slows down: lap-detected (power-profiles-daemon)"
+    );
     let _load = daemon.load(4, INTERACTIVE).await;
     daemon.active(2).await;
     machine.set(OLD_PROFILES, "PerformanceDegraded", "").await;
@@ -223,7 +284,11 @@ async fn before_the_machine_sleeps_the_gpu_rests_and_after_it_all_goes_on() {
         machine.prepare_for_sleep(true).await;
         machine.until_inhibited(0).await;
         // A bound of logind's own: it waits for 5 s.
-        assert!(begun.elapsed() < Duration::from_secs(5), "{:?}", begun.elapsed());
+        assert!(
+            begun.elapsed() < Duration::from_secs(5),
+            "{:?}",
+            begun.elapsed()
+        );
         let steps = daemon.clients.status().await.counters.unwrap().steps;
         tokio::time::sleep(Duration::from_millis(300)).await;
         let later = daemon.clients.status().await.counters.unwrap().steps;
@@ -231,7 +296,10 @@ async fn before_the_machine_sleeps_the_gpu_rests_and_after_it_all_goes_on() {
         machine.prepare_for_sleep(false).await;
         machine.until_inhibited(1).await;
         daemon
-            .told("it goes on", |s| s.counters.is_some_and(|counters| counters.steps > later + 20))
+            .told("it goes on", |s| {
+                s.counters
+                    .is_some_and(|counters| counters.steps > later + 20)
+            })
             .await;
     }
     drop(daemon);
@@ -275,7 +343,10 @@ async fn heat_counts_while_requests_run() {
     let load = daemon.load(4, INTERACTIVE).await;
     daemon.active(4).await;
     zone("94000");
-    assert_eq!(daemon.level(Saver).await.reason, "hot: 94 °C (x86_pkg_temp)");
+    assert_eq!(
+        daemon.level(Saver).await.reason,
+        "hot: 94 °C (x86_pkg_temp)"
+    );
     daemon.active(2).await;
     zone("99000");
     let plan = daemon.level(Critical).await;
@@ -291,7 +362,10 @@ async fn without_a_bus_or_a_battery_it_is_mains() {
     let machine = Machine::without_bus();
     let mut daemon = machine.start(machine.setup()).await;
     let plan = daemon.level(Mains).await;
-    assert_eq!(plan.reason, "mains: no battery (sysfs; UPower does not answer)");
+    assert_eq!(
+        plan.reason,
+        "mains: no battery (sysfs; UPower does not answer)"
+    );
     let _load = daemon.load(5, INTERACTIVE).await;
     daemon.active(5).await;
 }
@@ -302,7 +376,11 @@ async fn a_choice_by_hand_outlives_the_daemon() {
     machine.battery(true, 10.0).await;
     daemon.level(Saver).await;
     let choose = |mode: v1::PowerMode| v1::SetPowerModeRequest { mode: mode.into() };
-    let answer = daemon.clients.daemon.set_power_mode(choose(v1::PowerMode::Full)).await;
+    let answer = daemon
+        .clients
+        .daemon
+        .set_power_mode(choose(v1::PowerMode::Full))
+        .await;
     let answer = answer.unwrap().into_inner();
     let plan = answer.plan.unwrap();
     assert!(answer.kept);
@@ -319,10 +397,22 @@ async fn a_choice_by_hand_outlives_the_daemon() {
         plan.mode() == v1::PowerMode::Full && plan.power() == Mains
     };
     daemon.told("as chosen before", by_hand).await;
-    let unset = daemon.clients.daemon.set_power_mode(choose(v1::PowerMode::Unspecified)).await;
+    let unset = daemon
+        .clients
+        .daemon
+        .set_power_mode(choose(v1::PowerMode::Unspecified))
+        .await;
     assert_eq!(unset.unwrap_err().code(), Code::InvalidArgument);
-    let answer = daemon.clients.daemon.set_power_mode(choose(v1::PowerMode::Auto)).await;
-    assert_eq!(answer.unwrap().into_inner().plan.unwrap().power(), Saver, "at once");
+    let answer = daemon
+        .clients
+        .daemon
+        .set_power_mode(choose(v1::PowerMode::Auto))
+        .await;
+    assert_eq!(
+        answer.unwrap().into_inner().plan.unwrap().power(),
+        Saver,
+        "at once"
+    );
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -332,7 +422,10 @@ async fn short_memory_sheds_and_unloads_and_calm_brings_it_all_back() {
     fifo(&pressure);
     let free = |percent: u32| {
         let part = machine.path("meminfo.part");
-        let text = format!("MemTotal: 16000000 kB\nMemAvailable: {} kB\n", percent * 160_000);
+        let text = format!(
+            "MemTotal: 16000000 kB\nMemAvailable: {} kB\n",
+            percent * 160_000
+        );
         std::fs::write(&part, text).unwrap();
         std::fs::rename(&part, &meminfo).unwrap();
     };
@@ -351,7 +444,11 @@ async fn short_memory_sheds_and_unloads_and_calm_brings_it_all_back() {
     };
     daemon.told("calm", at(v1::MemoryLevel::Calm)).await;
     press();
-    let plan = daemon.told("pressed", at(v1::MemoryLevel::Some)).await.plan.unwrap();
+    let plan = daemon
+        .told("pressed", at(v1::MemoryLevel::Some))
+        .await
+        .plan
+        .unwrap();
     assert!((plan.prefix_cache_share - 0.5).abs() < 1e-6 && plan.keep_weights);
     daemon.told("calm again", at(v1::MemoryLevel::Calm)).await;
     for round in 0..if long_tests() { 20 } else { 4 } {
@@ -359,7 +456,11 @@ async fn short_memory_sheds_and_unloads_and_calm_brings_it_all_back() {
         daemon.active(3).await;
         free(8);
         press();
-        let plan = daemon.told("high", at(v1::MemoryLevel::High)).await.plan.unwrap();
+        let plan = daemon
+            .told("high", at(v1::MemoryLevel::High))
+            .await
+            .plan
+            .unwrap();
         assert_eq!((plan.slots, plan.keep_waiting_kv), (1, false), "{round}");
         assert!(plan.prefix_cache_share <= 0.0 && plan.reason.contains("8 % free (meminfo)"));
         daemon.active(1).await;
@@ -367,12 +468,29 @@ async fn short_memory_sheds_and_unloads_and_calm_brings_it_all_back() {
         daemon.active(0).await;
         free(4);
         press();
-        daemon.told("unloaded", |s| s.model.is_none() && !s.plan.as_ref().unwrap().keep_weights).await;
+        daemon
+            .told("unloaded", |s| {
+                s.model.is_none() && !s.plan.as_ref().unwrap().keep_weights
+            })
+            .await;
         let refused = ask(&mut daemon.clients, 3, 4).await.unwrap_err();
-        assert_eq!((refused.code(), reason(&refused).as_str()), (Code::Unavailable, "MEMORY_SHORT"));
+        assert_eq!(
+            (refused.code(), reason(&refused).as_str()),
+            (Code::Unavailable, "MEMORY_SHORT")
+        );
         free(60);
         daemon.told("calm", at(v1::MemoryLevel::Calm)).await;
-        daemon.told("weights may come", |s| s.plan.as_ref().unwrap().keep_weights).await;
-        assert_eq!(ask(&mut daemon.clients, 3, 4).await.unwrap().generated_tokens, 4);
+        daemon
+            .told("weights may come", |s| {
+                s.plan.as_ref().unwrap().keep_weights
+            })
+            .await;
+        assert_eq!(
+            ask(&mut daemon.clients, 3, 4)
+                .await
+                .unwrap()
+                .generated_tokens,
+            4
+        );
     }
 }

@@ -12,9 +12,9 @@ mod beside;
 mod cancel;
 mod deferral;
 mod energy;
-mod hardening;
 #[cfg(target_os = "linux")]
 mod governor;
+mod hardening;
 mod kernels;
 mod killed;
 mod lost_device;

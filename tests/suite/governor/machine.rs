@@ -237,7 +237,9 @@ impl Machine {
     /// Who inhibits sleep: what, who, how.
     pub async fn inhibitors(&self) -> Vec<(String, String, String)> {
         type Row = (String, String, String, String, u32, u32);
-        let reply = self.call(LOGIND, LOGIND.interface, "ListInhibitors", &()).await;
+        let reply = self
+            .call(LOGIND, LOGIND.interface, "ListInhibitors", &())
+            .await;
         let rows: Vec<Row> = reply.body().deserialize().unwrap();
         rows.into_iter()
             .map(|(what, who, _, mode, _, _)| (what, who, mode))
@@ -297,7 +299,12 @@ impl Machine {
         let watch = v1::WatchStatusRequest {
             min_interval: Some(Duration::from_millis(100).try_into().unwrap()),
         };
-        let changes = clients.daemon.watch_status(watch).await.unwrap().into_inner();
+        let changes = clients
+            .daemon
+            .watch_status(watch)
+            .await
+            .unwrap()
+            .into_inner();
         Running {
             process,
             clients,
@@ -326,7 +333,12 @@ impl Running {
     ) -> v1::DaemonStatus {
         let search = async {
             while !wanted(&self.last) {
-                let message = self.changes.message().await.unwrap().expect("the watch goes on");
+                let message = self
+                    .changes
+                    .message()
+                    .await
+                    .unwrap()
+                    .expect("the watch goes on");
                 self.last = message.status.unwrap();
             }
         };
@@ -339,7 +351,10 @@ impl Running {
     pub async fn level(&mut self, level: v1::PowerLevel) -> v1::Plan {
         let status = self
             .told(level.as_str_name(), |status| {
-                status.plan.as_ref().is_some_and(|plan| plan.power() == level)
+                status
+                    .plan
+                    .as_ref()
+                    .is_some_and(|plan| plan.power() == level)
             })
             .await;
         status.plan.unwrap()
