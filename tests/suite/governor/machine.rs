@@ -21,7 +21,7 @@ const PROPERTIES: &str = "org.freedesktop.DBus.Properties";
 
 /// A service: its bus name, the path of its main object, and the interface there.
 #[derive(Clone, Copy)]
-pub struct Service {
+pub(super) struct Service {
     pub name: &'static str,
     pub path: &'static str,
     pub interface: &'static str,
@@ -29,25 +29,25 @@ pub struct Service {
     template: Option<&'static str>,
 }
 
-pub const UPOWER: Service = Service {
+pub(super) const UPOWER: Service = Service {
     name: "org.freedesktop.UPower",
     path: "/org/freedesktop/UPower",
     interface: "org.freedesktop.UPower",
     template: Some("upower"),
 };
-pub const OLD_PROFILES: Service = Service {
+pub(super) const OLD_PROFILES: Service = Service {
     name: "net.hadess.PowerProfiles",
     path: "/net/hadess/PowerProfiles",
     interface: "net.hadess.PowerProfiles",
     template: Some("power_profiles_daemon"),
 };
-pub const NEW_PROFILES: Service = Service {
+pub(super) const NEW_PROFILES: Service = Service {
     name: "org.freedesktop.UPower.PowerProfiles",
     path: "/org/freedesktop/UPower/PowerProfiles",
     interface: "org.freedesktop.UPower.PowerProfiles",
     template: None,
 };
-pub const LOGIND: Service = Service {
+pub(super) const LOGIND: Service = Service {
     name: "org.freedesktop.login1",
     path: "/org/freedesktop/login1",
     interface: "org.freedesktop.login1.Manager",
@@ -57,7 +57,7 @@ const DISPLAY: &str = "/org/freedesktop/UPower/devices/DisplayDevice";
 const DEVICE: &str = "org.freedesktop.UPower.Device";
 
 /// A process that ends with the test.
-pub struct Played(Child);
+pub(super) struct Played(Child);
 
 impl Drop for Played {
     fn drop(&mut self) {
@@ -67,7 +67,7 @@ impl Drop for Played {
 }
 
 /// The machine.
-pub struct Machine {
+pub(super) struct Machine {
     pub dir: TempDir,
     address: String,
     bus: Option<(Played, Connection)>,
@@ -75,7 +75,7 @@ pub struct Machine {
 
 impl Machine {
     /// One without a bus.
-    pub fn without_bus() -> Self {
+    pub(super) fn without_bus() -> Self {
         let dir = tempfile::tempdir().unwrap();
         for name in ["supply", "thermal"] {
             fs::create_dir(dir.path().join(name)).unwrap();
@@ -88,7 +88,7 @@ impl Machine {
     }
 
     /// One with these services.
-    pub async fn with(services: &[Service]) -> (Self, Vec<Played>) {
+    pub(super) async fn with(services: &[Service]) -> (Self, Vec<Played>) {
         let mut machine = Self::without_bus();
         // Not the system's configuration: nothing is started by the bus, nothing is forbidden.
         let config = machine.dir.path().join("bus.conf");
@@ -124,7 +124,7 @@ impl Machine {
     }
 
     /// Plays a service, until what comes back is dropped.
-    pub async fn play(&self, service: Service) -> Played {
+    pub(super) async fn play(&self, service: Service) -> Played {
         let mut command = Command::new("/usr/bin/python3");
         command.args(["-m", "dbusmock", "--system"]);
         match service.template {
@@ -179,7 +179,7 @@ impl Machine {
     }
 
     /// Calls a method of a service that is played.
-    pub async fn call<B: serde::Serialize + DynamicType>(
+    pub(super) async fn call<B: serde::Serialize + DynamicType>(
         &self,
         service: Service,
         interface: &str,
@@ -191,19 +191,19 @@ impl Machine {
     }
 
     /// Changes a property, and says so as the service would.
-    pub async fn set(&self, service: Service, name: &str, value: impl Into<Value<'_>>) {
+    pub(super) async fn set(&self, service: Service, name: &str, value: impl Into<Value<'_>>) {
         let body = (service.interface, name, value.into());
         self.call(service, PROPERTIES, "Set", &body).await;
     }
 
     /// Adds a property to an empty object.
-    pub async fn add(&self, service: Service, name: &str, value: impl Into<Value<'_>>) {
+    pub(super) async fn add(&self, service: Service, name: &str, value: impl Into<Value<'_>>) {
         let body = (service.interface, name, value.into());
         self.call(service, MOCK, "AddProperty", &body).await;
     }
 
     /// UPower's battery: charge in per cent, and whether the machine runs from it.
-    pub async fn battery(&self, on_battery: bool, percent: f64) {
+    pub(super) async fn battery(&self, on_battery: bool, percent: f64) {
         for (name, value) in [
             ("Type", Value::from(2_u32)),
             ("IsPresent", true.into()),
@@ -217,14 +217,14 @@ impl Machine {
     }
 
     /// What UPower thinks of the charge.
-    pub async fn warn(&self, level: u32) {
+    pub(super) async fn warn(&self, level: u32) {
         let body = (DEVICE, "WarningLevel", Value::from(level));
         let call = self.try_call(UPOWER.name, DISPLAY, PROPERTIES, "Set", &body);
         call.await.unwrap();
     }
 
     /// Has logind tell of a sleep, as dbusmock's template never does by itself.
-    pub async fn prepare_for_sleep(&self, sleeps: bool) {
+    pub(super) async fn prepare_for_sleep(&self, sleeps: bool) {
         let body = (
             LOGIND.interface,
             "PrepareForSleep",
@@ -235,7 +235,7 @@ impl Machine {
     }
 
     /// Who inhibits sleep: what, who, how.
-    pub async fn inhibitors(&self) -> Vec<(String, String, String)> {
+    pub(super) async fn inhibitors(&self) -> Vec<(String, String, String)> {
         type Row = (String, String, String, String, u32, u32);
         let reply = self
             .call(LOGIND, LOGIND.interface, "ListInhibitors", &())
@@ -247,7 +247,7 @@ impl Machine {
     }
 
     /// Waits for so many inhibitors.
-    pub async fn until_inhibited(&self, count: usize) -> Vec<(String, String, String)> {
+    pub(super) async fn until_inhibited(&self, count: usize) -> Vec<(String, String, String)> {
         let begun = Instant::now();
         loop {
             let found = self.inhibitors().await;
@@ -260,7 +260,7 @@ impl Machine {
     }
 
     /// Writes a file of the kernel's: a folder, a device in it, its files.
-    pub fn kernel(&self, folder: &str, device: &str, files: &[(&str, &str)]) {
+    pub(super) fn kernel(&self, folder: &str, device: &str, files: &[(&str, &str)]) {
         let dir = self.dir.path().join(folder).join(device);
         fs::create_dir_all(&dir).unwrap();
         for (name, text) in files {
@@ -271,12 +271,12 @@ impl Machine {
         }
     }
 
-    pub fn path(&self, name: &str) -> PathBuf {
+    pub(super) fn path(&self, name: &str) -> PathBuf {
         self.dir.path().join(name)
     }
 
     /// Settings of a daemon on this machine, with times so short that a test takes seconds.
-    pub fn setup(&self) -> Setup {
+    pub(super) fn setup(&self) -> Setup {
         Setup::tiny()
             .set("power_source", "auto")
             .set("power_supply_dir", self.path("supply").display())
@@ -290,7 +290,7 @@ impl Machine {
     }
 
     /// Starts the daemon, and waits for its model.
-    pub async fn start(&self, setup: Setup) -> Running {
+    pub(super) async fn start(&self, setup: Setup) -> Running {
         let process = Process::start_with(&setup, |command| {
             command.env("DBUS_SYSTEM_BUS_ADDRESS", &self.address);
         });
@@ -316,7 +316,7 @@ impl Machine {
 }
 
 /// A daemon at work, and what it tells of itself.
-pub struct Running {
+pub(super) struct Running {
     pub process: Process,
     pub clients: Clients,
     changes: Streaming<v1::WatchStatusResponse>,
@@ -326,7 +326,7 @@ pub struct Running {
 
 impl Running {
     /// Waits until a watcher is told so.
-    pub async fn told(
+    pub(super) async fn told(
         &mut self,
         what: &str,
         wanted: impl Fn(&v1::DaemonStatus) -> bool,
@@ -348,7 +348,7 @@ impl Running {
     }
 
     /// Waits until a watcher is told of this level.
-    pub async fn level(&mut self, level: v1::PowerLevel) -> v1::Plan {
+    pub(super) async fn level(&mut self, level: v1::PowerLevel) -> v1::Plan {
         let status = self
             .told(level.as_str_name(), |status| {
                 status
@@ -361,12 +361,12 @@ impl Running {
     }
 
     /// The plan now.
-    pub async fn last_plan(&mut self) -> v1::Plan {
+    pub(super) async fn last_plan(&mut self) -> v1::Plan {
         self.clients.status().await.plan.unwrap()
     }
 
     /// Waits until so many sequences run.
-    pub async fn active(&mut self, count: u32) -> v1::DaemonStatus {
+    pub(super) async fn active(&mut self, count: u32) -> v1::DaemonStatus {
         self.told(&format!("{count} running"), |status| {
             status.queue.is_some_and(|queue| queue.active == count)
         })
@@ -374,7 +374,7 @@ impl Running {
     }
 
     /// Share of the time in which the GPU is at work, from now on.
-    pub async fn share_at_work(&mut self, time: Duration) -> f64 {
+    pub(super) async fn share_at_work(&mut self, time: Duration) -> f64 {
         let busy = |status: &v1::DaemonStatus| {
             let counters = status.counters.unwrap();
             let times = [counters.prefill_time, counters.decode_time];
@@ -387,7 +387,7 @@ impl Running {
     }
 
     /// Keeps `count` sequences of a class at work.
-    pub async fn load(&self, count: usize, class: v1::Class) -> Load {
+    pub(super) async fn load(&self, count: usize, class: v1::Class) -> Load {
         let mut tasks = Vec::new();
         for n in 0..count {
             let clients = Clients::connect(&self.process.socket).await;
@@ -402,7 +402,7 @@ fn seconds(time: prost_types::Duration) -> f64 {
 }
 
 /// Requests without an end; they stop when this is dropped.
-pub struct Load(Vec<JoinHandle<()>>);
+pub(super) struct Load(Vec<JoinHandle<()>>);
 
 impl Drop for Load {
     fn drop(&mut self) {
@@ -434,7 +434,7 @@ async fn ask_for_ever(mut clients: Clients, n: usize, class: v1::Class) {
 }
 
 /// Makes a FIFO.
-pub fn fifo(path: &Path) {
+pub(super) fn fifo(path: &Path) {
     let made = Command::new("mkfifo").arg(path).status().unwrap();
     assert!(made.success());
 }
