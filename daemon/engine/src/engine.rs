@@ -315,7 +315,13 @@ impl Engine {
         path: &Path,
         progress: &mut dyn FnMut(LoadProgress) -> bool,
     ) -> Result<Arc<LoadedModel>, LoadError> {
-        self.watched(progress, standby::load_of(path.to_owned()))
+        let path = path.to_owned();
+        self.watched(progress, |progress, cancelled, reply| Command::Load {
+            path,
+            progress,
+            cancelled,
+            reply,
+        })
     }
 
     /// Unloads the model and frees its memory; sequences end with `Shutdown`. False: none was loaded.

@@ -1,7 +1,6 @@
 //! The engine's facade for what happens around a model at work: it leaves the GPU and comes back, rests
 //! while the machine sleeps, and tells how it is.
 
-use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::{self, Receiver, Sender};
 use std::sync::{Arc, PoisonError};
@@ -104,21 +103,5 @@ impl Engine {
             .on_condition
             .lock()
             .unwrap_or_else(PoisonError::into_inner) = Some(listener);
-    }
-}
-
-/// A load of the file at `path`.
-pub(super) fn load_of(
-    path: PathBuf,
-) -> impl FnOnce(
-    Sender<LoadProgress>,
-    Arc<AtomicBool>,
-    Sender<Result<Arc<super::LoadedModel>, LoadError>>,
-) -> Command {
-    move |progress, cancelled, reply| Command::Load {
-        path,
-        progress,
-        cancelled,
-        reply,
     }
 }
