@@ -22,7 +22,7 @@ use tonic_health::pb::health_client::HealthClient;
 use tonic_types::StatusExt as _;
 
 /// Losses after which memory counts.
-const WARM_UP: u64 = 5;
+const WARM_UP: u64 = 10;
 /// Most that memory may grow over the losses after that.
 const GROWTH_BYTES_MAX: u64 = 5 << 20;
 
@@ -172,7 +172,7 @@ fn losses_change_no_reply() {
     let Some(layer) = Layer::here("lost_device::losses_change_no_reply") else {
         return;
     };
-    let losses = if long() { 100 } else { 12 };
+    let losses = if long() { 100 } else { 15 };
     let (engine, _folder) = tiny(stubborn());
     let expected = Streams::start(&engine, &pair()).finish();
     let mut random = 1u64;
@@ -197,8 +197,8 @@ fn losses_change_no_reply() {
             if done <= WARM_UP {
                 warm = resident_bytes();
             }
-            if done % 5 == 0 {
-                println!("{done} {} KiB", resident_bytes() >> 10);
+            if long() && done % 10 == 0 {
+                println!("{done} losses: {} KiB", resident_bytes() >> 10);
             }
         }
         layer.rest();

@@ -5,9 +5,12 @@ use std::sync::mpsc;
 use std::time::{Duration, Instant};
 
 use hearth_engine::{
-    Condition, Engine, EngineConfig, Event, EventSink, FinishReason, LoadError, SendOutcome,
+    AdapterChoice, Condition, Engine, EngineConfig, Event, EventSink, FinishReason, LoadError,
+    SendOutcome,
 };
-use hearth_test_support::{ChannelSink, reply, request, started, submit, tiny_model};
+use hearth_test_support::{
+    ChannelSink, default_model, reply, request, resident_bytes, started, submit, tiny_model,
+};
 
 fn tiny() -> (Engine, tempfile::TempDir) {
     let folder = tempfile::tempdir().unwrap();
@@ -67,6 +70,41 @@ fn a_model_leaves_the_gpu_and_its_replies_go_on_later() {
     assert!(engine.stats().replayed_tokens >= 100);
     assert_eq!(engine.stats().device_rebuilds, 0);
     assert!(!engine.resume(&mut |_| true).unwrap());
+}
+
+#[test]
+fn a_model_that_leaves_gives_its_memory_back() {
+    let Some(path) = default_model() else {
+        return; // Not set up here; `make` sets it up.
+    };
+    let engine = Engine::start(EngineConfig {
+        adapter: AdapterChoice::Software,
+        ..EngineConfig::default()
+    })
+    .unwrap();
+    let before = resident_bytes();
+    engine.load(&path, &mut |_| true).unwrap();
+    let warm = resident_bytes();
+    let weights = engine.model().unwrap().weights_bytes;
+    let mut away = Vec::new();
+    for _ in 0..5 {
+        assert!(engine.suspend().unwrap());
+        away.push(resident_bytes());
+        assert!(engine.resume(&mut |_| true).unwrap());
+    }
+    let mib = |bytes: u64| bytes >> 20;
+    let list: Vec<_> = away.iter().copied().map(mib).collect();
+    println!(
+        "MiB: {} before, {} warm ({} of weights), away {list:?}",
+        mib(before),
+        mib(warm),
+        mib(weights)
+    );
+    // Tokenizer, drivers and what the allocator cannot give back stay; no KV cache and no weights do.
+    assert!(warm > before + 4 * weights, "buffers are the process's own");
+    for &away in &away {
+        assert!(away < before + 2 * weights, "{list:?}");
+    }
 }
 
 #[test]

@@ -18,7 +18,7 @@ use crate::allowance::Allowance;
 use crate::engine::{LoadProgress, LoadedModel, Shared};
 use crate::error::{EngineError, LoadError};
 use crate::event::{EventSink, FinishReason};
-use crate::gpu::{Gpu, Identity};
+use crate::gpu::{Drivers, Gpu, Identity};
 use crate::limits::REST_POLL;
 use crate::queue::QueuePlace;
 use crate::request::{EngineConfig, GenerateRequest};
@@ -77,6 +77,8 @@ pub(crate) struct EngineLoop {
     gpu: Option<Gpu>,
     /// The adapter that is opened again.
     adapter: Identity,
+    /// The drivers, loaded once: loading them anew costs memory that some do not give back.
+    drivers: Option<Drivers>,
     config: EngineConfig,
     commands: Receiver<Command>,
     shared: Arc<Shared>,
@@ -108,6 +110,7 @@ impl EngineLoop {
     ) -> Self {
         Self {
             adapter: gpu.identity.clone(),
+            drivers: Some(gpu.drivers.clone()),
             gpu: Some(gpu),
             survival: Survival::new(config.recovery.clone()),
             config,
@@ -354,8 +357,9 @@ impl EngineLoop {
         let sound = self.gpu.take().filter(|gpu| gpu.check().is_ok());
         let gpu = match sound {
             Some(gpu) => gpu,
-            None => Gpu::reopen(&self.adapter, &self.config)?,
+            None => Gpu::reopen(&self.adapter, self.drivers.take(), &self.config)?,
         };
+        self.drivers = Some(gpu.drivers.clone());
         Ok(self.gpu.insert(gpu))
     }
 }

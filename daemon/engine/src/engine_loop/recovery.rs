@@ -72,6 +72,10 @@ impl EngineLoop {
         let now = Instant::now();
         match self.survival.failed(now) {
             Verdict::Again(delay) => {
+                if !delay.is_zero() {
+                    // It may be the driver as it is loaded that does not get over something.
+                    self.drivers = None;
+                }
                 let ms = delay.as_millis();
                 tracing::warn!(ms, "the model will be brought back after this time");
                 self.away = Some(Away::Lost {

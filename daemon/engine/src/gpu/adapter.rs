@@ -33,12 +33,12 @@ impl Identity {
         kind(self.device_type)
     }
 
-    /// The adapter.
+    /// The adapter, as these drivers show it.
     ///
     /// # Errors
     /// It is not there, whatever others are.
-    pub(super) fn find(&self) -> Result<wgpu::Adapter, EngineError> {
-        let adapters = all();
+    pub(super) fn find(&self, drivers: &Drivers) -> Result<wgpu::Adapter, EngineError> {
+        let adapters = drivers.adapters();
         let found = names(&adapters);
         adapters
             .into_iter()
@@ -96,13 +96,22 @@ fn rank(kind: AdapterKind) -> u8 {
     }
 }
 
-/// All adapters, from a driver that was just asked.
-fn all() -> Vec<wgpu::Adapter> {
-    let mut descriptor = wgpu::InstanceDescriptor::new_without_display_handle();
-    descriptor.backends = wgpu::Backends::PRIMARY;
-    descriptor.flags = wgpu::InstanceFlags::empty();
-    let instance = wgpu::Instance::new(descriptor);
-    pollster::block_on(instance.enumerate_adapters(wgpu::Backends::PRIMARY))
+/// The machine's GPU drivers, loaded. Clones are the same.
+#[derive(Clone)]
+pub(crate) struct Drivers(wgpu::Instance);
+
+impl Drivers {
+    /// Loads them.
+    pub(super) fn load() -> Self {
+        let mut descriptor = wgpu::InstanceDescriptor::new_without_display_handle();
+        descriptor.backends = wgpu::Backends::PRIMARY;
+        descriptor.flags = wgpu::InstanceFlags::empty();
+        Self(wgpu::Instance::new(descriptor))
+    }
+
+    fn adapters(&self) -> Vec<wgpu::Adapter> {
+        pollster::block_on(self.0.enumerate_adapters(wgpu::Backends::PRIMARY))
+    }
 }
 
 /// The adapters in words.
@@ -119,8 +128,11 @@ fn names(adapters: &[wgpu::Adapter]) -> String {
 }
 
 /// The best adapter that fits the setting.
-pub(super) fn choose(choice: &AdapterChoice) -> Result<wgpu::Adapter, EngineError> {
-    let mut adapters = all();
+pub(super) fn choose(
+    drivers: &Drivers,
+    choice: &AdapterChoice,
+) -> Result<wgpu::Adapter, EngineError> {
+    let mut adapters = drivers.adapters();
     adapters.sort_by_key(|a| rank(kind(a.get_info().device_type)));
     let fits = |adapter: &wgpu::Adapter| {
         let info = adapter.get_info();

@@ -10,7 +10,7 @@ use hearth_shaders::{
 };
 
 use super::Timestamps;
-use super::adapter::{self, Identity};
+use super::adapter::{self, Drivers, Identity};
 use crate::engine::{AdapterInfo, AdapterKind};
 use crate::error::EngineError;
 use crate::limits::{GPU_WAIT_MAX, GPU_WAIT_SOFTWARE_MAX};
@@ -51,6 +51,8 @@ pub(crate) struct Gpu {
     pub(crate) timestamps: Timestamps,
     /// The adapter, so that the same can be opened again.
     pub(crate) identity: Identity,
+    /// Its driver, and the others.
+    pub(crate) drivers: Drivers,
     fault: Arc<Mutex<Option<Fault>>>,
     /// Longest that submitted work may take.
     wait_max: Duration,
@@ -59,15 +61,33 @@ pub(crate) struct Gpu {
 impl Gpu {
     /// Opens the adapter that `config` asks for.
     pub(crate) fn open(config: &EngineConfig) -> Result<Self, EngineError> {
-        Self::on(adapter::choose(&config.adapter)?, config)
+        let drivers = Drivers::load();
+        let adapter = adapter::choose(&drivers, &config.adapter)?;
+        Self::on(adapter, drivers, config)
     }
 
-    /// Opens an adapter that was open before, and no other.
-    pub(crate) fn reopen(identity: &Identity, config: &EngineConfig) -> Result<Self, EngineError> {
-        Self::on(identity.find()?, config)
+    /// Opens an adapter that was open before, and no other: through the drivers as they are loaded, and if
+    /// they fail, or there are none, through drivers loaded anew.
+    pub(crate) fn reopen(
+        identity: &Identity,
+        drivers: Option<Drivers>,
+        config: &EngineConfig,
+    ) -> Result<Self, EngineError> {
+        if let Some(drivers) = drivers
+            && let Ok(adapter) = identity.find(&drivers)
+            && let Ok(gpu) = Self::on(adapter, drivers, config)
+        {
+            return Ok(gpu);
+        }
+        let drivers = Drivers::load();
+        Self::on(identity.find(&drivers)?, drivers, config)
     }
 
-    fn on(adapter: wgpu::Adapter, config: &EngineConfig) -> Result<Self, EngineError> {
+    fn on(
+        adapter: wgpu::Adapter,
+        drivers: Drivers,
+        config: &EngineConfig,
+    ) -> Result<Self, EngineError> {
         let raw = adapter.get_info();
         let identity = Identity::of(&raw);
         let subgroups = adapter.features().contains(wgpu::Features::SUBGROUP)
@@ -128,6 +148,7 @@ impl Gpu {
                 _ => GPU_WAIT_MAX,
             },
             identity,
+            drivers,
             info,
         };
         gpu.watch();

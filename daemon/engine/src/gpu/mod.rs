@@ -13,7 +13,7 @@ mod prefill_attention;
 mod recording;
 mod stopwatch;
 
-pub(crate) use adapter::Identity;
+pub(crate) use adapter::{Drivers, Identity};
 pub(crate) use buffer::{Readback, storage, uniform, upload};
 pub(crate) use burial::bury;
 pub(crate) use device::{Gpu, OutOfMemory};
