@@ -75,6 +75,14 @@ python() {
     python3 -c 'import venv, ensurepip' 2>/dev/null || apt_install "Python's venv" python3-venv
 }
 
+# A message bus and its services' stand-ins, for the tests of the governor.
+dbus() {
+    [ "$(uname -s)" = Linux ] || return 0
+    if ! command -v dbus-daemon >/dev/null 2>&1 || ! /usr/bin/python3 -c 'import dbusmock' 2>/dev/null; then
+        apt_install "a message bus with python-dbusmock" dbus python3-dbusmock
+    fi
+}
+
 model() {
     if [ -n "${HEARTH_MODEL_FILE:-}" ]; then
         [ -f "$model_file" ] || fail "HEARTH_MODEL_FILE names no file: $model_file"
@@ -87,11 +95,12 @@ case ${1:-all} in
 tools) tools ;;
 vulkan) vulkan ;;
 python) python ;;
+dbus) dbus ;;
 model) model ;;
 all)
     tools
     vulkan
     model
     ;;
-*) fail "no such part: $1" "tools, vulkan, python, model or all" ;;
+*) fail "no such part: $1" "tools, vulkan, python, dbus, model or all" ;;
 esac

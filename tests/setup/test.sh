@@ -8,6 +8,7 @@ started=$(date +%s)
 
 "$root/tests/setup/setup.sh" all
 "$root/tests/setup/setup.sh" python
+"$root/tests/setup/setup.sh" dbus
 cd "$root"
 HEARTH_MODEL_FILE=$model_file
 HEARTHD=$target/debug/hearthd

@@ -118,7 +118,7 @@ async fn every_rpc_of_the_contract_is_allowed_or_denied_as_written() {
         }
     }
     assert_eq!(allowed, ALLOWED.map(str::to_owned).into());
-    assert_eq!(denied, 8);
+    assert_eq!(denied, 9);
     let unknown = call(&inside, "/hearth.v1.Daemon/Shutdown")
         .await
         .unwrap_err();

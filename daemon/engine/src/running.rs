@@ -203,14 +203,21 @@ impl Running {
         if self.rest(Instant::now()).is_some() {
             return Ok(true);
         }
-        let submitted = self.submit_step(gpu, shared)?;
+        // A rest begins when nothing is under way: steps submitted at a faster pace come to their end.
+        let ends_first = self.is_slowed() && !self.under_way.is_empty();
+        let submitted = !ends_first && self.submit_step(gpu, shared)?;
         let full = self.under_way.len() >= self.steps_ahead();
         let took = (full || !submitted) && self.take_results(gpu, shared)?;
         Ok(submitted || took)
     }
 
+    /// Whether rests are asked for between steps.
+    fn is_slowed(&self) -> bool {
+        self.pace_now.min(self.allowance.pace) < 1.0
+    }
+
     fn steps_ahead(&self) -> usize {
-        if self.pace_now.min(self.allowance.pace) < 1.0 {
+        if self.is_slowed() {
             return 1;
         }
         let most = if self.sequences.len() > 1 {

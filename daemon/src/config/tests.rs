@@ -165,3 +165,40 @@ fn metrics_go_nowhere_unless_asked() {
         assert!(error.contains(wanted), "{text:?}: {error}");
     }
 }
+
+#[test]
+fn the_governor_has_settings_with_edges() {
+    let governor = load_text("", &[], &[]).unwrap().governor;
+    assert_eq!(governor, Governor::default());
+    let text = "power_source = 'sysfs'\nsaver_slots = 3\nbattery_low_percent = 30\n\
+                power_up_s = 0.5\nmemory_some_stall_ms = 2000\nmemory_watch = false\n";
+    let governor = load_text(text, &[], &[]).unwrap().governor;
+    assert_eq!(governor.power_source, PowerSource::Sysfs);
+    assert_eq!((governor.saver_slots, governor.memory_watch), (3, false));
+    assert_eq!(governor.power_up, Duration::from_millis(500));
+    assert!((governor.battery_low_percent - 30.0).abs() < f64::EPSILON);
+    for (text, wanted) in [
+        ("power_source = 'on'", "auto, sysfs or none"),
+        ("power_up_s = -1", "from 0 to 86400 seconds"),
+        ("power_up_s = nan", "from 0 to 86400 seconds"),
+        ("look_s = 0", "from 0.1 to 3600 seconds"),
+        ("memory_calm_s = 0", "from 0.1 to 3600 seconds"),
+        ("battery_low_percent = 101", "from 0 to 100 per cent"),
+        ("saver_pace = 0", "from 0.05 to 1"),
+        ("memory_high_stall_ms = 2001", "from 1 to 2000 milliseconds"),
+        ("meminfo_file = 'meminfo'", "an absolute path"),
+        ("memory_watch = 1", "true or false"),
+    ] {
+        let error = load_text(text, &[], &[]).unwrap_err().to_string();
+        assert!(error.contains(wanted), "{text:?}: {error}");
+    }
+}
+
+#[test]
+fn every_setting_is_in_the_readme() {
+    let readme = include_str!("../../../README.md");
+    for key in keys::all() {
+        let name = format!("`{}`", key.name);
+        assert!(readme.contains(&name), "{name} is not documented");
+    }
+}

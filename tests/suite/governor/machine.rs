@@ -309,7 +309,7 @@ impl Machine {
             process,
             clients,
             changes,
-            last: v1::DaemonStatus::default(),
+            last: None,
             setup,
         }
     }
@@ -320,7 +320,7 @@ pub(super) struct Running {
     pub process: Process,
     pub clients: Clients,
     changes: Streaming<v1::WatchStatusResponse>,
-    last: v1::DaemonStatus,
+    last: Option<v1::DaemonStatus>,
     pub setup: Setup,
 }
 
@@ -332,19 +332,19 @@ impl Running {
         wanted: impl Fn(&v1::DaemonStatus) -> bool,
     ) -> v1::DaemonStatus {
         let search = async {
-            while !wanted(&self.last) {
+            while !self.last.as_ref().is_some_and(&wanted) {
                 let message = self
                     .changes
                     .message()
                     .await
                     .unwrap()
                     .expect("the watch goes on");
-                self.last = message.status.unwrap();
+                self.last = message.status;
             }
         };
         let found = tokio::time::timeout(PATIENCE, search).await;
         assert!(found.is_ok(), "never told: {what}; last {:?}", self.last);
-        self.last.clone()
+        self.last.clone().unwrap()
     }
 
     /// Waits until a watcher is told of this level.
