@@ -282,7 +282,12 @@ pub async fn text_of<T>(
             Event::Queued(_) => {}
             Event::Loading(_) => text.loadings += 1,
             Event::Prefill(prefill) => text.prefills.push(prefill),
-            Event::Echo(echo) => text.echo = Some(echo),
+            // A prompt that is read in chunks is echoed in chunks.
+            Event::Echo(echo) => {
+                let whole = text.echo.get_or_insert_default();
+                whole.text.push_str(&echo.text);
+                whole.tokens.extend(echo.tokens);
+            }
             Event::Delta(delta) => {
                 text.deltas += 1;
                 text.text.push_str(&delta.text);
