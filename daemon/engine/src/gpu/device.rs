@@ -104,11 +104,10 @@ impl Gpu {
                 ),
             });
         }
-        if let Some(bytes) = config.binding_bytes_max {
-            limits.max_storage_buffer_binding_size = limits
-                .max_storage_buffer_binding_size
-                .min(bytes.max(1 << 16));
-        }
+        let most = config
+            .binding_bytes_max
+            .map_or(u64::MAX, |bytes| bytes.max(1 << 16));
+        limits.max_storage_buffer_binding_size = limits.max_storage_buffer_binding_size.min(most);
         let mut features = adapter.features()
             & (wgpu::Features::TIMESTAMP_QUERY | wgpu::Features::TIMESTAMP_QUERY_INSIDE_PASSES);
         if subgroups {
