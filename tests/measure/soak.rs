@@ -113,6 +113,10 @@ async fn work(seed: u64, until: Instant, fates: Arc<Fates>) -> Outcome<()> {
                 let pause = error.retry_after.unwrap_or_default();
                 tokio::time::sleep(pause.min(Duration::from_secs(5))).await;
             }
+            // It came before the model was back.
+            Err(Error::Rpc(error)) if error.code == tonic::Code::DeadlineExceeded => {
+                count(&fates.answered);
+            }
             Err(error) => {
                 println!("wrong: {error}");
                 count(&fates.wrong);
