@@ -287,6 +287,7 @@ impl Machine {
             .set("look_s", 0.1)
             .set("memory_calm_s", 0.3)
             .set("reload_wait_s", 0.1)
+            .set("reload_wait_max_s", 0.5)
     }
 
     /// Starts the daemon, and waits for its model.
