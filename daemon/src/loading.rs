@@ -4,6 +4,7 @@
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Weak};
 
+use hearth_engine::format::ModelFiles;
 use hearth_engine::{AdapterKind, Condition, Engine, LoadError, LoadProgress};
 use tokio::sync::watch;
 use tonic::{Code, Status};
@@ -248,7 +249,8 @@ fn load_blocking(
         });
         !shared.lifecycle.is_draining() && on_progress(progress)
     };
-    let model = engine.load(&target.path, &mut progress)?;
+    let files = ModelFiles::at(&target.path)?;
+    let model = engine.load(&files, &mut progress)?;
     let file_bytes = std::fs::metadata(&target.path).map_or(0, |found| found.len());
     Ok(Warm {
         name: target.name.clone(),

@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 use std::sync::mpsc;
 use std::time::Duration;
 
+use hearth_engine::format::ModelFiles;
 use hearth_engine::{
     CacheScope, Caller, Class, Engine, EngineConfig, EngineError, Event, GenerateRequest,
     LoadError, SamplingParams, Tuning,
@@ -36,7 +37,7 @@ fn config(refused: &[&str]) -> EngineConfig {
 
 fn load(path: &Path, config: EngineConfig) -> Result<Engine, LoadError> {
     let engine = Engine::start(config).unwrap();
-    engine.load(path, &mut |_| true)?;
+    engine.load(&ModelFiles::at(path)?, &mut |_| true)?;
     Ok(engine)
 }
 

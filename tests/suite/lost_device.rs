@@ -8,6 +8,7 @@
 use std::sync::mpsc::{Receiver, TryRecvError};
 use std::time::{Duration, Instant};
 
+use hearth_engine::format::ModelFiles;
 use hearth_engine::{
     Condition, Engine, EngineConfig, Event, FinishReason, GenerateRequest, LoadError, Recovery,
     SamplingParams, TokenOutput,
@@ -253,7 +254,10 @@ fn a_device_that_is_lost_again_and_again_is_given_up() {
     // Somebody tries it anew.
     layer.rest();
     engine
-        .load(&folder.path().join("tiny.gguf"), &mut |_| true)
+        .load(
+            &ModelFiles::at(&folder.path().join("tiny.gguf")).unwrap(),
+            &mut |_| true,
+        )
         .unwrap();
     assert_eq!(engine.condition(), Condition::Well);
     let ends: Vec<_> = Streams::start(&engine, &pair())
@@ -483,7 +487,10 @@ fn a_wrong_model_file_is_not_brought_back() {
         matches!(engine.condition(), Condition::Failed { reason } if reason.contains("changed")),
     );
     layer.refuse_after(0);
-    let refused = engine.load(&path, &mut |_| true).err().unwrap();
+    let refused = engine
+        .load(&ModelFiles::at(&path).unwrap(), &mut |_| true)
+        .err()
+        .unwrap();
     assert!(
         matches!(
             refused,

@@ -8,6 +8,7 @@ use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::sync::{Arc, mpsc};
 use std::time::{Duration, Instant};
 
+use hearth_engine::format::ModelFiles;
 use hearth_engine::{
     Activations, Engine, EngineConfig, EngineStats, Event, EventSink, FinishReason,
     GenerateRequest, SendOutcome, TokenOutput,
@@ -71,7 +72,9 @@ fn long_tests() -> bool {
 fn engine(config: EngineConfig) -> Engine {
     let path = default_model().expect("no model file: run `make setup`, or set HEARTH_MODEL_FILE");
     let engine = Engine::start(config).unwrap();
-    engine.load(&path, &mut |_| true).unwrap();
+    engine
+        .load(&ModelFiles::at(&path).unwrap(), &mut |_| true)
+        .unwrap();
     engine
 }
 

@@ -4,6 +4,7 @@
 use std::sync::mpsc;
 use std::time::{Duration, Instant};
 
+use hearth_engine::format::ModelFiles;
 use hearth_engine::{
     AdapterChoice, Condition, Engine, EngineConfig, Event, EventSink, FinishReason, LoadError,
     SendOutcome,
@@ -83,7 +84,9 @@ fn a_model_that_leaves_gives_its_memory_back() {
     })
     .unwrap();
     let before = resident_bytes();
-    engine.load(&path, &mut |_| true).unwrap();
+    engine
+        .load(&ModelFiles::at(&path).unwrap(), &mut |_| true)
+        .unwrap();
     let warm = resident_bytes();
     let weights = engine.model().unwrap().weights_bytes;
     let mut away = Vec::new();

@@ -3,6 +3,7 @@
 use std::path::Path;
 use std::sync::mpsc;
 
+use hearth_engine::format::ModelFiles;
 use hearth_engine::{
     CacheScope, Caller, Class, Engine, EngineConfig, Event, EventSink, FinishReason,
     GenerateRequest, SamplingParams, SendOutcome,
@@ -55,7 +56,9 @@ pub struct Reply {
 /// An engine with the model at `path`.
 pub fn started(path: &Path, config: EngineConfig) -> Engine {
     let engine = Engine::start(config).unwrap();
-    engine.load(path, &mut |_| true).unwrap();
+    engine
+        .load(&ModelFiles::at(path).unwrap(), &mut |_| true)
+        .unwrap();
     engine
 }
 

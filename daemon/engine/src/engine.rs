@@ -2,7 +2,6 @@
 
 mod standby;
 
-use std::path::Path;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::mpsc::{self, Sender};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -15,6 +14,7 @@ use crate::condition::{Condition, OnCondition};
 use crate::engine_loop::{Command, EngineLoop};
 use crate::error::{EngineError, LoadError, SubmitError};
 use crate::event::EventSink;
+use crate::format::ModelFiles;
 use crate::gpu::Gpu;
 use crate::limits::{LOGPROBS_TOP_MAX, STOP_TEXT_BYTES_MAX, STOP_TEXTS_MAX};
 use crate::model::{ChosenKernel, ModelConfig};
@@ -312,11 +312,11 @@ impl Engine {
     /// See [`LoadError`]. After an error no model is loaded.
     pub fn load(
         &self,
-        path: &Path,
+        files: &ModelFiles,
         progress: &mut dyn FnMut(LoadProgress) -> bool,
     ) -> Result<Arc<LoadedModel>, LoadError> {
         self.watched(progress, |progress, cancelled, reply| Command::Load {
-            path: path.to_owned(),
+            files: files.clone(),
             progress,
             cancelled,
             reply,

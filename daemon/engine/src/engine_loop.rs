@@ -5,7 +5,6 @@ mod loading;
 mod recovery;
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender};
@@ -18,6 +17,7 @@ use crate::allowance::Allowance;
 use crate::engine::{LoadProgress, LoadedModel, Shared};
 use crate::error::{EngineError, LoadError};
 use crate::event::{EventSink, FinishReason};
+use crate::format::ModelFiles;
 use crate::gpu::{Drivers, Gpu, Identity};
 use crate::limits::REST_POLL;
 use crate::queue::QueuePlace;
@@ -36,7 +36,7 @@ const WAITING_POLL: Duration = Duration::from_secs(1);
 pub(crate) enum Command {
     /// Load a model in the place of the present one.
     Load {
-        path: PathBuf,
+        files: ModelFiles,
         progress: Sender<LoadProgress>,
         cancelled: Arc<AtomicBool>,
         reply: Sender<Result<Arc<LoadedModel>, LoadError>>,
@@ -244,12 +244,12 @@ impl EngineLoop {
         // Where a caller waits for a reply, it may have stopped waiting.
         match command {
             Command::Load {
-                path,
+                files,
                 progress,
                 cancelled,
                 reply,
             } => {
-                let _ = reply.send(self.load(&path, &progress, &cancelled));
+                let _ = reply.send(self.load(&files, &progress, &cancelled));
             }
             Command::Unload { reply } => {
                 let loaded = self.running.is_some();

@@ -81,3 +81,5 @@ pub const WIDTH_MAX: u32 = 1 << 18;
 pub const VOCAB_MAX: u32 = 1 << 20;
 /// Model: longest context a file may claim, in tokens.
 pub const CONTEXT_MAX: u32 = 1 << 24;
+/// Files of one model.
+pub const MODEL_FILES_MAX: usize = 512;

@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{SystemTime, UNIX_EPOCH};
 
-use hearth_engine::format::Gguf;
+use hearth_engine::format::Checkpoint;
 use sha2::{Digest as _, Sha256};
 
 use super::{BadModel, Manifest, ModelFacts, Store, StoreError, failed, manifest, name};
@@ -56,7 +56,7 @@ impl Store {
         let total = file.metadata().map_err(StoreError::Unopenable)?.len();
         // A file that is no model is refused before anything is copied.
         let header = file.try_clone().map_err(StoreError::Unopenable)?;
-        ModelFacts::read(&Gguf::from_file(header).map_err(BadModel::Format)?)?;
+        ModelFacts::read(&Checkpoint::from_gguf(header).map_err(BadModel::Format)?)?;
         file.rewind().map_err(StoreError::Unopenable)?;
 
         let blobs = self.blobs();
@@ -66,7 +66,7 @@ impl Store {
         part.file.sync_all().map_err(failed("write", &part.path))?;
         // What counts is what was written: the source may have changed under our hands.
         let written = File::open(&part.path).map_err(failed("open", &part.path))?;
-        let facts = ModelFacts::read(&Gguf::from_file(written).map_err(BadModel::Format)?)?;
+        let facts = ModelFacts::read(&Checkpoint::from_gguf(written).map_err(BadModel::Format)?)?;
         let imported_at_s = SystemTime::now()
             .duration_since(UNIX_EPOCH)
             .map_or(0, |since| since.as_secs());

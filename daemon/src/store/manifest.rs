@@ -4,7 +4,7 @@ use std::fs::{File, OpenOptions};
 use std::io::{self, Read as _, Write as _};
 use std::path::{Path, PathBuf};
 
-use hearth_engine::format::Gguf;
+use hearth_engine::format::Checkpoint;
 use hearth_engine::model::ModelConfig;
 use serde::{Deserialize, Serialize};
 
@@ -29,7 +29,7 @@ pub struct Manifest {
 /// What a model's file says about it.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct ModelFacts {
-    /// File format: `gguf`.
+    /// File format: `gguf` or `safetensors`.
     pub format: String,
     /// Architecture.
     pub architecture: String,
@@ -65,7 +65,7 @@ impl ModelFacts {
     /// Gathers them from a checked file.
     pub fn new(config: &ModelConfig, has_chat_template: bool) -> Self {
         Self {
-            format: "gguf".to_owned(),
+            format: config.format.to_owned(),
             architecture: config.architecture.clone(),
             quantization: config.quantization.clone(),
             parameter_count: config.parameter_count,
@@ -89,9 +89,9 @@ impl ModelFacts {
     ///
     /// # Errors
     /// The file is not sound, or not a model that the engine runs.
-    pub fn read(gguf: &Gguf) -> Result<Self, super::BadModel> {
-        let config = ModelConfig::from_gguf(gguf)?;
-        let template = gguf.get_str("tokenizer.chat_template")?;
+    pub fn read(checkpoint: &Checkpoint) -> Result<Self, super::BadModel> {
+        let config = ModelConfig::of(checkpoint)?;
+        let template = checkpoint.get_str("tokenizer.chat_template")?;
         Ok(Self::new(&config, template.is_some()))
     }
 }

@@ -12,7 +12,7 @@ use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
-use hearth_engine::format::{FormatError, Gguf};
+use hearth_engine::format::{Checkpoint, FormatError};
 use hearth_engine::model::ModelError;
 
 pub use manifest::{Manifest, ModelFacts};
@@ -186,10 +186,10 @@ impl Store {
     ///
     /// # Errors
     /// It is missing or not sound.
-    pub fn open_model(&self, model: &Manifest) -> Result<Gguf, StoreError> {
+    pub fn open_model(&self, model: &Manifest) -> Result<Checkpoint, StoreError> {
         let path = self.blob_path(model)?;
         let file = open_inside(&path).map_err(failed("open", &path))?;
-        Ok(Gguf::from_file(file).map_err(BadModel::Format)?)
+        Ok(Checkpoint::from_gguf(file).map_err(BadModel::Format)?)
     }
 
     /// Removes a name, and its file if no other name holds it. Returns the bytes given back.

@@ -26,7 +26,7 @@ pub use shape::{Format, Shape};
 use crate::energy::metered;
 use crate::engine_loop::limits;
 use crate::error::{EngineError, LoadError};
-use crate::format::Gguf;
+use crate::format::{Checkpoint, ModelFiles};
 use crate::gpu::{Gpu, OutOfMemory, Stopwatch};
 use crate::kv_cache::BLOCK_LEN;
 use crate::limits::CONTEXT_MAX;
@@ -118,9 +118,10 @@ pub fn run(
     let started = Instant::now();
     let (forward, model_config) = match model {
         BenchModel::File(path) => {
-            let gguf = Gguf::open(path).map_err(LoadError::from)?;
-            let model = ModelConfig::from_gguf(&gguf).map_err(LoadError::from)?;
-            let source = WeightSource::File(&gguf);
+            let files = ModelFiles::at(path).map_err(LoadError::from)?;
+            let checkpoint = Checkpoint::open(&files).map_err(LoadError::from)?;
+            let model = ModelConfig::of(&checkpoint).map_err(LoadError::from)?;
+            let source = WeightSource::File(&checkpoint);
             (load(&gpu, source, &model, config, options)?, model)
         }
         BenchModel::Shape(shape, format) => {

@@ -77,6 +77,7 @@ impl Shape {
         let layer = hidden * (2 * queries + 2 * keys + 3 * ffn + 2);
         let tables = if self.tied_output { vocab } else { 2 * vocab };
         ModelConfig {
+            format: "none",
             architecture: "llama".to_owned(),
             name: self.name.to_owned(),
             license: None,

@@ -17,7 +17,7 @@ use minijinja::{Environment, Error, ErrorKind, context};
 use serde::Serialize;
 
 use self::environment::{Bounded, Raised, environment};
-use crate::format::{FormatError, Gguf};
+use crate::format::{Checkpoint, FormatError};
 use crate::limits::{TEMPLATE_BYTES_MAX, TEMPLATE_MESSAGES_MAX, TEMPLATE_OUTPUT_BYTES_MAX};
 
 pub use parts::Part;
@@ -145,13 +145,15 @@ impl ChatTemplate {
     ///
     /// # Errors
     /// As [`ChatTemplate::new`].
-    pub fn from_gguf(gguf: &Gguf) -> Result<Option<Self>, TemplateError> {
-        let Some(source) = gguf.get_str(TEMPLATE_KEY)? else {
+    pub fn of(checkpoint: &Checkpoint) -> Result<Option<Self>, TemplateError> {
+        let Some(source) = checkpoint.get_str(TEMPLATE_KEY)? else {
             return Ok(None);
         };
-        let texts = gguf.get_str_array("tokenizer.ggml.tokens")?;
+        let texts = checkpoint.get_str_array("tokenizer.ggml.tokens")?;
         let text_of = |key: &str| -> Result<String, TemplateError> {
-            let id = gguf.get_u32(key)?.and_then(|id| usize::try_from(id).ok());
+            let id = checkpoint
+                .get_u32(key)?
+                .and_then(|id| usize::try_from(id).ok());
             Ok(id
                 .and_then(|id| texts?.get(id))
                 .unwrap_or_default()
@@ -160,7 +162,7 @@ impl ChatTemplate {
         let bos_token = text_of("tokenizer.ggml.bos_token_id")?;
         let eos_token = text_of("tokenizer.ggml.eos_token_id")?;
         let mut template = Self::new(source, &bos_token, &eos_token)?;
-        let types = gguf
+        let types = checkpoint
             .get_i32_array("tokenizer.ggml.token_type")?
             .unwrap_or_default();
         if let Some(texts) = texts {

@@ -1,7 +1,6 @@
 //! Brings a model onto the GPU: from its file for the first time, and from the same file again.
 
 use std::fs::File;
-use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::Sender;
@@ -13,7 +12,7 @@ use crate::condition::Condition;
 use crate::engine::{LoadProgress, LoadedModel};
 use crate::error::{EngineError, LoadError};
 use crate::event::FinishReason;
-use crate::format::{FormatError, Gguf};
+use crate::format::{Checkpoint, FormatError, ModelFiles};
 use crate::gpu::{Gpu, OutOfMemory};
 use crate::kv_cache::BLOCK_LEN;
 use crate::limits::{KV_TOKENS_MIN, LOAD_TRIES_MAX};
@@ -35,8 +34,8 @@ const CANCEL_POLL: Duration = Duration::from_millis(20);
 
 /// Where a warm model came from, and what must be the same when it is loaded again.
 pub(super) struct Origin {
-    pub(super) path: PathBuf,
-    pub(super) mark: FileMark,
+    pub(super) files: ModelFiles,
+    pub(super) marks: Vec<FileMark>,
     /// Sizes that it was built for; less KV if memory was short later.
     pub(super) limits: ForwardLimits,
     pub(super) canary: Canary,
@@ -69,15 +68,21 @@ impl FileMark {
     }
 }
 
-/// Opens a model's file.
-pub(super) fn open_file(path: &Path) -> Result<(Gguf, FileMark), FormatError> {
-    let failed = |source| FormatError::Io {
-        what: path.display().to_string(),
-        source,
-    };
-    let file = File::open(path).map_err(failed)?;
-    let mark = FileMark::of(&file).map_err(failed)?;
-    Ok((Gguf::from_file(file)?, mark))
+/// Opens a model's files.
+pub(super) fn open_files(files: &ModelFiles) -> Result<(Checkpoint, Vec<FileMark>), FormatError> {
+    let checkpoint = Checkpoint::open(files)?;
+    let marks = checkpoint
+        .files()
+        .iter()
+        .map(FileMark::of)
+        .collect::<Result<_, _>>();
+    match marks {
+        Ok(marks) => Ok((checkpoint, marks)),
+        Err(source) => Err(FormatError::Io {
+            what: "the model's files".to_owned(),
+            source,
+        }),
+    }
 }
 
 /// A load's caller: hears of its progress, and can cancel it.
@@ -95,7 +100,7 @@ impl Watcher<'_> {
 impl EngineLoop {
     pub(super) fn load(
         &mut self,
-        path: &Path,
+        files: &ModelFiles,
         progress: &Sender<LoadProgress>,
         cancelled: &AtomicBool,
     ) -> Result<Arc<LoadedModel>, LoadError> {
@@ -104,10 +109,10 @@ impl EngineLoop {
         self.survival.forget();
         self.set_careful(false);
         self.shared.set_condition(Condition::Well);
-        let (file, mark) = open_file(path)?;
-        let config = ModelConfig::from_gguf(&file)?;
-        let tokenizer = Tokenizer::from_gguf(&file)?;
-        let chat_template = ChatTemplate::from_gguf(&file)?;
+        let (checkpoint, marks) = open_files(files)?;
+        let config = ModelConfig::of(&checkpoint)?;
+        let tokenizer = Tokenizer::of(&checkpoint)?;
+        let chat_template = ChatTemplate::of(&checkpoint)?;
         let engine = self.config.clone();
         let wanted = limits(self.open()?, &engine, &config);
         let floor = KV_TOKENS_MIN.min(wanted.context_len);
@@ -118,7 +123,13 @@ impl EngineLoop {
         let mut tries = 0;
         let (forward, canary, chunk) = loop {
             let loaded = self
-                .bring_up(&file, &config, (wanted.clone(), floor), &engine, &watcher)
+                .bring_up(
+                    &checkpoint,
+                    &config,
+                    (wanted.clone(), floor),
+                    &engine,
+                    &watcher,
+                )
                 .and_then(|forward| self.prove(forward, &config));
             let Err(LoadError::Engine(error @ EngineError::Device(_))) = loaded else {
                 break loaded?;
@@ -156,8 +167,8 @@ impl EngineLoop {
             stats.weights_resident = true;
         });
         self.origin = Some(Origin {
-            path: path.to_owned(),
-            mark,
+            files: files.clone(),
+            marks,
             limits,
             canary,
         });
@@ -194,13 +205,13 @@ impl EngineLoop {
     /// holds no more than `floor` tokens.
     pub(super) fn bring_up(
         &mut self,
-        file: &Gguf,
+        checkpoint: &Checkpoint,
         config: &ModelConfig,
         (mut limits, floor): (ForwardLimits, u32),
         engine: &EngineConfig,
         watcher: &Watcher<'_>,
     ) -> Result<Forward, LoadError> {
-        let total_bytes: u64 = file.tensors().iter().map(|t| t.bytes).sum();
+        let total_bytes: u64 = checkpoint.tensors().iter().map(|t| t.bytes).sum();
         let shared = Arc::clone(&self.shared);
         let mut report = |done_bytes| {
             shared.set_busy_since(Some(Instant::now()));
@@ -214,7 +225,7 @@ impl EngineLoop {
         loop {
             let gpu = self.open()?;
             let load = || {
-                let source = WeightSource::File(file);
+                let source = WeightSource::File(checkpoint);
                 Forward::load(gpu, source, config, limits.clone(), engine, &mut report)
             };
             let loaded = super::recovery::sound(|| gpu.allocating(load));

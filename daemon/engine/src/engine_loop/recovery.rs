@@ -7,7 +7,7 @@ use std::sync::mpsc::{self, Sender};
 use std::time::Instant;
 
 use super::EngineLoop;
-use super::loading::{Watcher, open_file, smaller};
+use super::loading::{Watcher, open_files, smaller};
 use crate::condition::Condition;
 use crate::engine::LoadProgress;
 use crate::error::{EngineError, LoadError};
@@ -128,8 +128,8 @@ impl EngineLoop {
         };
         let model = running.model.clone();
         let (expected, limits) = (origin.canary, origin.limits.clone());
-        let (file, mark) = open_file(&origin.path)?;
-        if mark != origin.mark {
+        let (checkpoint, marks) = open_files(&origin.files)?;
+        if marks != origin.marks {
             return Err(LoadError::FileChanged);
         }
         let engine = EngineConfig {
@@ -138,7 +138,7 @@ impl EngineLoop {
         };
         let brought = self
             .bring_up(
-                &file,
+                &checkpoint,
                 &model.config,
                 (limits, model.context_len),
                 &engine,

@@ -1,14 +1,10 @@
-//! GGUF files, versions 2 and 3: opened once and checked before use. Does not know what
-//! metadata keys or tensors mean, except `general.alignment`.
+//! The header of GGUF files, versions 2 and 3, checked before use. Does not know what metadata
+//! keys or tensors mean, except `general.alignment`.
 
-use std::collections::HashMap;
 use std::fs::File;
-use std::io;
-use std::path::Path;
 
 use super::cursor::{Cursor, clip};
 use super::metadata::Metadata;
-pub use super::metadata::StrArray;
 use super::{FormatError, TensorInfo, TensorType};
 use crate::limits::{GGUF_ALIGNMENT_MAX, GGUF_DIMS_MAX, GGUF_TENSORS_MAX};
 
@@ -17,46 +13,20 @@ const ALIGNMENT_DEFAULT: u64 = 32;
 /// Fewest bytes of a tensor's entry: name length, dimension count, a dimension, type, offset.
 const TENSOR_ENTRY_BYTES_MIN: u64 = 8 + 4 + 8 + 4 + 8;
 
-/// An open GGUF file whose header was read and found sound.
+/// What the header of a GGUF file says.
 #[derive(Debug)]
-pub struct Gguf {
-    file: File,
-    file_bytes: u64,
-    version: u32,
-    metadata: Metadata,
-    tensors: Vec<TensorInfo>,
-    by_name: HashMap<String, usize>,
+pub(super) struct Header {
+    pub(super) metadata: Metadata,
+    /// In the file's order. Offsets count from the file's start; data lies within the file.
+    pub(super) tensors: Vec<TensorInfo>,
 }
 
-impl Gguf {
-    /// Opens a file and reads its header.
-    ///
-    /// # Errors
-    /// The file cannot be read, or is not sound.
-    pub fn open(path: &Path) -> Result<Self, FormatError> {
-        let file = File::open(path).map_err(|source| FormatError::Io {
-            what: path.display().to_string(),
-            source,
-        })?;
-        Self::from_file(file)
-    }
-
-    /// Reads the header of an open file. The file stays open and is never opened again, so what
-    /// was checked is what is read later.
-    ///
-    /// # Errors
-    /// As [`Gguf::open`].
-    pub fn from_file(file: File) -> Result<Self, FormatError> {
-        let facts = file.metadata().map_err(|source| FormatError::Io {
-            what: "the file's size".to_owned(),
-            source,
-        })?;
-        if !facts.is_file() {
-            return Err(FormatError::NotAFile);
-        }
-        let file_bytes = facts.len();
-        let mut cursor = Cursor::new(&file, file_bytes)?;
-        let version = read_version(&mut cursor)?;
+impl Header {
+    /// Reads the header of a file of `file_bytes` bytes and proves it sound. Two tensors of one name
+    /// are the caller's to refuse: it may have other files.
+    pub(super) fn read(file: &File, file_bytes: u64) -> Result<Self, FormatError> {
+        let mut cursor = Cursor::new(file, file_bytes)?;
+        read_version(&mut cursor)?;
         let tensor_count = cursor.u64(&|| "tensor count".to_owned())?;
         let key_count = cursor.u64(&|| "metadata key count".to_owned())?;
         if tensor_count > GGUF_TENSORS_MAX {
@@ -71,160 +41,12 @@ impl Gguf {
         cursor.check_left(tensor_count * TENSOR_ENTRY_BYTES_MIN, &|| {
             "tensor list".to_owned()
         })?;
-
-        let mut tensors = Vec::new();
-        let mut by_name = HashMap::new();
-        for index in 0..tensor_count {
-            let tensor = read_tensor(&mut cursor, index, alignment)?;
-            if by_name.insert(tensor.name.clone(), tensors.len()).is_some() {
-                return Err(FormatError::Duplicate {
-                    what: "tensor",
-                    name: clip(&tensor.name),
-                });
-            }
-            tensors.push(tensor);
-        }
-        place_tensors(
-            &mut tensors,
-            cursor.at().next_multiple_of(alignment),
-            file_bytes,
-        )?;
-        Ok(Self {
-            file,
-            file_bytes,
-            version,
-            metadata,
-            tensors,
-            by_name,
-        })
-    }
-
-    /// The format's version.
-    pub fn version(&self) -> u32 {
-        self.version
-    }
-
-    /// Size of the file when it was opened.
-    pub fn file_bytes(&self) -> u64 {
-        self.file_bytes
-    }
-
-    /// All tensors in the file's order.
-    pub fn tensors(&self) -> &[TensorInfo] {
-        &self.tensors
-    }
-
-    /// One tensor.
-    pub fn tensor(&self, name: &str) -> Option<&TensorInfo> {
-        self.tensors.get(*self.by_name.get(name)?)
-    }
-
-    /// Reads bytes of a tensor from `offset` within it, as many as `buf` holds. May be called from
-    /// several threads.
-    ///
-    /// # Errors
-    /// The range is outside the tensor, or the file cannot be read (it may have shrunk since).
-    pub fn read(
-        &self,
-        tensor: &TensorInfo,
-        offset: u64,
-        buf: &mut [u8],
-    ) -> Result<(), FormatError> {
-        let end = u64::try_from(buf.len())
-            .ok()
-            .and_then(|length| offset.checked_add(length));
-        match (end, tensor.offset.checked_add(offset)) {
-            (Some(end), Some(at)) if end <= tensor.bytes => read_exact_at(&self.file, buf, at)
-                .map_err(|source| FormatError::Io {
-                    what: format!("tensor {:?} at offset {at}", clip(&tensor.name)),
-                    source,
-                }),
-            (end, _) => Err(FormatError::OutsideTensor {
-                name: clip(&tensor.name),
-                offset,
-                end: end.unwrap_or(u64::MAX),
-                bytes: tensor.bytes,
-            }),
-        }
-    }
-
-    /// Metadata keys in the file's order.
-    pub fn keys(&self) -> &[String] {
-        self.metadata.keys()
-    }
-
-    /// A string; `None` without the key.
-    ///
-    /// # Errors
-    /// The value is of another type.
-    pub fn get_str(&self, key: &str) -> Result<Option<&str>, FormatError> {
-        self.metadata.str(key)
-    }
-
-    /// An integer of any width whose value fits; `None` without the key.
-    ///
-    /// # Errors
-    /// The value is of another type or does not fit.
-    pub fn get_u32(&self, key: &str) -> Result<Option<u32>, FormatError> {
-        self.metadata.int(key, "u32")
-    }
-
-    /// As [`Gguf::get_u32`], for values of 64 bits.
-    ///
-    /// # Errors
-    /// As there.
-    pub fn get_u64(&self, key: &str) -> Result<Option<u64>, FormatError> {
-        self.metadata.int(key, "u64")
-    }
-
-    /// A float (f64 is rounded); `None` without the key.
-    ///
-    /// # Errors
-    /// The value is of another type.
-    pub fn get_f32(&self, key: &str) -> Result<Option<f32>, FormatError> {
-        #[expect(
-            clippy::cast_possible_truncation,
-            reason = "rounding is what is asked for"
-        )]
-        let narrow = |wide: f64| wide as f32;
-        Ok(self.metadata.float(key)?.map(narrow))
-    }
-
-    /// A bool; `None` without the key.
-    ///
-    /// # Errors
-    /// The value is of another type.
-    pub fn get_bool(&self, key: &str) -> Result<Option<bool>, FormatError> {
-        self.metadata.bool(key)
-    }
-
-    /// An array of strings; `None` without the key.
-    ///
-    /// # Errors
-    /// The value is of another type.
-    pub fn get_str_array(&self, key: &str) -> Result<Option<&StrArray>, FormatError> {
-        self.metadata.str_array(key)
-    }
-
-    /// An array of i32; `None` without the key.
-    ///
-    /// # Errors
-    /// The value is of another type.
-    pub fn get_i32_array(&self, key: &str) -> Result<Option<Vec<i32>>, FormatError> {
-        self.metadata.i32_array(key)
-    }
-
-    /// As [`Gguf::get_i32_array`], of f32.
-    ///
-    /// # Errors
-    /// As there.
-    pub fn get_f32_array(&self, key: &str) -> Result<Option<Vec<f32>>, FormatError> {
-        self.metadata.f32_array(key)
-    }
-
-    /// Elements of an array of any type; `None` without the key or if it is no array.
-    pub fn array_len(&self, key: &str) -> Option<usize> {
-        self.metadata.array_len(key)
+        let mut tensors = (0..tensor_count)
+            .map(|index| read_tensor(&mut cursor, index, alignment))
+            .collect::<Result<Vec<_>, _>>()?;
+        let data_start = cursor.at().next_multiple_of(alignment);
+        place_tensors(&mut tensors, data_start, file_bytes)?;
+        Ok(Self { metadata, tensors })
     }
 }
 
@@ -320,6 +142,7 @@ fn read_tensor(
         name,
         dims,
         tensor_type,
+        file: 0,
         offset,
         bytes,
     })
@@ -373,28 +196,6 @@ fn place_tensors(
                 second: clip(&second.name),
                 offset: second.offset,
             });
-        }
-    }
-    Ok(())
-}
-
-#[cfg(unix)]
-fn read_exact_at(file: &File, buf: &mut [u8], at: u64) -> io::Result<()> {
-    std::os::unix::fs::FileExt::read_exact_at(file, buf, at)
-}
-
-#[cfg(windows)]
-fn read_exact_at(file: &File, mut buf: &mut [u8], mut at: u64) -> io::Result<()> {
-    use std::os::windows::fs::FileExt;
-    while !buf.is_empty() {
-        match file.seek_read(buf, at) {
-            Ok(0) => return Err(io::ErrorKind::UnexpectedEof.into()),
-            Ok(count) => {
-                buf = buf.get_mut(count..).unwrap_or_default();
-                at += u64::try_from(count).unwrap_or(u64::MAX);
-            }
-            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-            Err(error) => return Err(error),
         }
     }
     Ok(())

@@ -1,7 +1,7 @@
 //! Unsound GGUF files, built byte by byte, and what the reader says of each.
 
 use super::gguf_writer::{GgufWriter, MetaValue};
-use super::{FormatError, Gguf, TensorType};
+use super::{Checkpoint, FormatError, ModelFiles, TensorType};
 use crate::limits::{
     GGUF_ALIGNMENT_MAX, GGUF_ARRAY_LEN_MAX, GGUF_HEADER_BYTES_MAX, GGUF_KEYS_MAX,
     GGUF_STRING_BYTES_MAX, GGUF_TENSORS_MAX,
@@ -54,10 +54,10 @@ impl Raw {
     }
 }
 
-fn open(bytes: &[u8]) -> Result<Gguf, FormatError> {
+fn open(bytes: &[u8]) -> Result<Checkpoint, FormatError> {
     let mut file = tempfile::tempfile().unwrap();
     std::io::Write::write_all(&mut file, bytes).unwrap();
-    Gguf::from_file(file)
+    Checkpoint::from_gguf(file)
 }
 
 fn head_only(tensors: u64, keys: u64) -> Raw {
@@ -365,7 +365,7 @@ fn flipped_bytes_never_panic() {
 #[test]
 fn sound_files_read_back() {
     let gguf = open(&sound().to_bytes()).unwrap();
-    assert_eq!(gguf.version(), 3);
+    assert_eq!(gguf.format(), "gguf");
     assert_eq!(gguf.get_u32("u8").unwrap(), Some(200));
     assert_eq!(gguf.get_u64("u64").unwrap(), Some(1 << 40));
     assert_eq!(gguf.get_f32("f32").unwrap(), Some(0.5));
@@ -446,7 +446,7 @@ fn wrong_types_name_key_and_both_types() {
 #[test]
 fn version_2_is_read() {
     let raw = Raw::head(2, 1, 0).tensor("t", &[2], 0, 0).data(8);
-    assert_eq!(open(&raw.0).unwrap().version(), 2);
+    assert!(open(&raw.0).is_ok());
 }
 
 #[test]
@@ -500,8 +500,8 @@ fn long_names_are_cut_in_messages() {
 #[test]
 fn folders_and_missing_files_are_refused() {
     let folder = tempfile::tempdir().unwrap();
-    assert!(Gguf::open(folder.path()).is_err());
-    let error = Gguf::open(&folder.path().join("absent.gguf")).unwrap_err();
+    assert!(ModelFiles::at(folder.path()).is_err());
+    let error = ModelFiles::at(&folder.path().join("absent.gguf")).unwrap_err();
     assert!(error.to_string().contains("absent.gguf"));
 }
 
@@ -521,4 +521,43 @@ fn type_table_is_consistent() {
         TensorType::from_gguf(12).map(TensorType::name),
         Some("Q4_K")
     );
+}
+
+#[test]
+fn parts_of_a_split_file_make_one_model() {
+    let part = |number: u64, count: u64, tensor: &str, key: &str| {
+        let raw = head_only(1, 3)
+            .key("split.no", 10)
+            .u64(number)
+            .key("split.count", 10)
+            .u64(count)
+            .key(key, 4)
+            .u32(7)
+            .tensor(tensor, &[2], 0, 0)
+            .data(8);
+        let mut file = tempfile::tempfile().unwrap();
+        std::io::Write::write_all(&mut file, &raw.0).unwrap();
+        (format!("m-{number}"), file)
+    };
+    // In whatever order they come; the metadata are the first part's.
+    let two = vec![part(1, 2, "b", "other"), part(0, 2, "a", "mine")];
+    let model = Checkpoint::from_files(two).unwrap();
+    assert_eq!(model.get_u32("mine").unwrap(), Some(7));
+    assert_eq!(model.get_u32("other").unwrap(), None);
+    let mut buf = [1; 8];
+    for (name, file) in [("a", 0), ("b", 1)] {
+        let tensor = model.tensor(name).unwrap();
+        assert_eq!(tensor.file, file);
+        model.read(tensor, 0, &mut buf).unwrap();
+    }
+
+    let refused = |parts| format!("{:?}", Checkpoint::from_files(parts).unwrap_err());
+    let missing = refused(vec![part(0, 3, "a", "k"), part(1, 3, "b", "k")]);
+    assert!(missing.contains("parts: 3, given: 2"), "{missing}");
+    let twice = refused(vec![part(0, 2, "a", "k"), part(0, 2, "b", "k")]);
+    assert!(twice.contains("Duplicate"), "{twice}");
+    let same_tensor = refused(vec![part(0, 2, "a", "k"), part(1, 2, "a", "k")]);
+    assert!(same_tensor.contains("Duplicate"), "{same_tensor}");
+    let alone = Checkpoint::from_gguf(part(0, 2, "a", "k").1).unwrap_err();
+    assert!(alone.to_string().contains("one of 2 parts; 1"), "{alone}");
 }

@@ -1,8 +1,10 @@
 //! Model files: which tensors and metadata they hold, and where. No GPU here, and no knowledge of
 //! what a model does with them.
 
+mod checkpoint;
 mod cursor;
-pub mod gguf;
+mod files;
+mod gguf;
 #[cfg(test)]
 mod gguf_hostile_tests;
 pub mod gguf_writer;
@@ -10,7 +12,11 @@ mod metadata;
 
 use std::io;
 
-pub use gguf::Gguf;
+use cursor::clip;
+
+pub use checkpoint::Checkpoint;
+pub use files::{ModelFiles, SIDE_FILES, is_model_file, split_names};
+pub use metadata::StrArray;
 
 /// A file that is not a sound model file. Every variant names the field and what is allowed.
 #[derive(Debug, thiserror::Error)]
@@ -27,6 +33,26 @@ pub enum FormatError {
     /// Not a regular file.
     #[error("the model file is not a regular file")]
     NotAFile,
+    /// No file of a model.
+    #[error("there is no model file: a GGUF file, or a folder with *.safetensors and config.json")]
+    NoModel,
+    /// Something is wrong in one of several files.
+    #[error("{file}")]
+    InFile {
+        /// Its name.
+        file: String,
+        /// What.
+        #[source]
+        error: Box<FormatError>,
+    },
+    /// A split model that is not whole, or files that do not belong together.
+    #[error("the file is one of {parts} parts; {given} files were given")]
+    PartsMissing {
+        /// Parts that it was split into.
+        parts: u64,
+        /// Files at hand.
+        given: usize,
+    },
     /// Another kind of file.
     #[error("magic: the file begins with {found:02x?}, a GGUF file with 47 47 55 46 (\"GGUF\")")]
     Magic {
@@ -123,6 +149,16 @@ pub enum FormatError {
         /// The tensor's size.
         bytes: u64,
     },
+}
+
+impl FormatError {
+    /// The same, told to be in the file of that name.
+    fn in_file(self, name: &str) -> Self {
+        Self::InFile {
+            file: clip(name),
+            error: Box::new(self),
+        }
+    }
 }
 
 /// How the numbers of a tensor are stored.
@@ -244,7 +280,9 @@ pub struct TensorInfo {
     pub dims: Vec<u64>,
     /// How the numbers are stored.
     pub tensor_type: TensorType,
-    /// First byte, from the start of the file.
+    /// Which of the checkpoint's files it lies in.
+    pub file: usize,
+    /// First byte, from the start of that file.
     pub offset: u64,
     /// Size in bytes; `offset + bytes` lies within the file.
     pub bytes: u64,

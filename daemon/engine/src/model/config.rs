@@ -6,7 +6,7 @@ use std::collections::BTreeMap;
 
 use super::config_rope::{RopeConfig, RopeScaling, freq_factors, rope};
 use super::config_tensors::check_tensors;
-use crate::format::{FormatError, Gguf};
+use crate::format::{Checkpoint, FormatError};
 use crate::limits::{CONTEXT_MAX, LAYERS_MAX, VOCAB_MAX, WIDTH_MAX};
 
 /// Query heads that one workgroup of the attention kernel keeps in registers.
@@ -87,6 +87,8 @@ pub enum ModelError {
 /// Architecture and sizes of a model.
 #[derive(Debug, Clone, PartialEq)]
 pub struct ModelConfig {
+    /// Format of its files: `gguf` or `safetensors`; `none` for made-up weights.
+    pub format: &'static str,
     /// Architecture as the file names it: `llama`.
     pub architecture: String,
     /// The model's own name; empty if the file has none.
@@ -128,15 +130,17 @@ impl ModelConfig {
     ///
     /// # Errors
     /// The first key or tensor that is missing, out of range, or asks for what is not supported.
-    pub fn from_gguf(gguf: &Gguf) -> Result<Self, ModelError> {
-        let architecture = gguf.get_str("general.architecture")?.unwrap_or_default();
+    pub fn of(checkpoint: &Checkpoint) -> Result<Self, ModelError> {
+        let architecture = checkpoint
+            .get_str("general.architecture")?
+            .unwrap_or_default();
         if architecture != "llama" {
             return Err(ModelError::Architecture {
                 found: architecture.chars().take(80).collect(),
             });
         }
         let keys = Keys {
-            gguf,
+            checkpoint,
             prefix: architecture,
         };
         refuse_unsupported(&keys)?;
@@ -156,13 +160,14 @@ impl ModelConfig {
                 return Err(keys.bad(key, value, &allowed));
             }
         }
-        let vocab_size = vocab_size(gguf)?;
+        let vocab_size = vocab_size(checkpoint)?;
         let mut config = Self {
+            format: checkpoint.format(),
             architecture: architecture.to_owned(),
-            name: short(gguf.get_str("general.name")?.unwrap_or_default()),
-            license: gguf.get_str("general.license")?.map(short),
-            quantization: quantization(gguf),
-            parameter_count: parameter_count(gguf),
+            name: short(checkpoint.get_str("general.name")?.unwrap_or_default()),
+            license: checkpoint.get_str("general.license")?.map(short),
+            quantization: quantization(checkpoint),
+            parameter_count: parameter_count(checkpoint),
             n_layers: keys.required("block_count", LAYERS_MAX)?,
             n_heads,
             n_kv_heads,
@@ -173,11 +178,11 @@ impl ModelConfig {
             context_len: keys.required("context_length", CONTEXT_MAX)?,
             rms_eps: rms_eps(&keys)?,
             rope: rope(&keys, head_dim)?,
-            tied_output: gguf.tensor("output.weight").is_none(),
-            attention_bias: gguf.tensor("blk.0.attn_q.bias").is_some(),
+            tied_output: checkpoint.tensor("output.weight").is_none(),
+            attention_bias: checkpoint.tensor("blk.0.attn_q.bias").is_some(),
         };
-        check_tensors(gguf, &config)?;
-        if let Some(factors) = freq_factors(gguf)? {
+        check_tensors(checkpoint, &config)?;
+        if let Some(factors) = freq_factors(checkpoint)? {
             if config.rope.scaling != RopeScaling::None {
                 return Err(ModelError::Unsupported {
                     what: "RoPE scaling by metadata and by tensor \"rope_freqs.weight\" at once"
@@ -192,7 +197,7 @@ impl ModelConfig {
 
 /// Metadata of one architecture.
 pub(super) struct Keys<'a> {
-    pub(super) gguf: &'a Gguf,
+    pub(super) checkpoint: &'a Checkpoint,
     prefix: &'a str,
 }
 
@@ -211,7 +216,7 @@ impl Keys<'_> {
 
     /// A number from 1 to `limit`, if the key is there.
     pub(super) fn optional(&self, key: &str, limit: u32) -> Result<Option<u32>, ModelError> {
-        match self.gguf.get_u64(&self.name(key))? {
+        match self.checkpoint.get_u64(&self.name(key))? {
             None => Ok(None),
             Some(value) => match u32::try_from(value) {
                 Ok(small) if (1..=limit).contains(&small) => Ok(Some(small)),
@@ -229,7 +234,7 @@ impl Keys<'_> {
 
     /// A finite number above 0, if the key is there.
     pub(super) fn positive(&self, key: &str) -> Result<Option<f64>, ModelError> {
-        match self.gguf.get_f32(&self.name(key))?.map(f64::from) {
+        match self.checkpoint.get_f32(&self.name(key))?.map(f64::from) {
             Some(value) if !(value.is_finite() && value > 0.0) => {
                 Err(self.bad(key, value, "a finite number above 0 is needed"))
             }
@@ -252,7 +257,7 @@ fn refuse_unsupported(keys: &Keys<'_>) -> Result<(), ModelError> {
     ];
     for (key, what) in count_keys {
         if keys
-            .gguf
+            .checkpoint
             .get_u64(&keys.name(key))?
             .is_some_and(|count| count > 0)
         {
@@ -272,7 +277,7 @@ fn refuse_unsupported(keys: &Keys<'_>) -> Result<(), ModelError> {
     ];
     for (key, neutral) in scale_keys {
         if keys
-            .gguf
+            .checkpoint
             .get_f32(&keys.name(key))?
             .is_some_and(|value| value != neutral)
         {
@@ -282,7 +287,7 @@ fn refuse_unsupported(keys: &Keys<'_>) -> Result<(), ModelError> {
     }
     for (key, neutral) in [("use_parallel_residual", false), ("attention.causal", true)] {
         if keys
-            .gguf
+            .checkpoint
             .get_bool(&keys.name(key))?
             .is_some_and(|value| value != neutral)
         {
@@ -339,9 +344,9 @@ fn head_dim(keys: &Keys<'_>, hidden_dim: u32, n_heads: u32) -> Result<u32, Model
 }
 
 /// Rows of the embedding, which the tokenizer's list must match.
-fn vocab_size(gguf: &Gguf) -> Result<u32, ModelError> {
+fn vocab_size(checkpoint: &Checkpoint) -> Result<u32, ModelError> {
     const TENSOR: &str = "token_embd.weight";
-    let tensor = gguf
+    let tensor = checkpoint
         .tensor(TENSOR)
         .ok_or_else(|| ModelError::MissingTensor {
             name: TENSOR.to_owned(),
@@ -350,7 +355,7 @@ fn vocab_size(gguf: &Gguf) -> Result<u32, ModelError> {
     match u32::try_from(rows) {
         Ok(size) if size <= VOCAB_MAX => {
             let key = "tokenizer.ggml.tokens";
-            match gguf.array_len(key) {
+            match checkpoint.array_len(key) {
                 Some(tokens) if u64::try_from(tokens) != Ok(rows) => Err(ModelError::Value {
                     key: key.to_owned(),
                     value: format!("{tokens} tokens"),
@@ -370,7 +375,7 @@ fn vocab_size(gguf: &Gguf) -> Result<u32, ModelError> {
 fn rms_eps(keys: &Keys<'_>) -> Result<f32, ModelError> {
     const KEY: &str = "attention.layer_norm_rms_epsilon";
     keys.positive(KEY)?;
-    keys.gguf
+    keys.checkpoint
         .get_f32(&keys.name(KEY))?
         .ok_or_else(|| ModelError::MissingKey {
             key: keys.name(KEY),
@@ -378,9 +383,9 @@ fn rms_eps(keys: &Keys<'_>) -> Result<f32, ModelError> {
 }
 
 /// The type that holds most bytes of the layers' matrices.
-fn quantization(gguf: &Gguf) -> String {
+fn quantization(checkpoint: &Checkpoint) -> String {
     let mut bytes_of: BTreeMap<&str, u64> = BTreeMap::new();
-    for tensor in gguf.tensors() {
+    for tensor in checkpoint.tensors() {
         if tensor.name.starts_with("blk.") && tensor.dims.len() == 2 {
             // Sums stay within the file's size.
             *bytes_of.entry(tensor.tensor_type.name()).or_default() += tensor.bytes;
@@ -393,8 +398,9 @@ fn quantization(gguf: &Gguf) -> String {
         .to_owned()
 }
 
-fn parameter_count(gguf: &Gguf) -> u64 {
-    gguf.tensors()
+fn parameter_count(checkpoint: &Checkpoint) -> u64 {
+    checkpoint
+        .tensors()
         .iter()
         .filter(|tensor| tensor.name != "rope_freqs.weight")
         .fold(0, |sum: u64, tensor| {

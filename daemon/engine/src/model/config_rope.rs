@@ -2,7 +2,7 @@
 //! other part of a model.
 
 use super::config::{Keys, ModelConfig, ModelError};
-use crate::format::Gguf;
+use crate::format::Checkpoint;
 use crate::limits::{CONTEXT_MAX, WIDTH_MAX};
 
 /// Rotary position embedding. GGUF stores Llama weights so that neighbouring values make a pair.
@@ -88,7 +88,7 @@ pub(super) fn rope(keys: &Keys<'_>, head_dim: u32) -> Result<RopeConfig, ModelEr
     let theta = keys.positive("rope.freq_base")?.unwrap_or(10_000.0);
     let name = keys.name("rope.scaling.type");
     let factor = keys.positive("rope.scaling.factor")?;
-    let scaling = match keys.gguf.get_str(&name)? {
+    let scaling = match keys.checkpoint.get_str(&name)? {
         // Older files have the factor without a type.
         None => match factor.or(keys.positive("rope.scale_linear")?) {
             Some(factor) if factor != 1.0 => RopeScaling::Linear { factor },
@@ -132,12 +132,12 @@ fn llama3_scaling(keys: &Keys<'_>, factor: Option<f64>) -> Result<RopeScaling, M
 }
 
 /// RoPE's factors, whose shape and type were checked.
-pub(super) fn freq_factors(gguf: &Gguf) -> Result<Option<Vec<f32>>, ModelError> {
-    let Some(tensor) = gguf.tensor("rope_freqs.weight") else {
+pub(super) fn freq_factors(checkpoint: &Checkpoint) -> Result<Option<Vec<f32>>, ModelError> {
+    let Some(tensor) = checkpoint.tensor("rope_freqs.weight") else {
         return Ok(None);
     };
     let mut bytes = vec![0; usize::try_from(tensor.bytes).unwrap_or(0)];
-    gguf.read(tensor, 0, &mut bytes)?;
+    checkpoint.read(tensor, 0, &mut bytes)?;
     let factors: Vec<f32> = bytes
         .as_chunks()
         .0

@@ -3,16 +3,19 @@
 use std::collections::HashSet;
 
 use super::config::{ModelConfig, ModelError};
-use crate::format::{Gguf, TensorType};
+use crate::format::{Checkpoint, TensorType};
 
 /// Tensors of old files that hold what the metadata say as well.
 const IGNORED_SUFFIX: &str = ".attn_rot_embd";
 
 /// Checks that every tensor of the forward pass is there in shape and type, and that there are no
 /// others.
-pub(super) fn check_tensors(gguf: &Gguf, config: &ModelConfig) -> Result<(), ModelError> {
+pub(super) fn check_tensors(
+    checkpoint: &Checkpoint,
+    config: &ModelConfig,
+) -> Result<(), ModelError> {
     let mut check = Check {
-        gguf,
+        checkpoint,
         seen: HashSet::new(),
     };
     let hidden = u64::from(config.hidden_dim);
@@ -26,7 +29,7 @@ pub(super) fn check_tensors(gguf: &Gguf, config: &ModelConfig) -> Result<(), Mod
     if !config.tied_output {
         check.matrix("output.weight", hidden, vocab)?;
     }
-    if gguf.tensor("rope_freqs.weight").is_some() {
+    if checkpoint.tensor("rope_freqs.weight").is_some() {
         check.vector("rope_freqs.weight", u64::from(config.rope.dim / 2))?;
     }
     for layer in 0..config.n_layers {
@@ -50,7 +53,7 @@ pub(super) fn check_tensors(gguf: &Gguf, config: &ModelConfig) -> Result<(), Mod
 }
 
 struct Check<'a> {
-    gguf: &'a Gguf,
+    checkpoint: &'a Checkpoint,
     seen: HashSet<String>,
 }
 
@@ -78,7 +81,7 @@ impl Check<'_> {
         is_supported: fn(TensorType) -> bool,
     ) -> Result<(), ModelError> {
         let tensor = self
-            .gguf
+            .checkpoint
             .tensor(name)
             .ok_or_else(|| ModelError::MissingTensor {
                 name: name.to_owned(),
@@ -107,7 +110,7 @@ impl Check<'_> {
     }
 
     fn nothing_else(&self) -> Result<(), ModelError> {
-        match self.gguf.tensors().iter().find(|tensor| {
+        match self.checkpoint.tensors().iter().find(|tensor| {
             !self.seen.contains(&tensor.name) && !tensor.name.contains(IGNORED_SUFFIX)
         }) {
             None => Ok(()),

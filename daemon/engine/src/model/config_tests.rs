@@ -2,8 +2,9 @@
 
 use super::config::{ModelConfig, ModelError};
 use super::config_rope::RopeScaling;
+use crate::format::ModelFiles;
 use crate::format::gguf_writer::{GgufWriter, MetaValue};
-use crate::format::{Gguf, TensorType};
+use crate::format::{Checkpoint, TensorType};
 
 /// A Llama of two layers: 64 wide, 4 heads of 16 over 2 key heads, feed-forward 96, 40 tokens.
 fn tiny() -> GgufWriter {
@@ -70,7 +71,7 @@ fn floats(writer: &mut GgufWriter, name: &str, values: &[f32]) {
 fn read(writer: &GgufWriter) -> Result<ModelConfig, ModelError> {
     let mut file = tempfile::tempfile().unwrap();
     std::io::Write::write_all(&mut file, &writer.to_bytes()).unwrap();
-    ModelConfig::from_gguf(&Gguf::from_file(file).unwrap())
+    ModelConfig::of(&Checkpoint::from_gguf(file).unwrap())
 }
 
 #[test]
@@ -387,7 +388,8 @@ fn the_default_model_is_read() {
         path.exists(),
         "no model file: run `make setup`, or set HEARTH_MODEL_FILE"
     );
-    let config = ModelConfig::from_gguf(&Gguf::open(&path).unwrap()).unwrap();
+    let config =
+        ModelConfig::of(&Checkpoint::open(&ModelFiles::at(&path).unwrap()).unwrap()).unwrap();
     assert_eq!(
         (config.n_layers, config.n_heads, config.n_kv_heads),
         (30, 9, 3)

@@ -6,7 +6,7 @@ use hearth_shaders::WeightFormat;
 use super::repack::{self, BLOCK, PlaneRow};
 use super::synthetic::{Patterns, RandomWeights};
 use crate::error::{EngineError, LoadError};
-use crate::format::{Gguf, TensorInfo};
+use crate::format::{Checkpoint, TensorInfo};
 use crate::gpu::{self, Buffer, Gpu, Plane, PlaneShape};
 
 /// Rows of a shard are a multiple of this, so that no rotation pair and no block of 32 gate and up
@@ -70,7 +70,7 @@ enum Arrangement {
 #[derive(Clone, Copy)]
 pub(crate) enum WeightSource<'a> {
     /// A model file.
-    File(&'a Gguf),
+    File(&'a Checkpoint),
     /// Nowhere: random weights of a model's sizes.
     Random(&'a RandomWeights<'a>),
 }
@@ -104,7 +104,7 @@ impl<'a> WeightLoader<'a> {
     /// Tells whether the source has this tensor.
     pub(crate) fn has(&self, name: &str) -> bool {
         match self.source {
-            WeightSource::File(gguf) => gguf.tensor(name).is_some(),
+            WeightSource::File(checkpoint) => checkpoint.tensor(name).is_some(),
             WeightSource::Random(random) => random.has(name),
         }
     }
@@ -112,7 +112,7 @@ impl<'a> WeightLoader<'a> {
     /// The tensors' rows, one tensor after the other.
     pub(crate) fn stacked(&mut self, names: &[String]) -> Result<Matrix, LoadError> {
         match self.source {
-            WeightSource::File(gguf) => self.matrix(gguf, names, Arrangement::Stacked),
+            WeightSource::File(checkpoint) => self.matrix(checkpoint, names, Arrangement::Stacked),
             WeightSource::Random(random) => self.random(random, names),
         }
     }
@@ -120,7 +120,9 @@ impl<'a> WeightLoader<'a> {
     /// The rows of two tensors of one shape in turn.
     pub(crate) fn alternating(&mut self, names: &[String; 2]) -> Result<Matrix, LoadError> {
         match self.source {
-            WeightSource::File(gguf) => self.matrix(gguf, names, Arrangement::Alternating),
+            WeightSource::File(checkpoint) => {
+                self.matrix(checkpoint, names, Arrangement::Alternating)
+            }
             WeightSource::Random(random) => self.random(random, names),
         }
     }
@@ -130,10 +132,10 @@ impl<'a> WeightLoader<'a> {
         let mut values = Vec::new();
         for name in names {
             match self.source {
-                WeightSource::File(gguf) => {
-                    let tensor = file_tensor(gguf, name);
+                WeightSource::File(checkpoint) => {
+                    let tensor = file_tensor(checkpoint, name);
                     let mut source = vec![0; as_usize(tensor.bytes)];
-                    gguf.read(tensor, 0, &mut source)?;
+                    checkpoint.read(tensor, 0, &mut source)?;
                     values.extend(repack::dequantize_row(tensor.tensor_type, &source));
                     self.advance(tensor.bytes)?;
                 }
@@ -212,11 +214,11 @@ impl<'a> WeightLoader<'a> {
 
     fn matrix(
         &mut self,
-        gguf: &Gguf,
+        checkpoint: &Checkpoint,
         names: &[String],
         how: Arrangement,
     ) -> Result<Matrix, LoadError> {
-        let tensors: Vec<&TensorInfo> = names.iter().map(|n| file_tensor(gguf, n)).collect();
+        let tensors: Vec<&TensorInfo> = names.iter().map(|n| file_tensor(checkpoint, n)).collect();
         let blocks = tensors[0].columns() / BLOCK as u64;
         let rows: u64 = tensors.iter().map(|t| t.rows()).sum();
         let mut matrix = Matrix {
@@ -229,7 +231,7 @@ impl<'a> WeightLoader<'a> {
         for (format, count) in runs(&tensors, how) {
             for (start, rows) in shards(self.gpu, format, blocks, count)? {
                 let part = self.empty_part(&names[0], format, blocks, first + start, rows);
-                self.fill_part(gguf, &tensors, how, blocks, &part)?;
+                self.fill_part(checkpoint, &tensors, how, blocks, &part)?;
                 matrix.bytes += part.bytes();
                 matrix.parts.push(part);
             }
@@ -241,7 +243,7 @@ impl<'a> WeightLoader<'a> {
     /// Reads the part's rows of the arrangement.
     fn fill_part(
         &mut self,
-        gguf: &Gguf,
+        checkpoint: &Checkpoint,
         tensors: &[&TensorInfo],
         how: Arrangement,
         blocks: u64,
@@ -261,7 +263,7 @@ impl<'a> WeightLoader<'a> {
             let mut quant_bytes = vec![0; as_usize(count * quant_row)];
             let mut meta_bytes = vec![0; as_usize(count * meta_row)];
             for row_run in source_runs(tensors, how, first + at, count) {
-                let source = read_rows(gguf, &row_run)?;
+                let source = read_rows(checkpoint, &row_run)?;
                 let stride = as_usize(row_run.tensor.bytes / row_run.tensor.rows());
                 for (i, bytes) in source.chunks_exact(stride).enumerate() {
                     let row = row_run.target + i * row_run.step;
@@ -281,15 +283,16 @@ impl<'a> WeightLoader<'a> {
     }
 }
 
-fn file_tensor<'a>(gguf: &'a Gguf, name: &str) -> &'a TensorInfo {
-    gguf.tensor(name)
+fn file_tensor<'a>(checkpoint: &'a Checkpoint, name: &str) -> &'a TensorInfo {
+    checkpoint
+        .tensor(name)
         .unwrap_or_else(|| unreachable!("ModelConfig::from_gguf has checked that {name} is there"))
 }
 
-fn read_rows(gguf: &Gguf, run: &RowRun<'_>) -> Result<Vec<u8>, LoadError> {
+fn read_rows(checkpoint: &Checkpoint, run: &RowRun<'_>) -> Result<Vec<u8>, LoadError> {
     let row_bytes = run.tensor.bytes / run.tensor.rows();
     let mut source = vec![0; as_usize(run.count * row_bytes)];
-    gguf.read(run.tensor, run.row * row_bytes, &mut source)?;
+    checkpoint.read(run.tensor, run.row * row_bytes, &mut source)?;
     Ok(source)
 }
 

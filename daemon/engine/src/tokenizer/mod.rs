@@ -22,7 +22,7 @@ use self::error::MERGES_KEY;
 use self::split::Splitter;
 use self::vocab::{Kind, Vocab, byte_chars, is_guarded};
 use crate::chat_template::Part;
-use crate::format::Gguf;
+use crate::format::Checkpoint;
 use crate::limits::{TOKENIZER_PIECE_BYTES_MAX, TOKENIZER_TEXT_BYTES_MAX};
 
 pub use error::TokenizerError;
@@ -88,8 +88,8 @@ impl Tokenizer {
     ///
     /// # Errors
     /// The file holds none, one of an unsupported kind (named), or an unsound one.
-    pub fn from_gguf(gguf: &Gguf) -> Result<Self, TokenizerError> {
-        let model = gguf
+    pub fn of(checkpoint: &Checkpoint) -> Result<Self, TokenizerError> {
+        let model = checkpoint
             .get_str(MODEL_KEY)?
             .ok_or(TokenizerError::Missing { key: MODEL_KEY })?;
         if model != "gpt2" {
@@ -99,7 +99,7 @@ impl Tokenizer {
                 supported: "gpt2 (byte-level BPE)",
             });
         }
-        let pre = gguf.get_str(PRE_KEY)?.unwrap_or("gpt-2");
+        let pre = checkpoint.get_str(PRE_KEY)?.unwrap_or("gpt-2");
         let named = split::named(pre)
             .map_err(|error| TokenizerError::Build(error.to_string()))?
             .ok_or_else(|| TokenizerError::Unsupported {
@@ -107,16 +107,16 @@ impl Tokenizer {
                 found: pre.chars().take(80).collect(),
                 supported: "smollm, starcoder, refact, llama-bpe, llama3, gpt-2, default",
             })?;
-        let vocab = Vocab::read(gguf)?;
-        let bpe = build_bpe(gguf, &vocab, named.ignore_merges)?;
+        let vocab = Vocab::read(checkpoint)?;
+        let bpe = build_bpe(checkpoint, &vocab, named.ignore_merges)?;
         let plain_added = added(&vocab, |text, kind| {
             kind != Kind::Normal && !is_guarded(text, kind)
         })?;
         let guarded = added(&vocab, is_guarded)?;
         let all_added = added(&vocab, |_, kind| kind != Kind::Normal)?;
-        let bos = token_id(gguf, "tokenizer.ggml.bos_token_id", &vocab)?;
-        let eos = token_id(gguf, "tokenizer.ggml.eos_token_id", &vocab)?;
-        let end_tokens = end_tokens(gguf, &vocab, eos)?;
+        let bos = token_id(checkpoint, "tokenizer.ggml.bos_token_id", &vocab)?;
+        let eos = token_id(checkpoint, "tokenizer.ggml.eos_token_id", &vocab)?;
+        let end_tokens = end_tokens(checkpoint, &vocab, eos)?;
         Ok(Self {
             bpe,
             splitter: named.splitter,
@@ -126,10 +126,10 @@ impl Tokenizer {
             all_added,
             bos,
             eos,
-            add_bos: gguf
+            add_bos: checkpoint
                 .get_bool("tokenizer.ggml.add_bos_token")?
                 .unwrap_or(named.add_bos),
-            add_eos: gguf
+            add_eos: checkpoint
                 .get_bool("tokenizer.ggml.add_eos_token")?
                 .unwrap_or(false),
             end_tokens,
@@ -307,8 +307,12 @@ impl Tokenizer {
     }
 }
 
-fn token_id(gguf: &Gguf, key: &'static str, vocab: &Vocab) -> Result<Option<u32>, TokenizerError> {
-    match gguf.get_u32(key)? {
+fn token_id(
+    checkpoint: &Checkpoint,
+    key: &'static str,
+    vocab: &Vocab,
+) -> Result<Option<u32>, TokenizerError> {
+    match checkpoint.get_u32(key)? {
         Some(id) if id >= vocab.len() => Err(TokenizerError::TokenOutOfRange {
             what: key,
             id,
@@ -318,10 +322,14 @@ fn token_id(gguf: &Gguf, key: &'static str, vocab: &Vocab) -> Result<Option<u32>
     }
 }
 
-fn end_tokens(gguf: &Gguf, vocab: &Vocab, eos: Option<u32>) -> Result<Vec<u32>, TokenizerError> {
+fn end_tokens(
+    checkpoint: &Checkpoint,
+    vocab: &Vocab,
+    eos: Option<u32>,
+) -> Result<Vec<u32>, TokenizerError> {
     let mut ends: Vec<u32> = eos.into_iter().collect();
     for key in ["tokenizer.ggml.eot_token_id", "tokenizer.ggml.eom_token_id"] {
-        ends.extend(token_id(gguf, key, vocab)?);
+        ends.extend(token_id(checkpoint, key, vocab)?);
     }
     ends.extend(
         vocab
@@ -352,8 +360,12 @@ fn added(vocab: &Vocab, wanted: impl Fn(&str, Kind) -> bool) -> Result<Added, To
 }
 
 /// The BPE model. Every merge is checked here: the crate's builder trusts their lengths.
-fn build_bpe(gguf: &Gguf, vocab: &Vocab, ignore_merges: bool) -> Result<BPE, TokenizerError> {
-    let merges = gguf
+fn build_bpe(
+    checkpoint: &Checkpoint,
+    vocab: &Vocab,
+    ignore_merges: bool,
+) -> Result<BPE, TokenizerError> {
+    let merges = checkpoint
         .get_str_array(MERGES_KEY)?
         .ok_or(TokenizerError::Missing { key: MERGES_KEY })?;
     let mut ids: AHashMap<String, u32> = AHashMap::new();

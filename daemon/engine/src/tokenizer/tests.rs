@@ -7,8 +7,8 @@ use proptest::prelude::*;
 use super::vocab::byte_chars;
 use super::{EncodeOptions, Tokenizer, TokenizerError};
 use crate::chat_template::{ChatMessage, ChatTemplate, Part};
-use crate::format::Gguf;
 use crate::format::gguf_writer::{GgufWriter, MetaValue};
+use crate::format::{Checkpoint, ModelFiles};
 
 const PLAIN: EncodeOptions = EncodeOptions {
     add_special: false,
@@ -50,14 +50,14 @@ fn strings(texts: &[&str]) -> MetaValue {
     MetaValue::StrArray(texts.iter().map(|text| (*text).to_owned()).collect())
 }
 
-fn open(writer: &GgufWriter) -> Gguf {
+fn open(writer: &GgufWriter) -> Checkpoint {
     let mut file = tempfile::tempfile().unwrap();
     std::io::Write::write_all(&mut file, &writer.to_bytes()).unwrap();
-    Gguf::from_file(file).unwrap()
+    Checkpoint::from_gguf(file).unwrap()
 }
 
 fn build(writer: &GgufWriter) -> Result<Tokenizer, TokenizerError> {
-    Tokenizer::from_gguf(&open(writer))
+    Tokenizer::of(&open(writer))
 }
 
 /// The default model's file, where set-up puts it.
@@ -77,7 +77,8 @@ fn default_model_file() -> PathBuf {
 }
 
 fn default_model() -> Tokenizer {
-    Tokenizer::from_gguf(&Gguf::open(&default_model_file()).unwrap()).unwrap()
+    Tokenizer::of(&Checkpoint::open(&ModelFiles::at(&default_model_file()).unwrap()).unwrap())
+        .unwrap()
 }
 
 #[test]
@@ -337,9 +338,9 @@ fn tokens_equal_the_reference() {
 #[test]
 fn chats_equal_the_reference() {
     let path = default_model_file();
-    let gguf = Gguf::open(&path).unwrap();
-    let tokenizer = Tokenizer::from_gguf(&gguf).unwrap();
-    let template = ChatTemplate::from_gguf(&gguf).unwrap().unwrap();
+    let gguf = Checkpoint::open(&ModelFiles::at(&path).unwrap()).unwrap();
+    let tokenizer = Tokenizer::of(&gguf).unwrap();
+    let template = ChatTemplate::of(&gguf).unwrap().unwrap();
     for case in oracle("chat.json").as_array().unwrap() {
         let messages: Vec<ChatMessage<'_>> = case["messages"]
             .as_array()

@@ -4,8 +4,7 @@
 use std::collections::HashMap;
 
 use super::TokenizerError;
-use crate::format::Gguf;
-use crate::format::gguf::StrArray;
+use crate::format::{Checkpoint, StrArray};
 use crate::limits::VOCAB_MAX;
 
 pub(super) const TOKENS_KEY: &str = "tokenizer.ggml.tokens";
@@ -33,8 +32,8 @@ pub(super) struct Vocab {
 
 impl Vocab {
     /// Reads tokens and their types.
-    pub(super) fn read(gguf: &Gguf) -> Result<Self, TokenizerError> {
-        let texts = gguf
+    pub(super) fn read(checkpoint: &Checkpoint) -> Result<Self, TokenizerError> {
+        let texts = checkpoint
             .get_str_array(TOKENS_KEY)?
             .ok_or(TokenizerError::Missing { key: TOKENS_KEY })?
             .clone();
@@ -45,7 +44,7 @@ impl Vocab {
                 limit: VOCAB_MAX,
             });
         }
-        let kinds = match gguf.get_i32_array(TYPES_KEY)? {
+        let kinds = match checkpoint.get_i32_array(TYPES_KEY)? {
             None => vec![Kind::Normal; texts.len()],
             Some(types) if types.len() == texts.len() => {
                 types.into_iter().map(kind).collect::<Vec<_>>()
