@@ -56,6 +56,17 @@ pub const GGUF_ARRAY_LEN_MAX: u64 = 4 << 20;
 /// GGUF: largest header (everything before the tensor data), in bytes.
 pub const GGUF_HEADER_BYTES_MAX: u64 = 64 << 20;
 
+/// Hugging Face's files: largest `config.json` and `generation_config.json`, in bytes,
+pub const HUB_CONFIG_BYTES_MAX: u64 = 1 << 20;
+/// `tokenizer_config.json`,
+pub const HUB_TOKENIZER_CONFIG_BYTES_MAX: u64 = 8 << 20;
+/// and `tokenizer.json`.
+pub const HUB_TOKENIZER_BYTES_MAX: u64 = 64 << 20;
+/// Longest token, in bytes as its file spells it.
+pub const TOKEN_BYTES_MAX: usize = 4096;
+/// Most merges of a vocabulary.
+pub const MERGES_MAX: usize = 4 << 20;
+
 /// Tokenizer: longest text of one call, in bytes.
 pub const TOKENIZER_TEXT_BYTES_MAX: usize = 4 << 20;
 /// Tokenizer: longest run without a place to cut (such as one word), in bytes. Merging it takes

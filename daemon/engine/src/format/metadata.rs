@@ -28,6 +28,18 @@ const VALUE_TYPES: [(&str, u64); 13] = [
     ("f64", 8),
 ];
 
+/// One metadata value that was not read from a GGUF file.
+#[derive(Clone, Debug)]
+pub(super) enum Entry {
+    Bool(bool),
+    Int(u64),
+    Float(f64),
+    Str(String),
+    StrArray(StrArray),
+    I32Array(Vec<i32>),
+    F32Array(Vec<f32>),
+}
+
 /// An array of strings, kept as one text and the ends of its pieces.
 #[derive(Clone, Debug, Default)]
 pub struct StrArray {
@@ -36,6 +48,15 @@ pub struct StrArray {
 }
 
 impl StrArray {
+    /// Adds a string. Text past 4 GiB is not kept apart; no file's limits allow that much.
+    pub(super) fn push(&mut self, pieces: &[&str]) {
+        for piece in pieces {
+            self.text.push_str(piece);
+        }
+        self.ends
+            .push(u32::try_from(self.text.len()).unwrap_or(u32::MAX));
+    }
+
     /// Number of strings.
     pub fn len(&self) -> usize {
         self.ends.len()
@@ -125,6 +146,34 @@ impl Metadata {
             let value = read_value(cursor, &field)?;
             all.keys.push(key.clone());
             all.values.insert(key, value);
+        }
+        Ok(all)
+    }
+
+    /// Metadata of a model whose files are not GGUF.
+    pub(super) fn from_entries(entries: Vec<(String, Entry)>) -> Result<Self, FormatError> {
+        let mut all = Self::default();
+        for (key, entry) in entries {
+            let value = match entry {
+                Entry::Bool(value) => Value::Bool(value),
+                Entry::Int(value) => Value::Int(10, i128::from(value)),
+                Entry::Float(value) => Value::Float(12, value),
+                Entry::Str(value) => Value::Str(value),
+                Entry::StrArray(array) => Value::StrArray(array),
+                Entry::I32Array(all) => {
+                    Value::RawArray(5, all.into_iter().flat_map(i32::to_le_bytes).collect())
+                }
+                Entry::F32Array(all) => {
+                    Value::RawArray(6, all.into_iter().flat_map(f32::to_le_bytes).collect())
+                }
+            };
+            if all.values.insert(key.clone(), value).is_some() {
+                return Err(FormatError::Duplicate {
+                    what: "metadata key",
+                    name: clip(&key),
+                });
+            }
+            all.keys.push(key);
         }
         Ok(all)
     }

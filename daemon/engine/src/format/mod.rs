@@ -8,6 +8,7 @@ mod gguf;
 #[cfg(test)]
 mod gguf_hostile_tests;
 pub mod gguf_writer;
+mod hub;
 mod metadata;
 
 use std::io;
@@ -98,6 +99,18 @@ pub enum FormatError {
         value: String,
         /// What is allowed.
         allowed: &'static str,
+    },
+    /// A json file that cannot be parsed.
+    #[error("not valid: {problem}")]
+    Json {
+        /// What is wrong, and where.
+        problem: String,
+    },
+    /// A field of a json file that is needed and not there.
+    #[error("{field} is missing")]
+    MissingField {
+        /// The field.
+        field: String,
     },
     /// A string that is not UTF-8.
     #[error("{field}: not valid UTF-8 at byte {at}")]
