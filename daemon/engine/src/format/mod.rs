@@ -185,10 +185,26 @@ pub enum TensorType {
     Q4_0,
     /// Blocks of 32: f16 scale and minimum, 4-bit values.
     Q4_1,
+    /// Blocks of 32: f16 scale, 5-bit values.
+    Q5_0,
+    /// Blocks of 32: f16 scale and minimum, 5-bit values.
+    Q5_1,
     /// Blocks of 32: f16 scale, 8-bit values.
     Q8_0,
+    /// Blocks of 256: two f16, 4-bit scales and minimums per 16, 2-bit values.
+    Q2K,
+    /// Blocks of 256: f16, 6-bit scales per 16, 3-bit values.
+    Q3K,
     /// Blocks of 256: two f16, 6-bit scales and minimums per 32, 4-bit values.
     Q4K,
+    /// Blocks of 256: two f16, 6-bit scales and minimums per 32, 5-bit values.
+    Q5K,
+    /// Blocks of 256: f16, 8-bit scales per 16, 6-bit values.
+    Q6K,
+    /// Blocks of 32: f16 scale, 4-bit places in a table of values.
+    Iq4Nl,
+    /// The upper half of a 32-bit float.
+    Bf16,
     /// A type whose layout is known, by its GGUF id, but that the engine does not run yet.
     Other(u32),
 }
@@ -239,8 +255,16 @@ impl TensorType {
             1 => Self::F16,
             2 => Self::Q4_0,
             3 => Self::Q4_1,
+            6 => Self::Q5_0,
+            7 => Self::Q5_1,
             8 => Self::Q8_0,
+            10 => Self::Q2K,
+            11 => Self::Q3K,
             12 => Self::Q4K,
+            13 => Self::Q5K,
+            14 => Self::Q6K,
+            20 => Self::Iq4Nl,
+            30 => Self::Bf16,
             other => Self::Other(other),
         })
     }
@@ -252,8 +276,16 @@ impl TensorType {
             Self::F16 => 1,
             Self::Q4_0 => 2,
             Self::Q4_1 => 3,
+            Self::Q5_0 => 6,
+            Self::Q5_1 => 7,
             Self::Q8_0 => 8,
+            Self::Q2K => 10,
+            Self::Q3K => 11,
             Self::Q4K => 12,
+            Self::Q5K => 13,
+            Self::Q6K => 14,
+            Self::Iq4Nl => 20,
+            Self::Bf16 => 30,
             Self::Other(id) => id,
         }
     }

@@ -63,7 +63,7 @@ impl Check<'_> {
         self.tensor(
             name,
             &[columns, rows],
-            "F32, F16, Q4_0, Q4_1, Q4_K, Q8_0",
+            "F32, F16, BF16, Q4_0, Q4_1, Q5_0, Q5_1, Q8_0, Q2_K to Q6_K, IQ4_NL",
             TensorType::is_supported,
         )
     }

@@ -16,6 +16,7 @@ pub(crate) mod plan;
 mod recorder;
 mod recorder_prefill;
 mod repack;
+mod repack_bits;
 mod repack_q4_k;
 #[cfg(test)]
 mod repack_tests;

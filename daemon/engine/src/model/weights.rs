@@ -192,13 +192,13 @@ impl<'a> WeightLoader<'a> {
             };
             Plane::new(self.gpu, label, self.gpu.planes(), shape)
         };
-        let quant_bytes = format.quant_block_bytes();
+        let quant_bytes = format.quant_row_bytes(blocks);
         let meta_bytes = format.meta_row_bytes(blocks);
         Part {
             format,
             first_row: as_u32(first),
             rows: as_u32(rows),
-            quants: plane(blocks * quant_bytes, quant_bytes, 4),
+            quants: plane(quant_bytes, format.quant_unit_bytes(), 4),
             metas: plane(meta_bytes, format.meta_unit_bytes(), 1),
         }
     }
@@ -251,7 +251,7 @@ impl<'a> WeightLoader<'a> {
     ) -> Result<(), LoadError> {
         let (format, rows) = (part.format, u64::from(part.rows));
         let first = u64::from(part.first_row);
-        let quant_row = format.quant_block_bytes() * blocks;
+        let quant_row = format.quant_row_bytes(blocks);
         let meta_row = format.meta_row_bytes(blocks);
         let source_row = tensors[0].bytes / tensors[0].rows();
         let batch = (PIECE_BYTES / source_row)
@@ -380,7 +380,7 @@ fn shards(
     blocks: u64,
     rows: u64,
 ) -> Result<Vec<(u64, u64)>, EngineError> {
-    let row_bytes = format.quant_block_bytes() * blocks;
+    let row_bytes = format.quant_row_bytes(blocks);
     let most = Plane::bytes_max(gpu, gpu.planes());
     let fit = most / row_bytes / SHARD_ROWS * SHARD_ROWS;
     if fit == 0 {

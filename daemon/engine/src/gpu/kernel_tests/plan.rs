@@ -141,7 +141,11 @@ pub(super) fn everyday(kernel: Kernel, m: MatrixKernel, reduction: Reduction, gp
     let mixed = matches!(m.epilogue, Epilogue::Glu(out) if out != m.activations);
     let resized = matches!(
         m.weights,
-        WeightFormat::Q4G64 | WeightFormat::Q4Z32 | WeightFormat::Q4Z64
+        WeightFormat::Q4G64
+            | WeightFormat::Q4Z32
+            | WeightFormat::Q4Z64
+            | WeightFormat::Q8Z32
+            | WeightFormat::Q8Z64
     );
     let stored =
         m.epilogue == Epilogue::Store && (!resized || m.activations == ActivationFormat::Int8);
