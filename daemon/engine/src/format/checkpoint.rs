@@ -127,6 +127,14 @@ impl Checkpoint {
         })
     }
 
+    /// A model without weights, by the contents of its json files.
+    #[cfg(test)]
+    pub(crate) fn of_hub(files: super::HubFiles) -> Result<Self, FormatError> {
+        let found = super::hub::metadata(files)?;
+        let metadata = Metadata::from_entries(found.entries)?;
+        Self::new(Vec::new(), 0, "safetensors", metadata, Vec::new())
+    }
+
     /// The files' format: `gguf` or `safetensors`.
     pub fn format(&self) -> &'static str {
         self.format

@@ -17,6 +17,8 @@ use cursor::clip;
 
 pub use checkpoint::Checkpoint;
 pub use files::{ModelFiles, SIDE_FILES, is_model_file, split_names};
+#[cfg(test)]
+pub(crate) use hub::HubFiles;
 pub use metadata::StrArray;
 
 /// A file that is not a sound model file. Every variant names the field and what is allowed.

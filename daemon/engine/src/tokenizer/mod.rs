@@ -9,6 +9,7 @@
 mod added;
 mod byte_level;
 mod error;
+mod merges;
 mod merging;
 mod pieces;
 #[cfg(test)]
@@ -202,7 +203,11 @@ impl Tokenizer {
                     Cut::Token(token) => {
                         let text = std::mem::take(&mut pending);
                         // What comes before may be of an earlier part.
-                        let text = if token.strips_before { text.trim_end() } else { &text };
+                        let text = if token.strips_before {
+                            text.trim_end()
+                        } else {
+                            &text
+                        };
                         run.section(text)?;
                         run.token(token);
                     }
@@ -257,10 +262,7 @@ impl Tokenizer {
 
     /// Tells whether a token is a control token: its text is not part of a reply.
     pub fn is_special(&self, id: u32) -> bool {
-        matches!(
-            self.vocab.kind(id),
-            Some(Kind::Control | Kind::Unknown)
-        )
+        matches!(self.vocab.kind(id), Some(Kind::Control | Kind::Unknown))
     }
 
     /// Tells whether encoding puts a space before a text, so that the first one of a decoded text is
@@ -325,7 +327,11 @@ impl<'a> Run<'a> {
 
     /// Text without added tokens.
     fn plain(&mut self, text: &str) -> Result<(), TokenizerError> {
-        let text = if self.strips_after { text.trim_start() } else { text };
+        let text = if self.strips_after {
+            text.trim_start()
+        } else {
+            text
+        };
         if text.is_empty() {
             return Ok(());
         }
@@ -385,7 +391,10 @@ fn end_tokens(
     for key in ["tokenizer.ggml.eot_token_id", "tokenizer.ggml.eom_token_id"] {
         ends.extend(token_id(checkpoint, key, vocab)?);
     }
-    for id in checkpoint.get_i32_array(END_TOKENS_KEY)?.unwrap_or_default() {
+    for id in checkpoint
+        .get_i32_array(END_TOKENS_KEY)?
+        .unwrap_or_default()
+    {
         match u32::try_from(id) {
             Ok(id) if id < vocab.len() => ends.push(id),
             _ => {

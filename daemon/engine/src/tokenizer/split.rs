@@ -105,11 +105,7 @@ fn pieces<E>(
 }
 
 impl Stage {
-    fn cut<E>(
-        &self,
-        text: &str,
-        take: &mut dyn FnMut(&str) -> Result<(), E>,
-    ) -> Result<(), E> {
+    fn cut<E>(&self, text: &str, take: &mut dyn FnMut(&str) -> Result<(), E>) -> Result<(), E> {
         let mut at = 0;
         while at < text.len() {
             let Some(found) = self
@@ -234,8 +230,8 @@ mod tests {
     #[test]
     fn equals_the_published_pre_tokenizers() {
         // Compiled once: the patterns take longer than the texts.
-        let pairs =
-            ["smollm", "llama-bpe", "gpt-2", "qwen2", "tekken", "default"].map(|name| (name, splitter(name), published(name)));
+        let pairs = ["smollm", "llama-bpe", "gpt-2", "qwen2", "tekken", "default"]
+            .map(|name| (name, splitter(name), published(name)));
         let texts = "([a-cA-Z ]|[ \t\r\n\u{a0}\u{3000}]{1,5}|[0-9]{1,5}|['’](s|LL|re|ve|x|\u{17f})|[!-/]{1,3}|[é中ßÇǅʰ\u{301}ा🙂²Ⅷ٣]|\\PC|.){0,30}";
         let check = |text: String| {
             for (name, ours_is, theirs_is) in &pairs {

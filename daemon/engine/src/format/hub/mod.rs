@@ -25,17 +25,17 @@ pub(super) const CHAT_TEMPLATE: &str = "chat_template.jinja";
 
 /// The contents of a model's json and template files.
 #[derive(Default)]
-pub(super) struct HubFiles {
+pub(crate) struct HubFiles {
     /// `config.json`.
-    pub(super) config: Vec<u8>,
+    pub(crate) config: Vec<u8>,
     /// `generation_config.json`.
-    pub(super) generation_config: Option<Vec<u8>>,
+    pub(crate) generation_config: Option<Vec<u8>>,
     /// `tokenizer.json`; without it the model has no tokenizer.
-    pub(super) tokenizer: Option<Vec<u8>>,
+    pub(crate) tokenizer: Option<Vec<u8>>,
     /// `tokenizer_config.json`.
-    pub(super) tokenizer_config: Option<Vec<u8>>,
+    pub(crate) tokenizer_config: Option<Vec<u8>>,
     /// `chat_template.jinja`.
-    pub(super) chat_template: Option<Vec<u8>>,
+    pub(crate) chat_template: Option<Vec<u8>>,
 }
 
 /// What the files say.
@@ -62,9 +62,9 @@ pub(super) fn metadata(files: HubFiles) -> Result<HubMetadata, FormatError> {
         None => TokenizerConfig::default(),
     };
     let template = match files.chat_template {
-        Some(bytes) => Some(
-            tokenizer_config::jinja(bytes).map_err(|error| error.in_file(CHAT_TEMPLATE))?,
-        ),
+        Some(bytes) => {
+            Some(tokenizer_config::jinja(bytes).map_err(|error| error.in_file(CHAT_TEMPLATE))?)
+        }
         None => tokenizer_config.chat_template.clone(),
     };
     if let Some(template) = template {

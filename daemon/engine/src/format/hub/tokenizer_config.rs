@@ -61,7 +61,10 @@ fn token(raw: Option<&RawValue>, field: &'static str) -> Result<Option<String>, 
         Value::String(text) => Ok(Some(text)),
         value => match value.get("content").and_then(Value::as_str) {
             Some(text) => Ok(Some(text.to_owned())),
-            None => Err(bad(field, "a string or an object with \"content\" is needed")),
+            None => Err(bad(
+                field,
+                "a string or an object with \"content\" is needed",
+            )),
         },
     }
 }
@@ -106,7 +109,10 @@ pub(super) fn end_tokens(bytes: &[u8]) -> Result<Vec<u32>, FormatError> {
 
 /// The text of `chat_template.jinja`.
 pub(super) fn jinja(bytes: Vec<u8>) -> Result<String, FormatError> {
-    check_size(&bytes, u64::try_from(TEMPLATE_BYTES_MAX).unwrap_or(u64::MAX))?;
+    check_size(
+        &bytes,
+        u64::try_from(TEMPLATE_BYTES_MAX).unwrap_or(u64::MAX),
+    )?;
     String::from_utf8(bytes).map_err(|error| FormatError::NotUtf8 {
         field: "the template".to_owned(),
         at: error.utf8_error().valid_up_to(),

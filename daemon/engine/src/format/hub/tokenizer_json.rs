@@ -10,11 +10,12 @@ use serde_json::Value;
 use serde_json::value::RawValue;
 
 use super::json::{check_size, small, unsound};
+use crate::format::FormatError;
 use crate::format::cursor::clip;
 use crate::format::metadata::StrArray;
-use crate::format::FormatError;
 use crate::limits::{
-    HUB_ADDED_TOKENS_MAX, HUB_PIPELINE_BYTES_MAX, HUB_TOKENIZER_BYTES_MAX, MERGES_MAX, TOKEN_BYTES_MAX, VOCAB_MAX,
+    HUB_ADDED_TOKENS_MAX, HUB_PIPELINE_BYTES_MAX, HUB_TOKENIZER_BYTES_MAX, MERGES_MAX,
+    TOKEN_BYTES_MAX, VOCAB_MAX,
 };
 
 /// The whole file. What may have any shape is kept as values, of bounded size.
@@ -42,7 +43,10 @@ struct Raw<'a> {
 
 impl TokenizerFile {
     /// Parses the file and lets its bytes go.
-    #[expect(clippy::needless_pass_by_value, reason = "frees tens of megabytes early")]
+    #[expect(
+        clippy::needless_pass_by_value,
+        reason = "frees tens of megabytes early"
+    )]
     pub(super) fn parse(bytes: Vec<u8>) -> Result<Self, FormatError> {
         check_size(&bytes, HUB_TOKENIZER_BYTES_MAX)?;
         let raw: Raw<'_> = serde_json::from_slice(&bytes).map_err(unsound)?;
@@ -216,10 +220,8 @@ impl<'de> Deserialize<'de> for Merges {
                             check_token(left)?;
                             check_token(right)?;
                             if left.contains(' ') || right.contains(' ') {
-                                let problem = format!(
-                                    "merge {} joins a token with a space",
-                                    all.0.len()
-                                );
+                                let problem =
+                                    format!("merge {} joins a token with a space", all.0.len());
                                 return Err(A::Error::custom(problem));
                             }
                             all.0.push(&[left, " ", right]);

@@ -71,7 +71,10 @@ pub(super) fn entries(
     if let Some(unknown) = &file.model.unk_token
         && let Some(id) = table.by_text.get(unknown.as_str())
     {
-        words.add("tokenizer.ggml.unknown_token_id", Entry::Int(u64::from(*id)));
+        words.add(
+            "tokenizer.ggml.unknown_token_id",
+            Entry::Int(u64::from(*id)),
+        );
     }
     let (tokens, types) = table.tokens(&file);
     words.add("tokenizer.ggml.tokens", Entry::StrArray(tokens));
