@@ -4,9 +4,14 @@
 mod config;
 mod json;
 mod rope;
+mod scheme;
+mod tensors;
 
 use super::FormatError;
 use super::metadata::Entry;
+
+pub(super) use scheme::{Scheme, read as scheme};
+pub(super) use tensors::{Facts, translate};
 
 /// Names of the files, as published.
 pub(super) const CONFIG: &str = "config.json";
