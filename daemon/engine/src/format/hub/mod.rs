@@ -3,10 +3,16 @@
 
 mod config;
 mod json;
+mod pipeline;
 mod rope;
 mod scheme;
 mod tensors;
+mod tokenizer_config;
+mod tokenizer_json;
+mod vocabulary;
 
+use self::tokenizer_config::TokenizerConfig;
+use self::tokenizer_json::TokenizerFile;
 use super::FormatError;
 use super::metadata::Entry;
 
@@ -15,6 +21,10 @@ pub(super) use tensors::{Facts, translate};
 
 /// Names of the files, as published.
 pub(super) const CONFIG: &str = "config.json";
+pub(super) const GENERATION_CONFIG: &str = "generation_config.json";
+pub(super) const TOKENIZER: &str = "tokenizer.json";
+pub(super) const TOKENIZER_CONFIG: &str = "tokenizer_config.json";
+pub(super) const CHAT_TEMPLATE: &str = "chat_template.jinja";
 
 /// The contents of a model's json and template files.
 #[derive(Default)]
@@ -41,14 +51,47 @@ pub(super) struct HubMetadata {
     pub(super) tied_output: bool,
 }
 
-/// Translates the files.
+/// Translates the files, whose bytes are let go on the way.
 ///
 /// # Errors
 /// One is not sound, over a limit, or asks for what is not supported; the file and the key are named.
-pub(super) fn metadata(files: &HubFiles) -> Result<HubMetadata, FormatError> {
+pub(super) fn metadata(files: HubFiles) -> Result<HubMetadata, FormatError> {
     let config = config::read(&files.config).map_err(|error| error.in_file(CONFIG))?;
+    let mut entries = config.entries;
+    let tokenizer_config = match &files.tokenizer_config {
+        Some(bytes) => {
+            tokenizer_config::read(bytes).map_err(|error| error.in_file(TOKENIZER_CONFIG))?
+        }
+        None => TokenizerConfig::default(),
+    };
+    let template = match files.chat_template {
+        Some(bytes) => {
+            Some(tokenizer_config::jinja(bytes).map_err(|error| error.in_file(CHAT_TEMPLATE))?)
+        }
+        None => tokenizer_config.chat_template.clone(),
+    };
+    if let Some(template) = template {
+        entries.push(("tokenizer.chat_template".to_owned(), Entry::Str(template)));
+    }
+    let mut eos = config.eos;
+    if let Some(bytes) = &files.generation_config {
+        let more = tokenizer_config::end_tokens(bytes);
+        eos.extend(more.map_err(|error| error.in_file(GENERATION_CONFIG))?);
+    }
+    if let Some(bytes) = files.tokenizer {
+        let around = vocabulary::Around {
+            tokenizer_config: &tokenizer_config,
+            vocab_size: config.vocab_size,
+            bos: &config.bos,
+            eos: &eos,
+        };
+        let translated = TokenizerFile::parse(bytes)
+            .and_then(|file| vocabulary::entries(file, &around))
+            .map_err(|error| error.in_file(TOKENIZER))?;
+        entries.extend(translated);
+    }
     Ok(HubMetadata {
-        entries: config.entries,
+        entries,
         quantization: config.quantization,
         tied_output: config.tied_output,
     })
