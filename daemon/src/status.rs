@@ -266,6 +266,7 @@ pub(crate) fn of_load(error: &LoadError) -> Status {
         | LoadError::Model(_)
         | LoadError::Tokenizer(_)
         | LoadError::Template(_)
+        | LoadError::ZeroPoint { .. }
         | LoadError::FileChanged => {
             fault(Code::FailedPrecondition, "BAD_MODEL_FILE", message).status()
         }

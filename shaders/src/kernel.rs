@@ -130,6 +130,8 @@ pub enum Kernel {
     AttentionPrefillMatrix(ActivationFormat),
     /// Joins attention's splits into activations.
     Combine(ActivationFormat),
+    /// Float activations in another order of columns.
+    Gather(ActivationFormat),
     /// Penalises logits and finds the largest of each part of the vocabulary.
     Peaks,
     /// Picks the next token.
@@ -236,6 +238,9 @@ impl Kernel {
                 act.output(),
             ],
             Self::Copy => vec![include_str!("../kernels/copy.wgsl")],
+            Self::Gather(act) => {
+                vec![include_str!("../kernels/gather.wgsl"), IMAGE, act.output()]
+            }
             Self::Combine(act) => {
                 let combine = include_str!("../kernels/combine.wgsl");
                 vec![combine, STEP, IMAGE, act.output()]
@@ -323,6 +328,7 @@ impl Kernel {
                 list.extend(self.planes());
                 list.extend([(4, Read), (5, Read), (6, Write), (7, Write)]);
             }
+            Self::Gather(act) => list.extend([(5, act.output_kind()), (6, Read), (7, Read)]),
             Self::Norm(act, _) | Self::Combine(act) => {
                 list.extend([(4, Read), (5, act.output_kind()), (6, Read), (7, Read)]);
             }
@@ -424,6 +430,7 @@ impl Kernel {
             Self::AttentionPrefill(RowsOut::Partial) => "attention_prefill.partial".to_owned(),
             Self::AttentionPrefillMatrix(a) => format!("attention_prefill_matrix.{}", a.name()),
             Self::Combine(a) => format!("combine.{}", a.name()),
+            Self::Gather(a) => format!("gather.{}", a.name()),
             Self::Sample(_) => "sample".to_owned(),
             Self::Copy => "copy".to_owned(),
         }
@@ -439,7 +446,7 @@ impl Kernel {
         }
         list.push(Self::Copy);
         for act in acts {
-            list.push(Self::Combine(act));
+            list.extend([Self::Combine(act), Self::Gather(act)]);
             list.extend(reductions.map(|r| Self::Norm(act, r)));
         }
         for kernel in AttentionKernel::samples() {

@@ -98,3 +98,11 @@ pub const VOCAB_MAX: u32 = 1 << 20;
 pub const CONTEXT_MAX: u32 = 1 << 24;
 /// Files of one model.
 pub const MODEL_FILES_MAX: usize = 512;
+/// Safetensors: largest header of a file, in bytes.
+pub const SAFETENSORS_HEADER_BYTES_MAX: u64 = 64 << 20;
+/// Safetensors: most tensors of a file.
+pub const TENSORS_MAX: usize = 65_536;
+/// Safetensors: longest name of a tensor, in bytes.
+pub const TENSOR_NAME_BYTES_MAX: usize = 1024;
+/// Hub: largest `model.safetensors.index.json`, in bytes.
+pub const HUB_INDEX_BYTES_MAX: u64 = 32 << 20;

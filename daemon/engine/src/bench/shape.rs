@@ -98,6 +98,7 @@ impl Shape {
                 scaling: RopeScaling::None,
             },
             tied_output: self.tied_output,
+            sliding_window: None,
             attention_bias: false,
         }
     }

@@ -143,7 +143,8 @@ impl GgufWriter {
             for dim in &tensor.dims {
                 put_u64(&mut out, *dim);
             }
-            put_u32(&mut out, tensor.tensor_type.gguf_id());
+            // A type without a number here has none in the format: no reader takes this one.
+            put_u32(&mut out, tensor.tensor_type.gguf_id().unwrap_or(u32::MAX));
             put_len(&mut out, offset);
             offset = (offset + tensor.data.len()).next_multiple_of(ALIGNMENT);
         }

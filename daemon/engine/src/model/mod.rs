@@ -17,9 +17,11 @@ mod recorder;
 mod recorder_prefill;
 mod repack;
 mod repack_bits;
+mod repack_grouped;
 mod repack_q4_k;
 #[cfg(test)]
 mod repack_tests;
+mod row_source;
 mod scratch;
 mod self_check;
 mod step;

@@ -32,7 +32,8 @@ pub(crate) fn native_format(tensor_type: TensorType) -> Option<WeightFormat> {
         TensorType::Q5K => Some(WeightFormat::Q5K),
         TensorType::Q6K => Some(WeightFormat::Q6K),
         TensorType::Bf16 => Some(WeightFormat::Bf16),
-        TensorType::Other(_) => None,
+        // Theirs depends on the groups.
+        TensorType::Grouped4 | TensorType::Grouped8 | TensorType::Other(_) => None,
     }
 }
 
@@ -53,10 +54,7 @@ pub(crate) fn repack_row(
 ) {
     if native_format(tensor_type) != Some(format) {
         assert_eq!(format, WeightFormat::F32, "rows convert to f32 only");
-        let values = dequantize_row(tensor_type, source);
-        for (target, value) in row.quants.chunks_exact_mut(4).zip(values) {
-            target.copy_from_slice(&value.to_le_bytes());
-        }
+        put_floats(dequantize_row(tensor_type, source), row);
         return;
     }
     match tensor_type {
@@ -146,8 +144,15 @@ pub(crate) fn dequantize_row(tensor_type: TensorType, source: &[u8]) -> Vec<f32>
             .map(|b| f32::from_bits(u32::from(u16::from_le_bytes([b[0], b[1]])) << 16))
             .collect(),
         TensorType::Q4K => q4_k::dequantize_row(source),
-        TensorType::Other(_) => Vec::new(),
+        TensorType::Grouped4 | TensorType::Grouped8 | TensorType::Other(_) => Vec::new(),
         other => bits::dequantize_row(other, source),
+    }
+}
+
+/// Writes floats in the place of a row that has no native format.
+pub(crate) fn put_floats(values: impl IntoIterator<Item = f32>, row: PlaneRow<'_>) {
+    for (target, value) in row.quants.chunks_exact_mut(4).zip(values) {
+        target.copy_from_slice(&value.to_le_bytes());
     }
 }
 

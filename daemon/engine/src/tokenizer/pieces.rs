@@ -241,7 +241,7 @@ fn by_scores<'a>(
 
 /// The token of what is no token.
 fn unknown(checkpoint: &Checkpoint, vocab: &Vocab) -> Result<Option<u32>, TokenizerError> {
-    match super::token_id(checkpoint, UNKNOWN_KEY, vocab)? {
+    match super::ends::token_id(checkpoint, UNKNOWN_KEY, vocab)? {
         None => Ok(vocab
             .iter()
             .find(|(_, _, kind)| *kind == Kind::Unknown)

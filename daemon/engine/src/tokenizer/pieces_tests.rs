@@ -6,7 +6,7 @@ use proptest::prelude::*;
 use serde_json::Value;
 
 use super::merging::{Table, Work};
-use super::tests::{default_model, ids_of, open, oracle, strings};
+use super::tests::{default_model, ids_of, open, oracle};
 use super::{EncodeOptions, Tokenizer};
 use crate::chat_template::Part;
 use crate::format::gguf_writer::{GgufWriter, MetaValue};

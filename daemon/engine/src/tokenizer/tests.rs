@@ -46,7 +46,7 @@ fn tiny() -> GgufWriter {
     writer
 }
 
-pub(super) fn strings(texts: &[&str]) -> MetaValue {
+fn strings(texts: &[&str]) -> MetaValue {
     MetaValue::StrArray(texts.iter().map(|text| (*text).to_owned()).collect())
 }
 

@@ -2,19 +2,28 @@
 //! as a GGUF file of the same model has them. Reads bytes, opens nothing; knows no tensor.
 
 mod config;
+#[cfg(test)]
+mod config_tests;
 mod json;
 mod pipeline;
 mod rope;
+mod scheme;
+mod tensors;
 #[cfg(test)]
 mod tests;
 mod tokenizer_config;
 mod tokenizer_json;
+#[cfg(test)]
+mod tokenizer_tests;
 mod vocabulary;
 
 use self::tokenizer_config::TokenizerConfig;
 use self::tokenizer_json::TokenizerFile;
 use super::FormatError;
 use super::metadata::Entry;
+
+pub(super) use scheme::{Scheme, read as scheme};
+pub(super) use tensors::{Facts, translate};
 
 /// Names of the files, as published.
 pub(super) const CONFIG: &str = "config.json";

@@ -29,6 +29,7 @@ pub(super) fn matrix(kernel: Kernel) -> Option<(MatrixKernel, Reduction)> {
         | Kernel::AttentionPrefill(_)
         | Kernel::AttentionPrefillMatrix(_)
         | Kernel::Combine(_)
+        | Kernel::Gather(_)
         | Kernel::Peaks
         | Kernel::Sample(_)
         | Kernel::Copy => None,
