@@ -1,11 +1,12 @@
 //! Added tokens: texts that are found whole before text is cut into pieces, and the white space
 //! that some of them take with them.
 
-use aho_corasick::{AhoCorasick, MatchKind};
+use aho_corasick::{AhoCorasick, AhoCorasickKind, MatchKind};
 
 use super::TokenizerError;
 use super::vocab::{Kind, Vocab};
 use crate::format::Checkpoint;
+use crate::limits::ADDED_TOKENS_BYTES_MAX;
 
 /// Ids of the tokens that take white space before them,
 const LEFT_KEY: &str = "hearth.tokenizer.lstrip_token_ids";
@@ -74,8 +75,18 @@ impl Added {
                 .iter()
                 .filter(|(_, text, kind)| !text.is_empty() && wanted(text, *kind))
         };
+        let bytes = chosen().map(|(_, text, _)| text.len()).sum();
+        if bytes > ADDED_TOKENS_BYTES_MAX {
+            return Err(TokenizerError::TooLong {
+                what: "all added tokens together",
+                bytes,
+                limit: ADDED_TOKENS_BYTES_MAX,
+            });
+        }
         let matcher = AhoCorasick::builder()
             .match_kind(MatchKind::LeftmostLongest)
+            // The faster kind takes a kilobyte for each byte of a token.
+            .kind(Some(AhoCorasickKind::ContiguousNFA))
             .build(chosen().map(|(_, text, _)| text))
             .map_err(|error| TokenizerError::Build(error.to_string()))?;
         let token = |id: u32| AddedToken {

@@ -76,7 +76,7 @@ pub enum TokenizerError {
     /// A text longer than the limit.
     #[error("{what} has {bytes} bytes; at most {limit} are allowed")]
     TooLong {
-        /// `the text`, `a run of text without a break` or `a token`.
+        /// What is too long: `the text`, `a token`.
         what: &'static str,
         /// Its length.
         bytes: usize,

@@ -5,6 +5,7 @@ use ahash::{AHashMap, AHashSet};
 use super::TokenizerError;
 use super::vocab::{Vocab, is_mergeable};
 use crate::format::StrArray;
+use crate::limits::MERGES_MAX;
 
 /// A file's list, and the tokens that may be merged.
 pub(super) struct Merges<'a> {
@@ -38,9 +39,9 @@ impl<'a> Merges<'a> {
         Self { list, ids, guarded }
     }
 
-    /// How many are listed.
+    /// How many there may be.
     pub(super) fn len(&self) -> usize {
-        self.list.len()
+        self.list.len().min(MERGES_MAX)
     }
 
     /// Calls `take` with the rank and tokens of each merge. Some files list merges that make or join
@@ -49,6 +50,9 @@ impl<'a> Merges<'a> {
         let mut joined = String::new();
         for (index, merge) in self.list.iter().enumerate() {
             let bad = |problem| TokenizerError::Merge { index, problem };
+            if index >= MERGES_MAX {
+                return Err(bad("is more than there may be"));
+            }
             let (left, right) = merge
                 .split_once(' ')
                 .ok_or_else(|| bad("has no space between two tokens"))?;

@@ -14,7 +14,7 @@ use super::merges::Merges;
 use super::merging::{NO_TOKEN, Table, Work};
 use super::vocab::{Kind, Vocab, byte_of, is_mergeable};
 use crate::format::{Checkpoint, StrArray};
-use crate::limits::{TOKEN_BYTES_MAX, TOKENIZER_PIECE_BYTES_MAX};
+use crate::limits::{NEIGHBOURS_MAX, TOKEN_BYTES_MAX, TOKENIZER_PIECE_BYTES_MAX};
 
 const SCORES_KEY: &str = "tokenizer.ggml.scores";
 const UNKNOWN_KEY: &str = "tokenizer.ggml.unknown_token_id";
@@ -40,8 +40,8 @@ enum SpacePrefix {
 /// A SentencePiece-style model.
 pub(super) struct Pieces {
     table: Table,
-    /// All pairs of neighbouring characters of tokens.
-    neighbours: AHashSet<(char, char)>,
+    /// All pairs of neighbouring characters of tokens; `None` if there are too many.
+    neighbours: Option<AHashSet<(char, char)>>,
     byte_ids: [Option<u32>; 256],
     unknown: Option<u32>,
     prefix: SpacePrefix,
@@ -66,10 +66,6 @@ impl Pieces {
             Some(merges) => by_merges(vocab, merges)?,
             None => by_scores(mergeable(), checkpoint, vocab)?,
         };
-        let mut neighbours = AHashSet::new();
-        for (_, text, _) in mergeable() {
-            neighbours.extend(text.chars().zip(text.chars().skip(1)));
-        }
         let mut byte_ids = [None; 256];
         for (id, text, kind) in vocab.iter() {
             if let (Kind::Byte, Some(byte)) = (kind, byte_of(text))
@@ -80,7 +76,7 @@ impl Pieces {
         }
         Ok(Self {
             table,
-            neighbours,
+            neighbours: neighbours(mergeable()),
             byte_ids,
             unknown: unknown(checkpoint, vocab)?,
             prefix: prefix(checkpoint)?,
@@ -90,6 +86,14 @@ impl Pieces {
     /// Tells whether the space at the beginning of a decoded text is one that encoding put there.
     pub(super) fn puts_space_first(&self) -> bool {
         self.prefix != SpacePrefix::Never
+    }
+
+    /// Tells whether no token holds the two as neighbours.
+    fn parts(&self, before: char, c: char) -> bool {
+        match &self.neighbours {
+            Some(neighbours) => !neighbours.contains(&(before, c)),
+            None => false,
+        }
     }
 
     /// Tokens of a section; `first` if it begins the text.
@@ -123,7 +127,7 @@ impl Pieces {
             last = Some(SPACE);
         }
         for c in spelled {
-            if last.is_some_and(|last| !self.neighbours.contains(&(last, c))) {
+            if last.is_some_and(|last| self.parts(last, c)) {
                 run.flush();
             }
             run.push(c)?;
@@ -181,6 +185,20 @@ impl Run<'_> {
             }
         });
     }
+}
+
+/// All pairs of neighbouring characters of tokens, if there are not too many.
+fn neighbours<'a>(
+    mergeable: impl Iterator<Item = (u32, &'a str, Kind)>,
+) -> Option<AHashSet<(char, char)>> {
+    let mut all = AHashSet::new();
+    for (_, text, _) in mergeable {
+        all.extend(text.chars().zip(text.chars().skip(1)));
+        if all.len() > NEIGHBOURS_MAX {
+            return None;
+        }
+    }
+    Some(all)
 }
 
 /// The table of a file that lists its merges, as Hugging Face's do.

@@ -204,6 +204,19 @@ fn tokens_take_white_space_with_them_where_the_file_says() {
 }
 
 #[test]
+fn endless_added_tokens_are_refused() {
+    let mut writer = small(&[]);
+    let texts: Vec<String> = (0..3).map(|_| "y".repeat(400_000)).collect();
+    writer
+        .metadata("tokenizer.ggml.tokens", MetaValue::StrArray(texts))
+        .metadata("tokenizer.ggml.token_type", MetaValue::I32Array(vec![4; 3]))
+        .metadata("tokenizer.ggml.model", "gpt2")
+        .metadata("tokenizer.ggml.merges", MetaValue::StrArray(Vec::new()));
+    let error = Tokenizer::of(&open(&writer)).err().unwrap().to_string();
+    assert!(error.contains("together has 1200000 bytes"), "{error}");
+}
+
+#[test]
 fn unsound_scores_are_refused() {
     let mut writer = small(&WORDS);
     writer.metadata(
