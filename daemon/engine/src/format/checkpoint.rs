@@ -164,6 +164,20 @@ impl Checkpoint {
         })
     }
 
+    /// A model without weights, by the contents of its json files.
+    #[cfg(test)]
+    pub(crate) fn of_hub(files: super::HubFiles) -> Result<Self, FormatError> {
+        let found = super::hub::metadata(files)?;
+        Self::new(Parts {
+            files: Vec::new(),
+            file_bytes: 0,
+            format: "safetensors",
+            quantization: None,
+            metadata: Metadata::from_entries(found.entries)?,
+            tensors: Vec::new(),
+        })
+    }
+
     /// The files' format: `gguf` or `safetensors`.
     pub fn format(&self) -> &'static str {
         self.format

@@ -8,8 +8,9 @@ use unicode_normalization::{IsNormalized, UnicodeNormalization as _, is_nfc_quic
 
 use super::TokenizerError;
 use super::error::MERGES_KEY;
+use super::merges::Merges;
 use super::split::{self, Splitter};
-use super::vocab::{Vocab, byte_chars, is_guarded};
+use super::vocab::{Vocab, byte_chars};
 use crate::format::Checkpoint;
 use crate::limits::TOKENIZER_PIECE_BYTES_MAX;
 
@@ -101,40 +102,25 @@ impl ByteLevel {
     }
 }
 
-/// The BPE model. Every merge is checked here: the crate's builder trusts their lengths.
+/// The BPE model. Every merge is checked: the crate's builder trusts their lengths.
 fn build_bpe(
     checkpoint: &Checkpoint,
     vocab: &Vocab,
     ignore_merges: bool,
 ) -> Result<BPE, TokenizerError> {
-    let merges = checkpoint
+    let list = checkpoint
         .get_str_array(MERGES_KEY)?
         .ok_or(TokenizerError::Missing { key: MERGES_KEY })?;
-    let mut ids: AHashMap<String, u32> = AHashMap::new();
-    for (id, text, kind) in vocab.iter() {
-        // So that no text can be merged into one.
-        if !is_guarded(text, kind) {
-            ids.entry(text.to_owned()).or_insert(id);
-        }
-    }
+    let merges = Merges::of(vocab, list);
     let mut pairs = Vec::with_capacity(merges.len());
-    let mut joined = String::new();
-    for (index, merge) in merges.iter().enumerate() {
-        let bad = |problem| TokenizerError::Merge { index, problem };
-        let (left, right) = merge
-            .split_once(' ')
-            .ok_or_else(|| bad("has no space between two tokens"))?;
-        if !ids.contains_key(left) || !ids.contains_key(right) {
-            return Err(bad("joins something that is not a token"));
-        }
-        joined.clear();
-        joined.push_str(left);
-        joined.push_str(right);
-        if !ids.contains_key(joined.as_str()) {
-            return Err(bad("makes something that is not a token"));
-        }
-        pairs.push((left.to_owned(), right.to_owned()));
-    }
+    merges.each(|_, merge| {
+        pairs.push((merge.texts.0.to_owned(), merge.texts.1.to_owned()));
+    })?;
+    let ids: AHashMap<String, u32> = merges
+        .ids
+        .iter()
+        .map(|(text, id)| ((*text).to_owned(), *id))
+        .collect();
     BPE::builder()
         .vocab_and_merges(ids, pairs)
         .cache_capacity(0)

@@ -8,7 +8,9 @@
 
 mod added;
 mod byte_level;
+mod ends;
 mod error;
+mod merges;
 mod merging;
 mod pieces;
 #[cfg(test)]
@@ -21,6 +23,7 @@ mod vocab;
 
 use self::added::{Added, AddedToken, Cut, Stripping};
 use self::byte_level::ByteLevel;
+use self::ends::{end_tokens, ends_of_text};
 use self::pieces::Pieces;
 use self::vocab::{Kind, Spelling, Vocab, is_guarded};
 use crate::chat_template::Part;
@@ -31,26 +34,6 @@ pub use error::TokenizerError;
 pub use stream::{Pushed, TextStream};
 
 const MODEL_KEY: &str = "tokenizer.ggml.model";
-/// Tokens that end a text, where a file has more than GGUF has keys for.
-const END_TOKENS_KEY: &str = "hearth.tokenizer.end_token_ids";
-
-/// Names under which published models end a turn or a text. Only control tokens of these names
-/// count.
-const END_NAMES: [&str; 12] = [
-    "<|endoftext|>",
-    "<|im_end|>",
-    "<|eot_id|>",
-    "<|eom_id|>",
-    "<|end_of_text|>",
-    "<|end|>",
-    "<|return|>",
-    "<|endofturn|>",
-    "<|end_of_turn|>",
-    "<end_of_turn>",
-    "<EOT>",
-    "</s>",
-];
-
 /// How text becomes tokens.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct EncodeOptions {
@@ -64,9 +47,9 @@ pub struct EncodeOptions {
 /// How text between added tokens becomes tokens.
 enum Model {
     /// Byte-level BPE.
-    ByteLevel(ByteLevel),
+    ByteLevel(Box<ByteLevel>),
     /// SentencePiece-style BPE.
-    Pieces(Pieces),
+    Pieces(Box<Pieces>),
 }
 
 /// A model's tokenizer.
@@ -99,12 +82,12 @@ impl Tokenizer {
             "gpt2" => {
                 let vocab = Vocab::read(checkpoint, Spelling::Bytes)?;
                 let (model, add_bos) = ByteLevel::of(checkpoint, &vocab)?;
-                (vocab, Model::ByteLevel(model), add_bos)
+                (vocab, Model::ByteLevel(Box::new(model)), add_bos)
             }
             "llama" => {
                 let vocab = Vocab::read(checkpoint, Spelling::Spaces)?;
                 let model = Pieces::of(checkpoint, &vocab)?;
-                (vocab, Model::Pieces(model), true)
+                (vocab, Model::Pieces(Box::new(model)), true)
             }
             other => {
                 return Err(TokenizerError::Unsupported {
@@ -121,7 +104,8 @@ impl Tokenizer {
         })?;
         let guarded = Added::of(&vocab, &stripping, is_guarded)?;
         let all_added = Added::of(&vocab, &stripping, |_, kind| is_added(kind))?;
-        let (bos, eos) = ends_of_text(checkpoint, &vocab, &model)?;
+        let usual = matches!(model, Model::Pieces(_));
+        let (bos, eos) = ends_of_text(checkpoint, &vocab, usual)?;
         let end_tokens = end_tokens(checkpoint, &vocab, eos)?;
         Ok(Self {
             model,
@@ -348,70 +332,4 @@ impl<'a> Run<'a> {
         self.first = false;
         self.strips_after = token.strips_after;
     }
-}
-
-/// The tokens that begin and end a text. SentencePiece's own numbers of them count where a file names
-/// none.
-fn ends_of_text(
-    checkpoint: &Checkpoint,
-    vocab: &Vocab,
-    model: &Model,
-) -> Result<(Option<u32>, Option<u32>), TokenizerError> {
-    let usual = |id: u32| match model {
-        Model::Pieces(_) if vocab.kind(id) == Some(Kind::Control) => Some(id),
-        _ => None,
-    };
-    let bos = token_id(checkpoint, "tokenizer.ggml.bos_token_id", vocab)?;
-    let eos = token_id(checkpoint, "tokenizer.ggml.eos_token_id", vocab)?;
-    Ok((bos.or_else(|| usual(1)), eos.or_else(|| usual(2))))
-}
-
-fn token_id(
-    checkpoint: &Checkpoint,
-    key: &'static str,
-    vocab: &Vocab,
-) -> Result<Option<u32>, TokenizerError> {
-    match checkpoint.get_u32(key)? {
-        Some(id) if id >= vocab.len() => Err(TokenizerError::TokenOutOfRange {
-            what: key,
-            id,
-            vocab_size: vocab.len(),
-        }),
-        other => Ok(other),
-    }
-}
-
-fn end_tokens(
-    checkpoint: &Checkpoint,
-    vocab: &Vocab,
-    eos: Option<u32>,
-) -> Result<Vec<u32>, TokenizerError> {
-    let mut ends: Vec<u32> = eos.into_iter().collect();
-    for key in ["tokenizer.ggml.eot_token_id", "tokenizer.ggml.eom_token_id"] {
-        ends.extend(token_id(checkpoint, key, vocab)?);
-    }
-    for id in checkpoint
-        .get_i32_array(END_TOKENS_KEY)?
-        .unwrap_or_default()
-    {
-        match u32::try_from(id) {
-            Ok(id) if id < vocab.len() => ends.push(id),
-            _ => {
-                return Err(TokenizerError::TokenOutOfRange {
-                    what: END_TOKENS_KEY,
-                    id: u32::try_from(id).unwrap_or(u32::MAX),
-                    vocab_size: vocab.len(),
-                });
-            }
-        }
-    }
-    ends.extend(
-        vocab
-            .iter()
-            .filter(|(_, text, kind)| *kind == Kind::Control && END_NAMES.contains(text))
-            .map(|(id, _, _)| id),
-    );
-    ends.sort_unstable();
-    ends.dedup();
-    Ok(ends)
 }

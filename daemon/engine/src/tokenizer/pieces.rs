@@ -10,8 +10,9 @@ use ahash::{AHashMap, AHashSet};
 
 use super::TokenizerError;
 use super::error::MERGES_KEY;
+use super::merges::Merges;
 use super::merging::{NO_TOKEN, Table, Work};
-use super::vocab::{Kind, Vocab, byte_of, is_guarded};
+use super::vocab::{Kind, Vocab, byte_of, is_mergeable};
 use crate::format::{Checkpoint, StrArray};
 use crate::limits::{TOKEN_BYTES_MAX, TOKENIZER_PIECE_BYTES_MAX};
 
@@ -50,9 +51,9 @@ impl Pieces {
     /// Builds the model of a file's vocabulary.
     pub(super) fn of(checkpoint: &Checkpoint, vocab: &Vocab) -> Result<Self, TokenizerError> {
         let mergeable = || {
-            vocab.iter().filter(|(_, text, kind)| {
-                *kind != Kind::Byte && !is_guarded(text, *kind) && !text.is_empty()
-            })
+            vocab
+                .iter()
+                .filter(|(_, text, kind)| is_mergeable(text, *kind))
         };
         if let Some((_, text, _)) = mergeable().find(|(_, text, _)| text.len() > TOKEN_BYTES_MAX) {
             return Err(TokenizerError::TooLong {
@@ -62,7 +63,7 @@ impl Pieces {
             });
         }
         let table = match checkpoint.get_str_array(MERGES_KEY)? {
-            Some(merges) => by_merges(mergeable(), merges)?,
+            Some(merges) => by_merges(vocab, merges)?,
             None => by_scores(mergeable(), checkpoint, vocab)?,
         };
         let mut neighbours = AHashSet::new();
@@ -117,7 +118,11 @@ impl Pieces {
         };
         let mut last = None;
         let spelled = section.chars().map(|c| if c == ' ' { SPACE } else { c });
-        for c in prefixed.then_some(SPACE).into_iter().chain(spelled) {
+        if prefixed {
+            run.work.push(SPACE);
+            last = Some(SPACE);
+        }
+        for c in spelled {
             if last.is_some_and(|last| !self.neighbours.contains(&(last, c))) {
                 run.flush();
             }
@@ -133,7 +138,7 @@ impl Pieces {
 struct Run<'a> {
     pieces: &'a Pieces,
     work: Work,
-    /// Length of the piece, spaces counted as the single bytes that they were.
+    /// Length of the piece in the text, where a space is one byte.
     bytes: usize,
     /// The last token stands for characters that are none; more of them add nothing.
     after_unknown: bool,
@@ -179,39 +184,20 @@ impl Run<'_> {
 }
 
 /// The table of a file that lists its merges, as Hugging Face's do.
-fn by_merges<'a>(
-    mergeable: impl Iterator<Item = (u32, &'a str, Kind)>,
-    merges: &StrArray,
-) -> Result<Table, TokenizerError> {
-    let mut ids: AHashMap<&str, u32> = AHashMap::new();
+fn by_merges(vocab: &Vocab, merges: &StrArray) -> Result<Table, TokenizerError> {
+    let merges = Merges::of(vocab, merges);
     let mut chars = AHashMap::new();
-    for (id, text, _) in mergeable {
-        ids.entry(text).or_insert(id);
+    for (text, id) in &merges.ids {
         let mut all = text.chars();
         if let (Some(only), None) = (all.next(), all.next()) {
-            chars.entry(only).or_insert(id);
+            chars.insert(only, *id);
         }
     }
     let mut tokens = AHashMap::with_capacity(merges.len());
-    let mut joined = String::new();
-    for (index, merge) in merges.iter().enumerate() {
-        let bad = |problem| TokenizerError::Merge { index, problem };
-        let (left, right) = merge
-            .split_once(' ')
-            .ok_or_else(|| bad("has no space between two tokens"))?;
-        let (Some(first), Some(second)) = (ids.get(left), ids.get(right)) else {
-            return Err(bad("joins something that is not a token"));
-        };
-        joined.clear();
-        joined.push_str(left);
-        joined.push_str(right);
-        let whole = ids
-            .get(joined.as_str())
-            .ok_or_else(|| bad("makes something that is not a token"))?;
-        let rank = u32::try_from(index).unwrap_or(u32::MAX);
+    merges.each(|rank, merge| {
         // A pair listed twice has its last rank, as in the crate that defines these files.
-        tokens.insert((*first, *second), (rank, *whole));
-    }
+        tokens.insert((merge.left, merge.right), (rank, merge.whole));
+    })?;
     Ok(Table::Pairs { tokens, chars })
 }
 
@@ -255,7 +241,7 @@ fn by_scores<'a>(
 
 /// The token of what is no token.
 fn unknown(checkpoint: &Checkpoint, vocab: &Vocab) -> Result<Option<u32>, TokenizerError> {
-    match super::token_id(checkpoint, UNKNOWN_KEY, vocab)? {
+    match super::ends::token_id(checkpoint, UNKNOWN_KEY, vocab)? {
         None => Ok(vocab
             .iter()
             .find(|(_, _, kind)| *kind == Kind::Unknown)

@@ -50,7 +50,7 @@ fn strings(texts: &[&str]) -> MetaValue {
     MetaValue::StrArray(texts.iter().map(|text| (*text).to_owned()).collect())
 }
 
-fn open(writer: &GgufWriter) -> Checkpoint {
+pub(super) fn open(writer: &GgufWriter) -> Checkpoint {
     let mut file = tempfile::tempfile().unwrap();
     std::io::Write::write_all(&mut file, &writer.to_bytes()).unwrap();
     Checkpoint::from_gguf(file).unwrap()
@@ -76,7 +76,7 @@ fn default_model_file() -> PathBuf {
     path
 }
 
-fn default_model() -> Tokenizer {
+pub(super) fn default_model() -> Tokenizer {
     Tokenizer::of(&Checkpoint::open(&ModelFiles::at(&default_model_file()).unwrap()).unwrap())
         .unwrap()
 }
@@ -288,14 +288,14 @@ fn the_default_model_tokenizes_as_published() {
 }
 
 /// A fixture of the oracle.
-fn oracle(name: &str) -> serde_json::Value {
+pub(super) fn oracle(name: &str) -> serde_json::Value {
     let path = PathBuf::from(env!("CARGO_MANIFEST_DIR"))
         .join("../../tests/oracle")
         .join(name);
     serde_json::from_slice(&std::fs::read(path).unwrap()).unwrap()
 }
 
-fn ids_of(value: &serde_json::Value) -> Vec<u32> {
+pub(super) fn ids_of(value: &serde_json::Value) -> Vec<u32> {
     let ids = value.as_array().unwrap().iter();
     ids.map(|id| u32::try_from(id.as_u64().unwrap()).unwrap())
         .collect()

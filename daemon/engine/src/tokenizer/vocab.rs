@@ -209,6 +209,11 @@ pub(super) fn is_guarded(text: &str, kind: Kind) -> bool {
     matches!(kind, Kind::Control | Kind::Unknown) || (kind == Kind::UserDefined && markup)
 }
 
+/// Tells whether text can be merged into this token.
+pub(super) fn is_mergeable(text: &str, kind: Kind) -> bool {
+    kind != Kind::Byte && !text.is_empty() && !is_guarded(text, kind)
+}
+
 /// The character that byte-level vocabularies write for each byte: printable Latin-1 stands for
 /// itself, the rest for code points from 256 on, in order.
 pub(super) fn byte_chars() -> [char; 256] {

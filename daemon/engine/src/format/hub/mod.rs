@@ -2,13 +2,19 @@
 //! as a GGUF file of the same model has them. Reads bytes, opens nothing; knows no tensor.
 
 mod config;
+#[cfg(test)]
+mod config_tests;
 mod json;
 mod pipeline;
 mod rope;
 mod scheme;
 mod tensors;
+#[cfg(test)]
+mod tests;
 mod tokenizer_config;
 mod tokenizer_json;
+#[cfg(test)]
+mod tokenizer_tests;
 mod vocabulary;
 
 use self::tokenizer_config::TokenizerConfig;
@@ -28,17 +34,17 @@ pub(super) const CHAT_TEMPLATE: &str = "chat_template.jinja";
 
 /// The contents of a model's json and template files.
 #[derive(Default)]
-pub(super) struct HubFiles {
+pub(crate) struct HubFiles {
     /// `config.json`.
-    pub(super) config: Vec<u8>,
+    pub(crate) config: Vec<u8>,
     /// `generation_config.json`.
-    pub(super) generation_config: Option<Vec<u8>>,
+    pub(crate) generation_config: Option<Vec<u8>>,
     /// `tokenizer.json`; without it the model has no tokenizer.
-    pub(super) tokenizer: Option<Vec<u8>>,
+    pub(crate) tokenizer: Option<Vec<u8>>,
     /// `tokenizer_config.json`.
-    pub(super) tokenizer_config: Option<Vec<u8>>,
+    pub(crate) tokenizer_config: Option<Vec<u8>>,
     /// `chat_template.jinja`.
-    pub(super) chat_template: Option<Vec<u8>>,
+    pub(crate) chat_template: Option<Vec<u8>>,
 }
 
 /// What the files say.

@@ -4,7 +4,6 @@
 use serde_json::{Value, json};
 
 use crate::format::FormatError;
-use crate::format::cursor::clip;
 
 /// How a vocabulary is used.
 #[derive(Debug, PartialEq, Eq)]
@@ -158,10 +157,15 @@ fn flag(value: &Value, key: &str, default: bool) -> bool {
     }
 }
 
+/// Enough of a value to know it by.
+fn excerpt(value: &Value) -> String {
+    value.to_string().chars().take(300).collect()
+}
+
 fn unknown(field: &str, value: &Value) -> FormatError {
     FormatError::Invalid {
         field: field.to_owned(),
-        value: clip(&value.to_string()),
+        value: excerpt(value),
         allowed: "it is none that is known: those of GPT-2, SmolLM, Llama 2 and 3, Mistral and Qwen 2",
     }
 }
@@ -177,7 +181,7 @@ pub(super) struct Around {
 pub(super) fn around(post_processor: &Value) -> Result<Around, FormatError> {
     let unsupported = || FormatError::Invalid {
         field: "post_processor".to_owned(),
-        value: clip(&post_processor.to_string()),
+        value: excerpt(post_processor),
         allowed: "one token before and one after a text are supported",
     };
     let mut found = Around::default();
