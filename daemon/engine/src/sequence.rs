@@ -17,7 +17,7 @@ use crate::queue::QueuePlace;
 use crate::request::GenerateRequest;
 use crate::scheduler::Work;
 use crate::speculation::{Lookup, StepCosts};
-use crate::tokenizer::{TextStream, Tokenizer};
+use crate::tokenizer::TextStream;
 
 /// Tokens that a sequence should have room for before it starts or goes on.
 const ROOM_AHEAD: u32 = 64;
@@ -142,26 +142,6 @@ pub(crate) struct Sequence {
     ended: bool,
 }
 
-/// The streams of generated and of echoed text. Where the vocabulary puts a space before a text, it is
-/// left out of both; a reply that goes on with the prompt's text keeps it.
-fn texts(
-    request: &GenerateRequest,
-    prompt: &[u32],
-    tokenizer: &Tokenizer,
-) -> (TextStream, TextStream) {
-    let (text, echo_text) = (TextStream::new(&request.stop), TextStream::new(&[]));
-    if !tokenizer.puts_space_first() {
-        return (text, echo_text);
-    }
-    let after_special = prompt.last().is_none_or(|id| tokenizer.is_special(*id));
-    let text = if request.new_text || after_special {
-        text.without_first_space()
-    } else {
-        text
-    };
-    (text, echo_text.without_first_space())
-}
-
 impl Sequence {
     /// A sequence that waits for its slot. The request has been checked against the model and
     /// `context_len`.
@@ -174,7 +154,10 @@ impl Sequence {
     ) -> Self {
         let generated_max = generated_max(&request, context_len);
         let tokens = std::mem::take(&mut request.prompt);
-        let (text, echo_text) = texts(&request, &tokens, &model.tokenizer);
+        let text = model
+            .tokenizer
+            .reply_stream(&request.stop, &tokens, request.new_text);
+        let echo_text = model.tokenizer.text_stream(&[]);
         Self {
             slot: None,
             table: Table::default(),

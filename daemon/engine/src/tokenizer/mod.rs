@@ -257,6 +257,27 @@ impl Tokenizer {
         }
     }
 
+    /// The stream of a text's own tokens, from its beginning: without the space that encoding puts
+    /// there.
+    pub fn text_stream(&self, stops: &[String]) -> TextStream {
+        let stream = TextStream::new(stops);
+        if self.puts_space_first() {
+            stream.without_first_space()
+        } else {
+            stream
+        }
+    }
+
+    /// The stream of a reply to `prompt`: a text of its own if `new_text` says so or a control token
+    /// comes before it, else it goes on with the prompt's text and keeps its first space.
+    pub fn reply_stream(&self, stops: &[String], prompt: &[u32], new_text: bool) -> TextStream {
+        if new_text || prompt.last().is_none_or(|id| self.is_special(*id)) {
+            self.text_stream(stops)
+        } else {
+            TextStream::new(stops)
+        }
+    }
+
     /// Number of tokens.
     pub fn vocab_size(&self) -> u32 {
         self.vocab.len()

@@ -149,6 +149,32 @@ fn a_space_is_put_where_the_file_says() {
 }
 
 #[test]
+fn a_replys_first_space_is_left_out_unless_it_goes_on_with_the_prompt() {
+    let mut writer = small(&WORDS);
+    let rows = [
+        (vec![1], false, "ab"),
+        (vec![1, 265], false, " ab"),
+        (vec![1, 265], true, "ab"),
+        (vec![265, 2], false, "ab"),
+    ];
+    let reply = |tokenizer: &Tokenizer, prompt: &[u32], new_text| {
+        let mut stream = tokenizer.reply_stream(&[], prompt, new_text);
+        let space_ab = tokenizer.encode("ab", PLAIN).unwrap();
+        let bytes = tokenizer.token_bytes(space_ab[0]).unwrap();
+        let text = stream.push(bytes).text;
+        (text, stream.finish())
+    };
+    let tokenizer = build(&writer);
+    for (prompt, new_text, wanted) in rows {
+        let (text, rest) = reply(&tokenizer, &prompt, new_text);
+        assert_eq!((text.as_str(), rest.as_str()), (wanted, ""), "{prompt:?}");
+    }
+    assert_eq!(tokenizer.text_stream(&[]).push(b" a").text, "a");
+    writer.metadata("hearth.tokenizer.space_prefix", "never");
+    assert_eq!(build(&writer).text_stream(&[]).push(b" a").text, " a");
+}
+
+#[test]
 fn control_tokens_come_only_of_trusted_text() {
     // Merging could make `</s>`, were it let.
     let tokenizer = build(&small(&[
