@@ -54,7 +54,7 @@ pub enum QuantizeError {
 /// Weights that are worked on at a time.
 const PIECE_WEIGHTS: u64 = 1 << 20;
 /// Data of a GGUF file is aligned to this.
-const ALIGNMENT: u64 = 32;
+const ALIGNMENT: usize = 32;
 /// Scales tried for a 4-bit block: the plain one, and so many steps below and above it.
 const STEPS: i8 = 8;
 
@@ -78,7 +78,7 @@ pub fn write_quantized(
         .iter()
         .map(|(tensor, to)| {
             let at = offset;
-            offset = (offset + bytes_as(tensor, *to)).next_multiple_of(ALIGNMENT);
+            offset = (offset + bytes_as(tensor, *to)).next_multiple_of(ALIGNMENT as u64);
             (*tensor, *to, at)
         })
         .collect();
@@ -148,8 +148,8 @@ fn bytes_as(tensor: &TensorInfo, to: TensorType) -> u64 {
 }
 
 fn pad(out: &mut impl Write, at: u64) -> Result<u64, QuantizeError> {
-    let missing = at.next_multiple_of(ALIGNMENT) - at;
-    let zeros = [0; ALIGNMENT as usize];
+    let missing = at.next_multiple_of(ALIGNMENT as u64) - at;
+    let zeros = [0; ALIGNMENT];
     out.write_all(&zeros[..usize::try_from(missing).unwrap_or(0)])
         .map_err(QuantizeError::Write)?;
     Ok(missing)

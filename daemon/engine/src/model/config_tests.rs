@@ -262,9 +262,9 @@ const BROKEN_TENSORS: [(&str, Break); 12] = [
         },
     ),
     (
-        "\"blk.1.ffn_down.weight\" is IQ4_XS; supported are: F32, F16, BF16",
+        "\"blk.1.ffn_down.weight\" is Q8_1; supported are: F32, F16, BF16",
         |w| {
-            add(w, "blk.1.ffn_down.weight", &[96, 64], TensorType::Other(23));
+            add(w, "blk.1.ffn_down.weight", &[96, 64], TensorType::Other(9));
         },
     ),
     (
