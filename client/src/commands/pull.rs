@@ -14,7 +14,6 @@ use tonic::Code;
 use crate::cli::{Global, PullArgs};
 use crate::exit::{Failure, Kind};
 use crate::hub::{Fetched, Hub, HubError, Plan, Settings, Source, Staging, store_name};
-use crate::json;
 use crate::output::{Output, bytes};
 
 use super::connect;
