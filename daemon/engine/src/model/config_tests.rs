@@ -268,9 +268,9 @@ const BROKEN_TENSORS: [(&str, Break); 12] = [
         },
     ),
     (
-        "\"blk.0.ffn_norm.weight\" is F16; supported are: F32",
+        "\"blk.0.ffn_norm.weight\" is Q8_0; supported are: F32",
         |w| {
-            add(w, "blk.0.ffn_norm.weight", &[64], TensorType::F16);
+            add(w, "blk.0.ffn_norm.weight", &[64], TensorType::Q8_0);
         },
     ),
     ("\"blk.2.attn_q.weight\" is not part of", |w| {
