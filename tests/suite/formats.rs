@@ -119,7 +119,7 @@ fn float_activations_score_every_format_as_its_maker() {
         let (perplexity, mean, wrong) = compare(&engine, &expected, &files(&expected));
         let name = &expected.model;
         assert!(perplexity.abs() <= 0.1, "{name}: {perplexity} %");
-        assert!(mean <= 0.002, "{name}: {mean} nats");
+        assert!(mean <= 0.005, "{name}: {mean} nats");
         assert_eq!(wrong, 0, "{name}: greedy tokens differ at a wide margin");
     }
 }
