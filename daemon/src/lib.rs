@@ -26,6 +26,7 @@ mod state;
 mod status;
 pub mod store;
 pub mod supervisor;
+mod sys_files;
 mod warmth;
 mod wire;
 
