@@ -7,15 +7,11 @@ use std::time::{Duration, Instant};
 
 use hearth_proto::v1;
 use hearth_proto::v1::PowerLevel::{Battery, Critical, Mains, Saver};
-use hearth_test_support::{Clients, reason, text_of};
+use hearth_test_support::{Clients, long_tests, reason, text_of};
 use machine::{LOGIND, Machine, NEW_PROFILES, OLD_PROFILES, Running, UPOWER, fifo};
 use tonic::Code;
 
 const INTERACTIVE: v1::Class = v1::Class::Interactive;
-
-fn long_tests() -> bool {
-    std::env::var_os("HEARTH_LONG_TESTS").is_some_and(|v| v == "1")
-}
 
 /// A laptop on mains, with a full battery, and its daemon.
 async fn laptop() -> (Machine, Vec<machine::Played>, Running) {
