@@ -222,6 +222,29 @@ async fn upower_may_be_restarted() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_lost_bus_is_opened_again() {
+    let (mut machine, mut played, mut daemon) = laptop().await;
+    machine.battery(true, 70.0).await;
+    daemon.level(Battery).await;
+    played.clear();
+    machine.stop_bus();
+    let plan = daemon.level(Mains).await;
+    assert!(
+        plan.reason.contains("UPower does not answer"),
+        "{}",
+        plan.reason
+    );
+    machine.start_bus().await;
+    played.extend([machine.play(UPOWER).await, machine.play(LOGIND).await]);
+    machine.battery(true, 60.0).await;
+    let plan = daemon.level(Battery).await;
+    assert_eq!(plan.reason, "on battery, 60 % (UPower)");
+    machine.until_inhibited(1).await;
+    machine.battery(false, 60.0).await;
+    assert_eq!(daemon.level(Mains).await.reason, "mains (UPower)");
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn the_profiles_have_two_names_and_either_counts() {
     let (machine, _played) = Machine::with(&[UPOWER, OLD_PROFILES, NEW_PROFILES]).await;
     machine.add(NEW_PROFILES, "ActiveProfile", "balanced").await;
