@@ -1,4 +1,4 @@
-// Weight values of the float flavours have no scale: (factor, addend) = (1, 0).
+// Weight values of the flavours without a scale for a whole block: (factor, addend) = (1, 0).
 
 fn raw_values(w: WeightBlock, i: u32) -> vec4<f32> {
     return values(w, i);

@@ -12,7 +12,7 @@ const W_EACH: u32 = 2u * TILE_PAIRS * STEP / WG; // weight blocks a thread bring
 const A_EACH: u32 = (TILE_COLUMNS * STEP + WG - 1u) / WG; // activation blocks a thread brings, at most
 
 var<workgroup> w_quants: array<vec4<u32>, 2u * STEP * W_LINE>; // [block, half, row]
-var<workgroup> w_scales: array<vec2<f32>, STEP * W_LINE>; // [block, row]: scale, bias
+var<workgroup> w_scales: array<vec2<f32>, STEP * W_LINE>; // [block, row]: block_scales
 var<workgroup> a_quants: array<vec4<u32>, 2u * STEP * A_LINE>; // [block, half, column]
 var<workgroup> a_scales: array<vec2<f32>, STEP * A_LINE>; // [block, column]: scale, sum
 
@@ -59,7 +59,7 @@ fn put_weights(ahead: ptr<function, Ahead>, lid: u32) {
         let w = (*ahead).w[i];
         w_quants[2u * b * W_LINE + at] = w.lo;
         w_quants[(2u * b + 1u) * W_LINE + at] = w.hi;
-        w_scales[b * W_LINE + at] = vec2<f32>(w.scale, w.bias);
+        w_scales[b * W_LINE + at] = block_scales(w);
     }
 }
 
@@ -79,10 +79,6 @@ fn put_acts(ahead: ptr<function, Ahead>, block: u32, lid: u32) {
     }
 }
 
-fn dot16(w: vec4<u32>, a: vec4<u32>) -> i32 {
-    return dot4I8Packed(w.x, a.x) + dot4I8Packed(w.y, a.y) + dot4I8Packed(w.z, a.z) + dot4I8Packed(w.w, a.w);
-}
-
 fn multiply(sums: ptr<function, array<vec2<f32>, PAIRS * COLUMNS>>, tp: u32, tc: u32) {
     for (var b = 0u; b < STEP; b++) {
         var lo: array<vec4<u32>, COLUMNS>;
@@ -100,15 +96,13 @@ fn multiply(sums: ptr<function, array<vec2<f32>, PAIRS * COLUMNS>>, tp: u32, tc:
             let even_hi = w_quants[at + W_LINE];
             let even = w_scales[b * W_LINE + tile_pair(tp, i)];
             for (var j = 0u; j < COLUMNS; j++) {
-                let n = dot16(even_lo, lo[j]) + dot16(even_hi, hi[j]);
-                (*sums)[i * COLUMNS + j].x += even.x * a[j].x * f32(n) + even.y * a[j].y;
+                (*sums)[i * COLUMNS + j].x += scaled(even, dot16(even_lo, lo[j]), dot16(even_hi, hi[j]), a[j]);
             }
             let odd_lo = w_quants[at + ODD];
             let odd_hi = w_quants[at + ODD + W_LINE];
             let odd = w_scales[b * W_LINE + ODD + tile_pair(tp, i)];
             for (var j = 0u; j < COLUMNS; j++) {
-                let n = dot16(odd_lo, lo[j]) + dot16(odd_hi, hi[j]);
-                (*sums)[i * COLUMNS + j].y += odd.x * a[j].x * f32(n) + odd.y * a[j].y;
+                (*sums)[i * COLUMNS + j].y += scaled(odd, dot16(odd_lo, lo[j]), dot16(odd_hi, hi[j]), a[j]);
             }
         }
     }

@@ -87,8 +87,10 @@ impl MatrixKernel {
         let mut files = vec![MATRIX, super::kernel::STEP, super::kernel::IMAGE];
         files.push(self.activations.block());
         files.extend(self.weights.files(place));
-        if self.activations == ActivationFormat::FloatImage {
-            files.push(self.weights.raw());
+        match self.activations {
+            ActivationFormat::FloatImage => files.push(self.weights.raw()),
+            ActivationFormat::Int8 => files.push(self.weights.dot()),
+            ActivationFormat::Float | ActivationFormat::Half => {}
         }
         files
     }

@@ -74,6 +74,15 @@ pub enum LoadError {
     /// Its chat template is unusable.
     #[error(transparent)]
     Template(#[from] TemplateError),
+    /// Weights that are not what the model's configuration says.
+    #[error(
+        "tensor {tensor:?} has zero points that are not in the middle, but its configuration says that \
+         it is symmetric"
+    )]
+    ZeroPoint {
+        /// The tensor.
+        tensor: String,
+    },
     /// It does not fit, even with the smallest KV cache.
     #[error(
         "the model with its smallest KV cache needs {needed_bytes} bytes of GPU memory and some more \

@@ -98,7 +98,9 @@ impl Shape {
                 scaling: RopeScaling::None,
             },
             tied_output: self.tied_output,
+            sliding_window: None,
             attention_bias: false,
+            output_bias: false,
         }
     }
 }
@@ -116,13 +118,17 @@ pub struct Format {
 }
 
 impl Format {
-    /// Every format. Files of 4-bit models keep more bits in the output matrix; here it is q8_0.
-    pub const ALL: [Self; 7] = {
-        use WeightFormat::{F16, Q4_0, Q4_1, Q4G128, Q4K, Q4Z128, Q8_0};
+    /// Every format. Files of 4-bit models keep more bits in the output matrix; here it is q8_0, or
+    /// q6_k as files of the K types have it.
+    pub const ALL: [Self; 10] = {
+        use WeightFormat::{F16, Q4_0, Q4_1, Q4G128, Q4K, Q4Z128, Q5_0, Q5K, Q6K, Q8_0};
         [
             Self::new("q4_0", Q4_0, Q4_0, Q8_0),
             Self::new("q4_1", Q4_1, Q4_1, Q8_0),
-            Self::new("q4_k", Q4K, Q4K, Q8_0),
+            Self::new("q4_k", Q4K, Q4K, Q6K),
+            Self::new("q5_0", Q5_0, Q5_0, Q8_0),
+            Self::new("q5_k", Q5K, Q5K, Q6K),
+            Self::new("q6_k", Q6K, Q6K, Q6K),
             Self::new("gptq-g128", Q4G128, F16, Q8_0),
             Self::new("awq-g128", Q4Z128, F16, Q8_0),
             Self::new("q8_0", Q8_0, Q8_0, Q8_0),

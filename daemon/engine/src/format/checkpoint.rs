@@ -9,7 +9,8 @@ use super::cursor::clip;
 use super::files::ModelFiles;
 use super::gguf::Header;
 use super::metadata::{Metadata, StrArray};
-use super::{FormatError, TensorInfo};
+use super::tensor::Place;
+use super::{FormatError, RowOrder, Stored, TensorInfo, TensorType, folder, gguf_writer};
 use crate::limits::GGUF_TENSORS_MAX;
 
 /// How many files a GGUF model was split into.
@@ -22,9 +23,20 @@ pub struct Checkpoint {
     files: Vec<File>,
     file_bytes: u64,
     format: &'static str,
+    quantization: Option<String>,
     metadata: Metadata,
     tensors: Vec<TensorInfo>,
     by_name: HashMap<String, usize>,
+}
+
+/// What a format's reader finds in the files.
+pub(super) struct Parts {
+    pub(super) files: Vec<File>,
+    pub(super) file_bytes: u64,
+    pub(super) format: &'static str,
+    pub(super) quantization: Option<String>,
+    pub(super) metadata: Metadata,
+    pub(super) tensors: Vec<TensorInfo>,
 }
 
 impl Checkpoint {
@@ -44,6 +56,10 @@ impl Checkpoint {
         if files.is_empty() {
             return Err(FormatError::NoModel);
         }
+        let safetensors = |(name, _): &(String, File)| name.ends_with(".safetensors");
+        if files.iter().any(safetensors) {
+            return Self::new(folder::read(files)?);
+        }
         Self::from_parts(files)
     }
 
@@ -52,12 +68,8 @@ impl Checkpoint {
     /// # Errors
     /// It cannot be read or is not sound.
     pub fn from_gguf(file: File) -> Result<Self, FormatError> {
-        let file_bytes = size_of(&file)?;
-        let Header { metadata, tensors } = Header::read(&file, file_bytes)?;
-        match metadata.int::<u64>(SPLIT_COUNT, "u64")? {
-            Some(parts) if parts > 1 => Err(FormatError::PartsMissing { parts, given: 1 }),
-            _ => Self::new(vec![file], file_bytes, "gguf", metadata, tensors),
-        }
+        let (file_bytes, _, header) = read_part(&file, 1)?;
+        Self::of_gguf(vec![file], file_bytes, header.metadata, header.tensors)
     }
 
     /// A GGUF file, or all parts of a split one, in whatever order. The first part's metadata are the
@@ -85,9 +97,11 @@ impl Checkpoint {
         for (index, (file, header)) in slots.into_iter().flatten().enumerate() {
             files.push(file);
             metadata.get_or_insert(header.metadata);
-            tensors.extend(header.tensors.into_iter().map(|tensor| TensorInfo {
-                file: index,
-                ..tensor
+            tensors.extend(header.tensors.into_iter().map(|mut tensor| {
+                if let Stored::Rows(place) = &mut tensor.stored {
+                    place.file = index;
+                }
+                tensor
             }));
         }
         if u64::try_from(tensors.len()).unwrap_or(u64::MAX) > GGUF_TENSORS_MAX {
@@ -98,18 +112,40 @@ impl Checkpoint {
             });
         }
         let metadata = metadata.ok_or(FormatError::NoModel)?;
-        Self::new(files, file_bytes, "gguf", metadata, tensors)
+        Self::of_gguf(files, file_bytes, metadata, tensors)
     }
 
-    fn new(
+    fn of_gguf(
         files: Vec<File>,
         file_bytes: u64,
-        format: &'static str,
         metadata: Metadata,
-        tensors: Vec<TensorInfo>,
+        mut tensors: Vec<TensorInfo>,
     ) -> Result<Self, FormatError> {
-        let mut by_name = HashMap::with_capacity(tensors.len());
-        for (index, tensor) in tensors.iter().enumerate() {
+        if metadata.str("general.architecture").ok().flatten() == Some("qwen2") {
+            // Its converter leaves the rows as they were: values half a head apart turn together.
+            let head = folder::head_dim(&metadata)?;
+            for tensor in &mut tensors {
+                if [".attn_q.", ".attn_k."]
+                    .iter()
+                    .any(|part| tensor.name.contains(part))
+                {
+                    tensor.row_order = RowOrder::PairHalves(head);
+                }
+            }
+        }
+        Self::new(Parts {
+            files,
+            file_bytes,
+            format: "gguf",
+            quantization: None,
+            metadata,
+            tensors,
+        })
+    }
+
+    fn new(parts: Parts) -> Result<Self, FormatError> {
+        let mut by_name = HashMap::with_capacity(parts.tensors.len());
+        for (index, tensor) in parts.tensors.iter().enumerate() {
             if by_name.insert(tensor.name.clone(), index).is_some() {
                 return Err(FormatError::Duplicate {
                     what: "tensor",
@@ -118,12 +154,27 @@ impl Checkpoint {
             }
         }
         Ok(Self {
-            files,
-            file_bytes,
-            format,
-            metadata,
-            tensors,
+            files: parts.files,
+            file_bytes: parts.file_bytes,
+            format: parts.format,
+            quantization: parts.quantization,
+            metadata: parts.metadata,
+            tensors: parts.tensors,
             by_name,
+        })
+    }
+
+    /// A model without weights, by the contents of its json files.
+    #[cfg(test)]
+    pub(crate) fn of_hub(files: super::HubFiles) -> Result<Self, FormatError> {
+        let found = super::hub::metadata(files)?;
+        Self::new(Parts {
+            files: Vec::new(),
+            file_bytes: 0,
+            format: "safetensors",
+            quantization: None,
+            metadata: Metadata::from_entries(found.entries)?,
+            tensors: Vec::new(),
         })
     }
 
@@ -152,8 +203,74 @@ impl Checkpoint {
         self.tensors.get(*self.by_name.get(name)?)
     }
 
-    /// Reads bytes of a tensor from `offset` within it, as many as `buf` holds. May be called from
-    /// several threads.
+    /// How its matrices are quantised, in a few words, where the files say it for all of them.
+    pub fn quantization(&self) -> Option<&str> {
+        self.quantization.as_deref()
+    }
+
+    /// Reads rows `first .. first + count` of a tensor that is stored as rows, in its type's blocks.
+    /// May be called from several threads.
+    ///
+    /// # Errors
+    /// The rows are not there, or the file cannot be read (it may have shrunk since).
+    pub fn read_rows(
+        &self,
+        tensor: &TensorInfo,
+        first: u64,
+        count: u64,
+    ) -> Result<Vec<u8>, FormatError> {
+        let Stored::Rows(place) = tensor.stored else {
+            return Err(FormatError::NotRows {
+                name: clip(&tensor.name),
+            });
+        };
+        let row_bytes = place.bytes / tensor.rows().max(1);
+        let stored = |row| tensor.row_order.stored(row);
+        if tensor.row_order == RowOrder::AsStored {
+            return self.read_place(place, first * row_bytes, count * row_bytes, &tensor.name);
+        }
+        let rows = || (first..first + count).map(stored);
+        let low = rows().min().unwrap_or(0);
+        let high = rows().max().map_or(0, |row| row + 1);
+        let span = self.read_place(
+            place,
+            low * row_bytes,
+            (high - low) * row_bytes,
+            &tensor.name,
+        )?;
+        let size = usize::try_from(row_bytes).unwrap_or(0);
+        let mut ordered = Vec::with_capacity(size * usize::try_from(count).unwrap_or(0));
+        for row in rows() {
+            let at = usize::try_from(row - low).unwrap_or(0) * size;
+            ordered.extend_from_slice(&span[at..at + size]);
+        }
+        Ok(ordered)
+    }
+
+    /// Reads `bytes` bytes from `offset` within a place, of the tensor of that name.
+    pub(super) fn read_place(
+        &self,
+        place: Place,
+        offset: u64,
+        bytes: u64,
+        name: &str,
+    ) -> Result<Vec<u8>, FormatError> {
+        let outside = || FormatError::OutsideTensor {
+            name: clip(name),
+            offset,
+            end: offset.saturating_add(bytes),
+            bytes: place.bytes,
+        };
+        if bytes > place.bytes {
+            return Err(outside());
+        }
+        let mut data = vec![0; usize::try_from(bytes).map_err(|_| outside())?];
+        self.read_into(place, offset, &mut data, name)?;
+        Ok(data)
+    }
+
+    /// Reads bytes of a tensor that is stored as rows, from `offset` within it, as many as `buf` holds.
+    /// May be called from several threads.
     ///
     /// # Errors
     /// The range is outside the tensor, or the file cannot be read (it may have shrunk since).
@@ -163,24 +280,45 @@ impl Checkpoint {
         offset: u64,
         buf: &mut [u8],
     ) -> Result<(), FormatError> {
+        match tensor.stored {
+            Stored::Rows(place) => self.read_into(place, offset, buf, &tensor.name),
+            Stored::Grouped(_) => Err(FormatError::NotRows {
+                name: clip(&tensor.name),
+            }),
+        }
+    }
+
+    fn read_into(
+        &self,
+        place: Place,
+        offset: u64,
+        buf: &mut [u8],
+        name: &str,
+    ) -> Result<(), FormatError> {
         let end = u64::try_from(buf.len())
             .ok()
             .and_then(|length| offset.checked_add(length));
-        let at = tensor.offset.checked_add(offset);
-        match (end, at, self.files.get(tensor.file)) {
-            (Some(end), Some(at), Some(file)) if end <= tensor.bytes => {
+        match (end, self.files.get(place.file)) {
+            (Some(end), Some(file)) if end <= place.bytes => {
+                let at = place.offset + offset;
                 read_exact_at(file, buf, at).map_err(|source| FormatError::Io {
-                    what: format!("tensor {:?} at offset {at}", clip(&tensor.name)),
+                    what: format!("tensor {:?} at offset {at}", clip(name)),
                     source,
                 })
             }
-            (end, ..) => Err(FormatError::OutsideTensor {
-                name: clip(&tensor.name),
+            (end, _) => Err(FormatError::OutsideTensor {
+                name: clip(name),
                 offset,
                 end: end.unwrap_or(u64::MAX),
-                bytes: tensor.bytes,
+                bytes: place.bytes,
             }),
         }
+    }
+
+    /// The header of a GGUF file with this model's metadata and these tensors: each with its type there
+    /// and its offset in the data, which begins at the next multiple of 32.
+    pub(crate) fn gguf_header(&self, tensors: &[(&TensorInfo, TensorType, u64)]) -> Vec<u8> {
+        gguf_writer::header(&self.metadata, tensors)
     }
 
     /// Metadata keys in the file's order.
@@ -280,7 +418,7 @@ fn read_part(file: &File, given: usize) -> Result<(u64, usize, Header), FormatEr
 }
 
 /// The size of a regular file.
-fn size_of(file: &File) -> Result<u64, FormatError> {
+pub(super) fn size_of(file: &File) -> Result<u64, FormatError> {
     let facts = file.metadata().map_err(|source| FormatError::Io {
         what: "the file's size".to_owned(),
         source,
@@ -293,12 +431,12 @@ fn size_of(file: &File) -> Result<u64, FormatError> {
 }
 
 #[cfg(unix)]
-fn read_exact_at(file: &File, buf: &mut [u8], at: u64) -> io::Result<()> {
+pub(super) fn read_exact_at(file: &File, buf: &mut [u8], at: u64) -> io::Result<()> {
     std::os::unix::fs::FileExt::read_exact_at(file, buf, at)
 }
 
 #[cfg(windows)]
-fn read_exact_at(file: &File, mut buf: &mut [u8], mut at: u64) -> io::Result<()> {
+pub(super) fn read_exact_at(file: &File, mut buf: &mut [u8], mut at: u64) -> io::Result<()> {
     use std::os::windows::fs::FileExt;
     while !buf.is_empty() {
         match file.seek_read(buf, at) {

@@ -5,7 +5,8 @@ use std::fs::File;
 
 use super::cursor::{Cursor, clip};
 use super::metadata::Metadata;
-use super::{FormatError, TensorInfo, TensorType};
+use super::tensor::Place;
+use super::{FormatError, RowOrder, Stored, TensorInfo, TensorType};
 use crate::limits::{GGUF_ALIGNMENT_MAX, GGUF_DIMS_MAX, GGUF_TENSORS_MAX};
 
 const ALIGNMENT_KEY: &str = "general.alignment";
@@ -142,8 +143,12 @@ fn read_tensor(
         name,
         dims,
         tensor_type,
-        file: 0,
-        offset,
+        stored: Stored::Rows(Place {
+            file: 0,
+            offset,
+            bytes,
+        }),
+        row_order: RowOrder::AsStored,
         bytes,
     })
 }
@@ -171,10 +176,14 @@ fn place_tensors(
     data_start: u64,
     file_bytes: u64,
 ) -> Result<(), FormatError> {
+    let mut order: Vec<(u64, u64, &str)> = Vec::with_capacity(tensors.len());
     for tensor in tensors.iter_mut() {
-        let begin = tensor.offset.checked_add(data_start);
+        let Stored::Rows(place) = &mut tensor.stored else {
+            unreachable!("this file's reader makes rows");
+        };
+        let begin = place.offset.checked_add(data_start);
         let end = begin.and_then(|begin| begin.checked_add(tensor.bytes));
-        let (Some(begin), Some(_)) = (begin, end.filter(|end| *end <= file_bytes)) else {
+        let (Some(begin), Some(end)) = (begin, end.filter(|end| *end <= file_bytes)) else {
             let at = begin.unwrap_or(u64::MAX);
             return Err(FormatError::Truncated {
                 field: format!("data of tensor {:?}", clip(&tensor.name)),
@@ -183,18 +192,17 @@ fn place_tensors(
                 left: file_bytes.saturating_sub(at),
             });
         };
-        tensor.offset = begin;
+        place.offset = begin;
+        order.push((begin, end, &tensor.name));
     }
-    let mut order: Vec<&TensorInfo> = tensors.iter().collect();
-    order.sort_by_key(|tensor| tensor.offset);
-    for (first, second) in order.iter().zip(order.iter().skip(1)) {
-        let end = first.offset + first.bytes;
-        if second.offset < end {
+    order.sort_unstable();
+    for ((_, end, first), (offset, _, second)) in order.iter().zip(order.iter().skip(1)) {
+        if offset < end {
             return Err(FormatError::Overlap {
-                first: clip(&first.name),
-                end,
-                second: clip(&second.name),
-                offset: second.offset,
+                first: clip(first),
+                end: *end,
+                second: clip(second),
+                offset: *offset,
             });
         }
     }

@@ -5,6 +5,7 @@ use std::collections::HashMap;
 
 use super::FormatError;
 use super::cursor::{Cursor, clip};
+use super::gguf_writer::{put_len, put_str, put_u32};
 use crate::limits::{GGUF_ARRAY_LEN_MAX, GGUF_KEYS_MAX};
 
 /// Ids of value types in the file.
@@ -28,6 +29,17 @@ const VALUE_TYPES: [(&str, u64); 13] = [
     ("f64", 8),
 ];
 
+/// One metadata value that was not read from a GGUF file.
+#[derive(Clone, Debug)]
+pub(super) enum Entry {
+    Bool(bool),
+    Int(u64),
+    Float(f64),
+    Str(String),
+    StrArray(StrArray),
+    I32Array(Vec<i32>),
+}
+
 /// An array of strings, kept as one text and the ends of its pieces.
 #[derive(Clone, Debug, Default)]
 pub struct StrArray {
@@ -36,6 +48,15 @@ pub struct StrArray {
 }
 
 impl StrArray {
+    /// Adds a string. Text past 4 GiB is not kept apart; no file's limits allow that much.
+    pub(super) fn push(&mut self, pieces: &[&str]) {
+        for piece in pieces {
+            self.text.push_str(piece);
+        }
+        self.ends
+            .push(u32::try_from(self.text.len()).unwrap_or(u32::MAX));
+    }
+
     /// Number of strings.
     pub fn len(&self) -> usize {
         self.ends.len()
@@ -127,6 +148,76 @@ impl Metadata {
             all.values.insert(key, value);
         }
         Ok(all)
+    }
+
+    /// Metadata of a model whose files are not GGUF.
+    pub(super) fn from_entries(entries: Vec<(String, Entry)>) -> Result<Self, FormatError> {
+        let mut all = Self::default();
+        for (key, entry) in entries {
+            let value = match entry {
+                Entry::Bool(value) => Value::Bool(value),
+                Entry::Int(value) => Value::Int(10, i128::from(value)),
+                Entry::Float(value) => Value::Float(12, value),
+                Entry::Str(value) => Value::Str(value),
+                Entry::StrArray(array) => Value::StrArray(array),
+                Entry::I32Array(all) => {
+                    Value::RawArray(5, all.into_iter().flat_map(i32::to_le_bytes).collect())
+                }
+            };
+            if all.values.insert(key.clone(), value).is_some() {
+                return Err(FormatError::Duplicate {
+                    what: "metadata key",
+                    name: clip(&key),
+                });
+            }
+            all.keys.push(key);
+        }
+        Ok(all)
+    }
+
+    /// Writes a value as a GGUF file has it, its type first; nothing for a key that is not there.
+    pub(super) fn put(&self, key: &str, out: &mut Vec<u8>) {
+        let Some(value) = self.values.get(key) else {
+            return;
+        };
+        match value {
+            Value::Int(id, value) => {
+                put_u32(out, *id);
+                let bytes = value_bytes(*id).unwrap_or(8);
+                out.extend_from_slice(&value.to_le_bytes()[..to_usize(bytes)]);
+            }
+            Value::Float(id @ 6, value) => {
+                put_u32(out, *id);
+                #[expect(clippy::cast_possible_truncation, reason = "it was an f32 in the file")]
+                out.extend_from_slice(&(*value as f32).to_le_bytes());
+            }
+            Value::Float(id, value) => {
+                put_u32(out, *id);
+                out.extend_from_slice(&value.to_le_bytes());
+            }
+            Value::Bool(value) => {
+                put_u32(out, TYPE_BOOL);
+                out.push(u8::from(*value));
+            }
+            Value::Str(text) => {
+                put_u32(out, TYPE_STRING);
+                put_str(out, text);
+            }
+            Value::StrArray(array) => {
+                put_u32(out, TYPE_ARRAY);
+                put_u32(out, TYPE_STRING);
+                put_len(out, array.len());
+                for text in array.iter() {
+                    put_str(out, text);
+                }
+            }
+            Value::RawArray(id, bytes) => {
+                put_u32(out, TYPE_ARRAY);
+                put_u32(out, *id);
+                put_len(out, bytes.len() / to_usize(value_bytes(*id).unwrap_or(1)));
+                out.extend_from_slice(bytes);
+            }
+        }
     }
 
     /// All keys in the file's order.

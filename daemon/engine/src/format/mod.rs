@@ -4,11 +4,18 @@
 mod checkpoint;
 mod cursor;
 mod files;
+mod folder;
 mod gguf;
 #[cfg(test)]
 mod gguf_hostile_tests;
 pub mod gguf_writer;
+mod grouped;
+#[cfg(test)]
+mod grouped_tests;
+mod hub;
 mod metadata;
+mod safetensors;
+mod tensor;
 
 use std::io;
 
@@ -16,7 +23,11 @@ use cursor::clip;
 
 pub use checkpoint::Checkpoint;
 pub use files::{ModelFiles, SIDE_FILES, is_model_file, split_names};
+pub use grouped::Grouped;
+#[cfg(test)]
+pub(crate) use hub::HubFiles;
 pub use metadata::StrArray;
+pub use tensor::{RowOrder, Stored, TensorInfo, TensorType};
 
 /// A file that is not a sound model file. Every variant names the field and what is allowed.
 #[derive(Debug, thiserror::Error)]
@@ -99,6 +110,18 @@ pub enum FormatError {
         /// What is allowed.
         allowed: &'static str,
     },
+    /// A json file that cannot be parsed.
+    #[error("not valid: {problem}")]
+    Json {
+        /// What is wrong, and where.
+        problem: String,
+    },
+    /// A field of a json file that is needed and not there.
+    #[error("{field} is missing")]
+    MissingField {
+        /// The field.
+        field: String,
+    },
     /// A string that is not UTF-8.
     #[error("{field}: not valid UTF-8 at byte {at}")]
     NotUtf8 {
@@ -137,6 +160,12 @@ pub enum FormatError {
         /// The type needed.
         wanted: &'static str,
     },
+    /// Rows of a tensor that has no stored rows: a mistake of the caller.
+    #[error("tensor {name:?} is not stored as rows")]
+    NotRows {
+        /// The tensor.
+        name: String,
+    },
     /// A read outside a tensor: a mistake of the caller.
     #[error("tensor {name:?}: bytes {offset}..{end} are outside its {bytes} bytes")]
     OutsideTensor {
@@ -158,144 +187,5 @@ impl FormatError {
             file: clip(name),
             error: Box::new(self),
         }
-    }
-}
-
-/// How the numbers of a tensor are stored.
-#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
-pub enum TensorType {
-    /// 32-bit float.
-    F32,
-    /// 16-bit float.
-    F16,
-    /// Blocks of 32: f16 scale, 4-bit values.
-    Q4_0,
-    /// Blocks of 32: f16 scale and minimum, 4-bit values.
-    Q4_1,
-    /// Blocks of 32: f16 scale, 8-bit values.
-    Q8_0,
-    /// Blocks of 256: two f16, 6-bit scales and minimums per 32, 4-bit values.
-    Q4K,
-    /// A type whose layout is known, by its GGUF id, but that the engine does not run yet.
-    Other(u32),
-}
-
-/// GGUF id, name, values of a block, bytes of a block. All types of the format in use today.
-const TYPES: [(u32, &str, u64, u64); 33] = [
-    (0, "F32", 1, 4),
-    (1, "F16", 1, 2),
-    (2, "Q4_0", 32, 18),
-    (3, "Q4_1", 32, 20),
-    (6, "Q5_0", 32, 22),
-    (7, "Q5_1", 32, 24),
-    (8, "Q8_0", 32, 34),
-    (9, "Q8_1", 32, 36),
-    (10, "Q2_K", 256, 84),
-    (11, "Q3_K", 256, 110),
-    (12, "Q4_K", 256, 144),
-    (13, "Q5_K", 256, 176),
-    (14, "Q6_K", 256, 210),
-    (15, "Q8_K", 256, 292),
-    (16, "IQ2_XXS", 256, 66),
-    (17, "IQ2_XS", 256, 74),
-    (18, "IQ3_XXS", 256, 98),
-    (19, "IQ1_S", 256, 50),
-    (20, "IQ4_NL", 32, 18),
-    (21, "IQ3_S", 256, 110),
-    (22, "IQ2_S", 256, 82),
-    (23, "IQ4_XS", 256, 136),
-    (24, "I8", 1, 1),
-    (25, "I16", 1, 2),
-    (26, "I32", 1, 4),
-    (27, "I64", 1, 8),
-    (28, "F64", 1, 8),
-    (29, "IQ1_M", 256, 56),
-    (30, "BF16", 1, 2),
-    (34, "TQ1_0", 256, 54),
-    (35, "TQ2_0", 256, 66),
-    (39, "MXFP4", 32, 17),
-    (40, "NVFP4", 64, 36),
-];
-
-impl TensorType {
-    /// The type of a GGUF id; `None` for ids without a known layout.
-    pub fn from_gguf(id: u32) -> Option<Self> {
-        TYPES.iter().find(|row| row.0 == id)?;
-        Some(match id {
-            0 => Self::F32,
-            1 => Self::F16,
-            2 => Self::Q4_0,
-            3 => Self::Q4_1,
-            8 => Self::Q8_0,
-            12 => Self::Q4K,
-            other => Self::Other(other),
-        })
-    }
-
-    /// Its id in GGUF files.
-    pub fn gguf_id(self) -> u32 {
-        match self {
-            Self::F32 => 0,
-            Self::F16 => 1,
-            Self::Q4_0 => 2,
-            Self::Q4_1 => 3,
-            Self::Q8_0 => 8,
-            Self::Q4K => 12,
-            Self::Other(id) => id,
-        }
-    }
-
-    /// Values in a block; 1 for plain types. 1 too for an `Other` that `from_gguf` never gives.
-    pub fn block_len(self) -> u64 {
-        self.row().map_or(1, |row| row.2)
-    }
-
-    /// Bytes of a block. 0 for an `Other` that `from_gguf` never gives.
-    pub fn block_bytes(self) -> u64 {
-        self.row().map_or(0, |row| row.3)
-    }
-
-    /// Its name, such as `Q4_1`.
-    pub fn name(self) -> &'static str {
-        self.row().map_or("unknown", |row| row.1)
-    }
-
-    /// Tells whether the engine runs weights of this type.
-    pub fn is_supported(self) -> bool {
-        !matches!(self, Self::Other(_))
-    }
-
-    fn row(self) -> Option<&'static (u32, &'static str, u64, u64)> {
-        let id = self.gguf_id();
-        TYPES.iter().find(|row| row.0 == id)
-    }
-}
-
-/// Where a tensor lies and what it holds.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct TensorInfo {
-    /// Name, unique in the file.
-    pub name: String,
-    /// Sizes in the file's order: `dims[0]` varies fastest (columns). One to four, none zero.
-    pub dims: Vec<u64>,
-    /// How the numbers are stored.
-    pub tensor_type: TensorType,
-    /// Which of the checkpoint's files it lies in.
-    pub file: usize,
-    /// First byte, from the start of that file.
-    pub offset: u64,
-    /// Size in bytes; `offset + bytes` lies within the file.
-    pub bytes: u64,
-}
-
-impl TensorInfo {
-    /// Values in a row: `dims[0]`.
-    pub fn columns(&self) -> u64 {
-        self.dims.first().copied().unwrap_or(0)
-    }
-
-    /// Rows: the product of all dimensions but the first. Checked when the file was opened.
-    pub fn rows(&self) -> u64 {
-        self.dims.iter().skip(1).product()
     }
 }

@@ -75,7 +75,11 @@ impl Product<'_> {
         }
         let (rows, columns) = (self.matrix.rows, 32 * self.matrix.blocks);
         let norm = if self.norm.is_some() { " normed" } else { "" };
-        format!("{}{norm} {rows}x{columns}", kernels.join("+"))
+        let gathered = match self.matrix.order {
+            Some(_) => " gathered",
+            None => "",
+        };
+        format!("{}{norm}{gathered} {rows}x{columns}", kernels.join("+"))
     }
 
     /// The products of its parts.
@@ -119,6 +123,7 @@ impl Choices {
     pub(crate) fn cuts(&self, gpu: &Gpu, product: &Product<'_>) -> Vec<Cut> {
         let blocks = product.matrix.blocks;
         let normed = product.norm.is_some()
+            && product.matrix.order.is_none()
             && plan::norms_own_input(gpu, product.input_format, blocks)
             && !self.is_refused(Kernel::Norm(product.input_format, Reduction::Shared));
         let pairs = product.matrix.parts.iter().map(Part::pairs).max();

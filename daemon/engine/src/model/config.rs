@@ -11,6 +11,8 @@ use crate::limits::{CONTEXT_MAX, LAYERS_MAX, VOCAB_MAX, WIDTH_MAX};
 
 /// Query heads that one workgroup of the attention kernel keeps in registers.
 const HEADS_PER_KV_HEAD_MAX: u32 = 8;
+/// Architectures that the forward pass has.
+const ARCHITECTURES: [&str; 2] = ["llama", "qwen2"];
 /// Values of a head that the attention kernels take.
 const HEAD_DIMS: [u32; 8] = [16, 32, 48, 64, 80, 96, 128, 256];
 /// Columns of every matrix are a multiple of this: the block of quantised formats.
@@ -23,7 +25,10 @@ pub enum ModelError {
     #[error(transparent)]
     Format(#[from] FormatError),
     /// An architecture without a forward pass here.
-    #[error("architecture {found:?} is not supported; supported are: llama")]
+    #[error(
+        "architecture {found:?} is not supported; supported are: llama (with Mistral and SmolLM), \
+             qwen2"
+    )]
     Architecture {
         /// What the file says.
         found: String,
@@ -121,8 +126,12 @@ pub struct ModelConfig {
     pub rope: RopeConfig,
     /// The output matrix is the token embedding.
     pub tied_output: bool,
+    /// Positions that attention looks back over, its own with them; `None`: all.
+    pub sliding_window: Option<u32>,
     /// Query, key and value projections of all layers have biases.
     pub attention_bias: bool,
+    /// So have their output projections.
+    pub output_bias: bool,
 }
 
 impl ModelConfig {
@@ -134,7 +143,7 @@ impl ModelConfig {
         let architecture = checkpoint
             .get_str("general.architecture")?
             .unwrap_or_default();
-        if architecture != "llama" {
+        if !ARCHITECTURES.contains(&architecture) {
             return Err(ModelError::Architecture {
                 found: architecture.chars().take(80).collect(),
             });
@@ -166,7 +175,9 @@ impl ModelConfig {
             architecture: architecture.to_owned(),
             name: short(checkpoint.get_str("general.name")?.unwrap_or_default()),
             license: checkpoint.get_str("general.license")?.map(short),
-            quantization: quantization(checkpoint),
+            quantization: checkpoint
+                .quantization()
+                .map_or_else(|| quantization(checkpoint), str::to_owned),
             parameter_count: parameter_count(checkpoint),
             n_layers: keys.required("block_count", LAYERS_MAX)?,
             n_heads,
@@ -179,6 +190,8 @@ impl ModelConfig {
             rms_eps: rms_eps(&keys)?,
             rope: rope(&keys, head_dim)?,
             tied_output: checkpoint.tensor("output.weight").is_none(),
+            sliding_window: sliding_window(&keys)?,
+            output_bias: checkpoint.tensor("blk.0.attn_output.bias").is_some(),
             attention_bias: checkpoint.tensor("blk.0.attn_q.bias").is_some(),
         };
         check_tensors(checkpoint, &config)?;
@@ -251,7 +264,6 @@ fn short(text: &str) -> String {
 /// Refuses by name what other members of the family have and this forward pass does not do.
 fn refuse_unsupported(keys: &Keys<'_>) -> Result<(), ModelError> {
     let count_keys = [
-        ("attention.sliding_window", "sliding-window attention"),
         ("expert_count", "a mixture of experts"),
         ("attention.kv_lora_rank", "low-rank attention"),
     ];
@@ -296,6 +308,17 @@ fn refuse_unsupported(keys: &Keys<'_>) -> Result<(), ModelError> {
         }
     }
     Ok(())
+}
+
+/// The window of attention: none where it is 0, or no shorter than the context.
+fn sliding_window(keys: &Keys<'_>) -> Result<Option<u32>, ModelError> {
+    const KEY: &str = "attention.sliding_window";
+    if keys.checkpoint.get_u64(&keys.name(KEY))? == Some(0) {
+        return Ok(None);
+    }
+    let window = keys.optional(KEY, u32::MAX)?;
+    let context_len = keys.required("context_length", CONTEXT_MAX)?;
+    Ok(window.filter(|window| *window < context_len))
 }
 
 /// Query heads, and key and value heads.

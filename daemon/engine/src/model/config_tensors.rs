@@ -24,13 +24,13 @@ pub(super) fn check_tensors(
     let queries = u64::from(config.n_heads) * u64::from(config.head_dim);
     let keys = u64::from(config.n_kv_heads) * u64::from(config.head_dim);
 
-    check.matrix("token_embd.weight", hidden, vocab)?;
+    check.table("token_embd.weight", hidden, vocab)?;
     check.vector("output_norm.weight", hidden)?;
     if !config.tied_output {
         check.matrix("output.weight", hidden, vocab)?;
     }
     if checkpoint.tensor("rope_freqs.weight").is_some() {
-        check.vector("rope_freqs.weight", u64::from(config.rope.dim / 2))?;
+        check.factors("rope_freqs.weight", u64::from(config.rope.dim / 2))?;
     }
     for layer in 0..config.n_layers {
         let name = |part: &str| format!("blk.{layer}.{part}");
@@ -48,6 +48,9 @@ pub(super) fn check_tensors(
             check.vector(&name("attn_k.bias"), keys)?;
             check.vector(&name("attn_v.bias"), keys)?;
         }
+        if config.output_bias {
+            check.vector(&name("attn_output.bias"), hidden)?;
+        }
     }
     check.nothing_else()
 }
@@ -60,16 +63,28 @@ struct Check<'a> {
 impl Check<'_> {
     /// A matrix of a type that the products run.
     fn matrix(&mut self, name: &str, columns: u64, rows: u64) -> Result<(), ModelError> {
-        self.tensor(
-            name,
-            &[columns, rows],
-            "F32, F16, Q4_0, Q4_1, Q4_K, Q8_0",
-            TensorType::is_supported,
-        )
+        let supported = "F32, F16, BF16, Q4_0, Q4_1, Q5_0, Q5_1, Q8_0, Q2_K to Q6_K, IQ4_NL, and 4 or \
+                         8 bits in groups";
+        let dims = [columns, rows];
+        self.tensor(name, &dims, supported, TensorType::is_supported)
     }
 
-    /// A vector, always of full floats.
+    /// The embedding: a matrix whose rows are read one by one.
+    fn table(&mut self, name: &str, columns: u64, rows: u64) -> Result<(), ModelError> {
+        let supported = "F32, F16, BF16, Q4_0, Q4_1, Q5_0, Q5_1, Q8_0, Q2_K to Q6_K, IQ4_NL";
+        let is_supported = |found: TensorType| found.is_supported() && found.block_bytes() > 0;
+        self.tensor(name, &[columns, rows], supported, is_supported)
+    }
+
+    /// A vector, always of floats.
     fn vector(&mut self, name: &str, length: u64) -> Result<(), ModelError> {
+        let is_float =
+            |found| matches!(found, TensorType::F32 | TensorType::F16 | TensorType::Bf16);
+        self.tensor(name, &[length], "F32, F16, BF16", is_float)
+    }
+
+    /// RoPE's factors, which are read as they are.
+    fn factors(&mut self, name: &str, length: u64) -> Result<(), ModelError> {
         self.tensor(name, &[length], "F32", |found| found == TensorType::F32)
     }
 

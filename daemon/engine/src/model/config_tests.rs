@@ -147,7 +147,7 @@ fn optional_parts_are_read() {
 
 type Break = fn(&mut GgufWriter);
 
-const BROKEN_METADATA: [(&str, Break); 25] = [
+const BROKEN_METADATA: [(&str, Break); 24] = [
     ("architecture \"\" is not supported", |w| {
         w.remove_metadata("general.architecture");
     }),
@@ -225,9 +225,6 @@ const BROKEN_METADATA: [(&str, Break); 25] = [
         w.metadata("llama.rope.scaling.type", "llama3")
             .metadata("llama.rope.scaling.factor", 8_f32);
     }),
-    ("sliding-window attention", |w| {
-        w.metadata("llama.attention.sliding_window", 4096_u32);
-    }),
     ("a mixture of experts", |w| {
         w.metadata("llama.expert_count", 8_u32);
     }),
@@ -265,9 +262,9 @@ const BROKEN_TENSORS: [(&str, Break); 12] = [
         },
     ),
     (
-        "\"blk.1.ffn_down.weight\" is Q5_0; supported are: F32, F16, Q4_0",
+        "\"blk.1.ffn_down.weight\" is Q8_1; supported are: F32, F16, BF16",
         |w| {
-            add(w, "blk.1.ffn_down.weight", &[96, 64], TensorType::Other(6));
+            add(w, "blk.1.ffn_down.weight", &[96, 64], TensorType::Other(9));
         },
     ),
     (
@@ -304,6 +301,20 @@ fn models_that_cannot_run_are_refused_by_name() {
         };
         assert!(error.contains(wanted), "wanted {wanted:?} in {error:?}");
     }
+}
+
+#[test]
+fn windows_shorter_than_the_context_count() {
+    let window = |window: u32| {
+        let mut writer = tiny();
+        writer.metadata("llama.attention.sliding_window", window);
+        read(&writer).unwrap().sliding_window
+    };
+    let context_len = read(&tiny()).unwrap().context_len;
+    assert_eq!(window(0), None);
+    assert_eq!(window(context_len), None);
+    assert_eq!(window(context_len - 1), Some(context_len - 1));
+    assert_eq!(read(&tiny()).unwrap().sliding_window, None);
 }
 
 fn assert_close(got: &[f64], wanted: &[f64]) {

@@ -68,6 +68,7 @@ pub(super) struct Layer {
     pub(super) qkv: Matrix,
     bias: Option<Buffer>,
     pub(super) output: Matrix,
+    output_bias: Option<Buffer>,
     ffn_norm: Buffer,
     pub(super) gate_up: Matrix,
     pub(super) down: Matrix,
@@ -139,7 +140,13 @@ impl Forward {
             None
         };
         let layer_bytes: u64 = layers.iter().map(Layer::weights_bytes).sum();
-        let scratch = Scratch::new(gpu, config, &limits);
+        let gathered_dim = layers
+            .iter()
+            .flat_map(Layer::matrices)
+            .chain(&output)
+            .map(Matrix::gathered_dim)
+            .max();
+        let scratch = Scratch::new(gpu, config, &limits, gathered_dim.unwrap_or(0));
         scratch.check_bindings(gpu)?;
         let mut builder = Builder::new(gpu, config, engine, scratch, limits);
         let weights = Weights {
@@ -283,11 +290,12 @@ pub(super) fn short_widths(gpu: &Gpu) -> Vec<u32> {
 }
 
 impl Layer {
-    fn weights_bytes(&self) -> u64 {
+    fn matrices(&self) -> [&Matrix; 4] {
         [&self.qkv, &self.output, &self.gate_up, &self.down]
-            .iter()
-            .map(|m| m.bytes)
-            .sum()
+    }
+
+    fn weights_bytes(&self) -> u64 {
+        self.matrices().iter().map(|m| m.bytes).sum()
     }
 }
 
@@ -309,6 +317,11 @@ fn load_layer(
             None
         },
         output: loader.stacked(&[name("attn_output.weight")])?,
+        output_bias: if config.output_bias {
+            Some(loader.vector(&[name("attn_output.bias")])?)
+        } else {
+            None
+        },
         ffn_norm: loader.vector(&[name("ffn_norm.weight")])?,
         gate_up: loader.alternating(&[name("ffn_gate.weight"), name("ffn_up.weight")])?,
         down: loader.stacked(&[name("ffn_down.weight")])?,
@@ -467,8 +480,11 @@ fn record_layer(
     let [qkv, output, gate_up, down] = layer_products(r.scratch, r.config, layer, format);
     r.product(&qkv)?;
     // a = attention(q, K, V)
-    r.attention(&layer.k, &layer.v, format.output)?;
+    r.attention(&layer.k, &layer.v, layer.output.left_as(format.output))?;
     r.product(&output)?;
+    if let Some(bias) = &layer.output_bias {
+        r.add_bias(bias)?;
+    }
     r.product(&gate_up)?;
     r.product(&down)
 }
@@ -502,6 +518,7 @@ pub(super) fn layer_products<'a>(
     format: &LayerFormats,
 ) -> [Product<'a>; 4] {
     let hidden_dim = config.hidden_dim;
+    let ffn_format = layer.down.left_as(format.down);
     // h = norm(x); q, k, v = W h, rotated; k and v into the cache
     let qkv = Product {
         matrix: &layer.qkv,
@@ -538,8 +555,8 @@ pub(super) fn layer_products<'a>(
         input: &s.hidden,
         norm: Some(&layer.ffn_norm),
         input_format: format.gate_up,
-        epilogue: Epilogue::Glu(format.down),
-        targets: vec![s.ffn.bound(format.down)],
+        epilogue: Epilogue::Glu(ffn_format),
+        targets: vec![s.ffn.bound(ffn_format)],
         out_stride: config.ffn_dim,
         over: Over::Columns,
         has_bias: false,

@@ -4,7 +4,8 @@
 
 use hearth_shaders::params::PEAK_PARTS;
 use hearth_shaders::params::{
-    AttentionParams, CombineParams, EmbedParams, MatrixParams, NormParams, SampleParams,
+    AttentionParams, BiasParams, CombineParams, EmbedParams, GatherParams, MatrixParams,
+    NormParams, SampleParams,
 };
 use hearth_shaders::{
     ActivationFormat, COOPERATIVE_COLUMNS, COOPERATIVE_PAIRS, Epilogue, GemvInput, Kernel,
@@ -175,6 +176,55 @@ impl Recorder<'_> {
         )
     }
 
+    /// gathered = the product's input, floats until then, in the order of its columns.
+    fn gather(&mut self, order: &Buffer, product: &Product<'_>) -> Result<(), EngineError> {
+        let blocks = product.matrix.blocks;
+        let params = gpu::uniform(
+            self.gpu,
+            &GatherParams {
+                blocks,
+                pad: [0; 3],
+            },
+        );
+        let columns = match product.over {
+            Over::Outputs => Axis::Outputs,
+            Over::Columns => Axis::Columns,
+        };
+        self.push(
+            Kernel::Gather(product.input_format),
+            &[("WG", 32)],
+            &[
+                (&params).into(),
+                self.scratch.gathered.bound(product.input_format),
+                product.input.bound(ActivationFormat::Float),
+                order.into(),
+            ],
+            [Axis::Fixed(blocks.div_ceil(32)), columns, Axis::Fixed(1)],
+        )
+    }
+
+    /// x += bias.
+    pub(crate) fn add_bias(&mut self, bias: &Buffer) -> Result<(), EngineError> {
+        let groups = self.config.hidden_dim / 4;
+        let params = gpu::uniform(
+            self.gpu,
+            &BiasParams {
+                groups,
+                pad: [0; 3],
+            },
+        );
+        self.push(
+            Kernel::AddBias,
+            &[("WG", 64)],
+            &[&params, &self.scratch.x, bias],
+            [
+                Axis::Fixed(groups.div_ceil(64)),
+                Axis::Columns,
+                Axis::Fixed(1),
+            ],
+        )
+    }
+
     /// A matrix product with its epilogue, part by part, after the norm of its input if it has one.
     pub(crate) fn product(&mut self, product: &Product<'_>) -> Result<(), EngineError> {
         let columns = match self.width {
@@ -187,7 +237,9 @@ impl Recorder<'_> {
             Width::Long => self.choices.long(self.gpu, product),
         };
         let runs = way.mapping == Mapping::Runs;
-        let own_norm = self.width == Width::Short(1) && runs && way.cut.own_norm;
+        let gathered = product.matrix.order.as_ref();
+        let own_norm =
+            self.width == Width::Short(1) && runs && way.cut.own_norm && gathered.is_none();
         if let (Some(weight), false) = (product.norm, own_norm) {
             let threads = if self.gpu.info.kind == AdapterKind::Software {
                 64
@@ -195,18 +247,17 @@ impl Recorder<'_> {
                 // The order of its sum is then that of products that norm their own input.
                 short.cut.plan.threads
             };
-            self.norm(
-                weight,
-                product.input,
-                product.input_format,
-                product.over,
-                threads,
-            )?;
+            let format = product.matrix.left_as(product.input_format);
+            self.norm(weight, product.input, format, product.over, threads)?;
+        }
+        if let Some(order) = gathered {
+            self.gather(order, product)?;
         }
         for part in &product.matrix.parts {
             let params = gpu::uniform(self.gpu, &self.matrix_params(product, part));
             let input = match product.norm {
                 Some(_) if own_norm => (&self.scratch.x).into(),
+                _ if gathered.is_some() => self.scratch.gathered.bound(product.input_format),
                 _ => product.input.bound(product.input_format),
             };
             let mut bound = vec![
@@ -429,7 +480,7 @@ impl Recorder<'_> {
             kv_heads: c.n_kv_heads,
             block_len: self.block_len,
             splits_max,
-            window: 0,
+            window: c.sliding_window.unwrap_or(0),
             scale: 1.0 / f32::from(u16::try_from(c.head_dim).unwrap_or(u16::MAX)).sqrt(),
             group: c.n_heads / c.n_kv_heads,
             pad: 0,

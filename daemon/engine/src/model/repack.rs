@@ -3,11 +3,12 @@
 //! Source of the layouts: GGUF's published block formats. Q4_0 is (f16 d, 16 bytes), Q4_1 is
 //! (f16 d, f16 m, 16 bytes), Q8_0 is (f16 d, 32 signed bytes), each for 32 weights; byte j of a 4-bit
 //! block holds weight j in its low and weight 16 + j in its high nibble, which is the plane's order too.
-//! Q4_K is another file's.
+//! IQ4_NL is Q4_0 with a table of values for the nibbles. Other types are other files'.
 
 use half::f16;
 use hearth_shaders::WeightFormat;
 
+use super::repack_bits as bits;
 use super::repack_q4_k as q4_k;
 use crate::format::TensorType;
 
@@ -21,9 +22,18 @@ pub(crate) fn native_format(tensor_type: TensorType) -> Option<WeightFormat> {
         TensorType::F16 => Some(WeightFormat::F16),
         TensorType::Q4_0 => Some(WeightFormat::Q4_0),
         TensorType::Q4_1 => Some(WeightFormat::Q4_1),
-        TensorType::Q8_0 => Some(WeightFormat::Q8_0),
+        // Its values are whole numbers of eight bits.
+        TensorType::Q8_0 | TensorType::Iq4Nl => Some(WeightFormat::Q8_0),
+        TensorType::Q2K => Some(WeightFormat::Q2K),
+        TensorType::Q3K => Some(WeightFormat::Q3K),
         TensorType::Q4K => Some(WeightFormat::Q4K),
-        TensorType::Other(_) => None,
+        TensorType::Q5_0 => Some(WeightFormat::Q5_0),
+        TensorType::Q5_1 => Some(WeightFormat::Q5_1),
+        TensorType::Q5K => Some(WeightFormat::Q5K),
+        TensorType::Q6K => Some(WeightFormat::Q6K),
+        TensorType::Bf16 => Some(WeightFormat::Bf16),
+        // Theirs depends on the groups.
+        TensorType::Grouped4 | TensorType::Grouped8 | TensorType::Other(_) => None,
     }
 }
 
@@ -44,23 +54,37 @@ pub(crate) fn repack_row(
 ) {
     if native_format(tensor_type) != Some(format) {
         assert_eq!(format, WeightFormat::F32, "rows convert to f32 only");
-        let values = dequantize_row(tensor_type, source);
-        for (target, value) in row.quants.chunks_exact_mut(4).zip(values) {
-            target.copy_from_slice(&value.to_le_bytes());
-        }
+        put_floats(dequantize_row(tensor_type, source), row);
         return;
     }
-    match format {
-        WeightFormat::F16 | WeightFormat::F32 => row.quants.copy_from_slice(source),
-        WeightFormat::Q4_0 => split_blocks(source, row, 2, 16),
-        WeightFormat::Q4_1 => split_blocks(source, row, 4, 16),
-        WeightFormat::Q8_0 => split_blocks(source, row, 2, 32),
-        WeightFormat::Q4K => q4_k::repack_row(source, row),
-        WeightFormat::Q4G64
-        | WeightFormat::Q4G128
-        | WeightFormat::Q4Z32
-        | WeightFormat::Q4Z64
-        | WeightFormat::Q4Z128 => unreachable!("native to no tensor type"),
+    match tensor_type {
+        TensorType::F32 | TensorType::F16 | TensorType::Bf16 => row.quants.copy_from_slice(source),
+        TensorType::Q4_0 => split_blocks(source, row, 2, 16),
+        TensorType::Q4_1 => split_blocks(source, row, 4, 16),
+        TensorType::Q8_0 => split_blocks(source, row, 2, 32),
+        TensorType::Iq4Nl => widen_blocks(source, row),
+        TensorType::Q4K => q4_k::repack_row(source, row),
+        other if bits::has(other) => bits::repack_row(other, format, source, row),
+        other => unreachable!("{} has no native format", other.name()),
+    }
+}
+
+/// What the nibbles of IQ4_NL stand for.
+const IQ4_NL: [i8; 16] = [
+    -127, -104, -83, -65, -49, -35, -22, -10, 1, 13, 25, 38, 53, 69, 89, 113,
+];
+
+/// IQ4_NL into bytes.
+fn widen_blocks(source: &[u8], row: PlaneRow<'_>) {
+    let targets = row
+        .quants
+        .chunks_exact_mut(BLOCK)
+        .zip(row.metas.chunks_exact_mut(2));
+    for (block, (quants, meta)) in source.chunks_exact(18).zip(targets) {
+        meta.copy_from_slice(&block[..2]);
+        for (target, n) in quants.iter_mut().zip(nibbles(&block[2..])) {
+            *target = IQ4_NL[usize::from(n)].cast_unsigned();
+        }
     }
 }
 
@@ -108,8 +132,27 @@ pub(crate) fn dequantize_row(tensor_type: TensorType, source: &[u8]) -> Vec<f32>
                 b[2..].iter().map(move |&q| d * f32::from(q.cast_signed()))
             })
             .collect(),
+        TensorType::Iq4Nl => source
+            .chunks_exact(18)
+            .flat_map(|b| {
+                let d = half_at(b, 0);
+                nibbles(&b[2..]).map(move |n| d * f32::from(IQ4_NL[usize::from(n)]))
+            })
+            .collect(),
+        TensorType::Bf16 => source
+            .chunks_exact(2)
+            .map(|b| f32::from_bits(u32::from(u16::from_le_bytes([b[0], b[1]])) << 16))
+            .collect(),
         TensorType::Q4K => q4_k::dequantize_row(source),
-        TensorType::Other(_) => Vec::new(),
+        TensorType::Grouped4 | TensorType::Grouped8 | TensorType::Other(_) => Vec::new(),
+        other => bits::dequantize_row(other, source),
+    }
+}
+
+/// Writes floats in the place of a row that has no native format.
+pub(crate) fn put_floats(values: impl IntoIterator<Item = f32>, row: PlaneRow<'_>) {
+    for (target, value) in row.quants.chunks_exact_mut(4).zip(values) {
+        target.copy_from_slice(&value.to_le_bytes());
     }
 }
 

@@ -64,7 +64,7 @@ pub(super) fn dequantize_row(source: &[u8]) -> Vec<f32> {
 }
 
 /// The 6-bit scale and minimum of one of eight sub-blocks, out of the file's 12 bytes.
-fn scale_and_minimum(bytes: &[u8], sub_block: usize) -> (u8, u8) {
+pub(super) fn scale_and_minimum(bytes: &[u8], sub_block: usize) -> (u8, u8) {
     if let Some(i) = sub_block.checked_sub(4) {
         let low = bytes[8 + i];
         let s = (low & 15) | (bytes[i] >> 6) << 4;
@@ -77,7 +77,7 @@ fn scale_and_minimum(bytes: &[u8], sub_block: usize) -> (u8, u8) {
 
 /// Scales and minimums in the order of the metadata plane: word 0 has the low four bits of each
 /// scale, 1 those of each minimum, 2 the high two bits of each scale and above them each minimum's.
-fn scale_words(bytes: &[u8]) -> [u32; 3] {
+pub(super) fn scale_words(bytes: &[u8]) -> [u32; 3] {
     let mut words = [0; 3];
     for sub_block in 0..8 {
         let (s, m) = scale_and_minimum(bytes, sub_block);

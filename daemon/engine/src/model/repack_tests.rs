@@ -7,13 +7,21 @@ use hearth_shaders::reference::weight_block;
 use super::repack::{BLOCK, PlaneRow, dequantize_row, native_format, repack_row};
 use crate::format::TensorType;
 
-const TYPES: [TensorType; 6] = [
+const TYPES: [TensorType; 14] = [
     TensorType::F32,
     TensorType::F16,
     TensorType::Q4_0,
     TensorType::Q4_1,
     TensorType::Q4K,
     TensorType::Q8_0,
+    TensorType::Q2K,
+    TensorType::Q3K,
+    TensorType::Q5_0,
+    TensorType::Q5_1,
+    TensorType::Q5K,
+    TensorType::Q6K,
+    TensorType::Iq4Nl,
+    TensorType::Bf16,
 ];
 
 /// A xorshift generator's bytes.
@@ -39,9 +47,18 @@ fn random_row(tensor_type: TensorType, columns: usize, seed: u64) -> Vec<u8> {
         let half = |n| f16::from_f32(number(n)).to_le_bytes();
         match tensor_type {
             TensorType::F32 => block.copy_from_slice(&number(0).to_le_bytes()),
-            TensorType::Q4_1 | TensorType::Q4K => {
+            TensorType::Bf16 => block.copy_from_slice(&number(0).to_le_bytes()[2..]),
+            TensorType::Q4_1 | TensorType::Q4K | TensorType::Q5_1 | TensorType::Q5K => {
                 block[..2].copy_from_slice(&half(0));
                 block[2..4].copy_from_slice(&half(5));
+            }
+            TensorType::Q2K => {
+                block[80..82].copy_from_slice(&half(0));
+                block[82..].copy_from_slice(&half(5));
+            }
+            TensorType::Q3K | TensorType::Q6K => {
+                let end = block_bytes - 2;
+                block[end..].copy_from_slice(&half(0));
             }
             _ => block[..2].copy_from_slice(&half(0)),
         }
@@ -60,7 +77,7 @@ fn second_row(tensor_type: TensorType, format: WeightFormat, rows: [&[u8]; 2]) -
     let columns = dequantize_row(tensor_type, rows[1]).len();
     let blocks = columns / BLOCK;
     let size = |bytes: u64| usize::try_from(bytes).unwrap();
-    let quant_row = blocks * size(format.quant_block_bytes());
+    let quant_row = size(format.quant_row_bytes(blocks as u64));
     let meta_row = size(format.meta_row_bytes(blocks as u64));
     let mut quants = vec![0; 2 * quant_row];
     let mut metas = vec![0; 2 * meta_row];
@@ -90,7 +107,7 @@ fn planes_hold_the_files_values() {
                 let found = second_row(tensor_type, format, [&rows[0], &rows[1]]);
                 for (i, (found, &wanted)) in found.iter().zip(&wanted).enumerate() {
                     assert!(
-                        (found - f64::from(wanted)).abs() <= 1e-6,
+                        (found - f64::from(wanted)).abs() <= 1e-6 * (1.0 + found.abs()),
                         "{} as {} {i}: {found}, not {wanted}",
                         tensor_type.name(),
                         format.name()

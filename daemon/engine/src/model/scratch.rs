@@ -59,6 +59,8 @@ pub(crate) struct Scratch {
     pub(crate) attended: Acts,
     /// Feed-forward hidden state: activations `[column, ffn_dim]`.
     pub(crate) ffn: Acts,
+    /// Activations in another order of columns, where weights want it: `[column, the longer of the two]`.
+    pub(crate) gathered: Acts,
     /// Normalised hidden state of output columns: activations `[output, hidden_dim]`.
     pub(crate) outputs: Acts,
     /// f32 `[output, vocab_size]`.
@@ -78,8 +80,13 @@ pub(crate) struct Scratch {
 }
 
 impl Scratch {
-    /// Buffers for steps within `limits`.
-    pub(crate) fn new(gpu: &Gpu, config: &ModelConfig, limits: &ForwardLimits) -> Self {
+    /// Buffers for steps within `limits`; the longest input that a matrix wants in its own order.
+    pub(crate) fn new(
+        gpu: &Gpu,
+        config: &ModelConfig,
+        limits: &ForwardLimits,
+        gathered_dim: u64,
+    ) -> Self {
         let columns = limits.columns_max.max(DECODE_COLUMNS_MAX);
         let columns = u64::from(columns.next_multiple_of(TILE_COLUMNS));
         let attention_dim = u64::from(config.n_heads * config.head_dim);
@@ -101,6 +108,7 @@ impl Scratch {
             sums: gpu::storage(gpu, "sums", split_rows * u64::from(config.n_heads) * 8),
             attended: acts("attended", columns, attention_dim),
             ffn: acts("ffn", columns, u64::from(config.ffn_dim)),
+            gathered: acts("gathered", columns, gathered_dim),
             outputs: acts("outputs", u64::from(OUTPUTS_MAX), hidden),
             logits: gpu::storage(gpu, "logits", u64::from(OUTPUTS_MAX) * vocab * 4),
             peaks: gpu::storage(gpu, "peaks", u64::from(OUTPUTS_MAX * PEAK_PARTS) * 8),
@@ -112,7 +120,7 @@ impl Scratch {
         }
     }
 
-    fn all(&self) -> [&Buffer; 15] {
+    fn all(&self) -> [&Buffer; 16] {
         [
             &self.x,
             &self.hidden.buffer,
@@ -121,6 +129,7 @@ impl Scratch {
             &self.sums,
             &self.attended.buffer,
             &self.ffn.buffer,
+            &self.gathered.buffer,
             &self.outputs.buffer,
             &self.logits,
             &self.peaks,
@@ -134,7 +143,13 @@ impl Scratch {
 
     /// Bytes of all of them.
     pub(crate) fn bytes(&self) -> u64 {
-        let acts = [&self.hidden, &self.attended, &self.ffn, &self.outputs];
+        let acts = [
+            &self.hidden,
+            &self.attended,
+            &self.ffn,
+            &self.gathered,
+            &self.outputs,
+        ];
         let images: u64 = acts.iter().flat_map(|a| &a.image).map(Image::bytes).sum();
         images + self.all().iter().map(|b| b.size()).sum::<u64>()
     }

@@ -20,6 +20,8 @@ const PATTERN_BYTES: u64 = 4 << 20;
 const UNIT_BYTES: u64 = 16;
 /// Root mean square of a uniform 4-bit number about its middle,
 const INT4_SPREAD: f32 = 4.61;
+/// of a uniform 5-bit number about its middle,
+const INT5_SPREAD: f32 = 9.24;
 /// and of a uniform 8-bit number.
 const INT8_SPREAD: f32 = 73.9;
 /// Middle of the 4-bit numbers.
@@ -86,6 +88,10 @@ pub(crate) enum Kind {
     Halves(u32),
     /// f32 between the negative and this (its bits).
     Singles(u32),
+    /// Pairs of the upper halves of f32 between the negative and this (its bits).
+    UpperHalves(u32),
+    /// f16 around 1e-4 whose bytes also do for small scales: where both share a plane.
+    SmallHalves,
     /// f16 scales around this (its bits).
     Scales(u32),
     /// Pairs of f16: a scale around this (its bits), and a bias that centres 4-bit numbers.
@@ -113,12 +119,28 @@ fn kinds(format: WeightFormat, columns: u64) -> (Kind, Option<Kind>) {
             let scale = (rms / SUPER_BLOCK_SPREAD).to_bits();
             (Kind::Bits, Some(Kind::SuperBlocks(scale)))
         }
-        WeightFormat::Q4_1 => (Kind::Bits, Some(Kind::ScalesAndBiases(int4))),
+        WeightFormat::Q5_0 => (
+            Kind::Bits,
+            Some(Kind::Scales((rms / INT5_SPREAD).to_bits())),
+        ),
+        WeightFormat::Q5K => {
+            let scale = (rms / SUPER_BLOCK_SPREAD / 2.0).to_bits();
+            (Kind::Bits, Some(Kind::SuperBlocks(scale)))
+        }
+        WeightFormat::Q2K | WeightFormat::Q3K | WeightFormat::Q6K => {
+            (Kind::Bits, Some(Kind::SmallHalves))
+        }
+        WeightFormat::Q8Z32 | WeightFormat::Q8Z64 | WeightFormat::Q8Z128 => {
+            let scale = (rms / INT8_SPREAD).to_bits();
+            (Kind::Bits, Some(Kind::ScalesAndZeros(scale)))
+        }
+        WeightFormat::Q4_1 | WeightFormat::Q5_1 => (Kind::Bits, Some(Kind::ScalesAndBiases(int4))),
         WeightFormat::Q8_0 => (
             Kind::Bits,
             Some(Kind::Scales((rms / INT8_SPREAD).to_bits())),
         ),
         WeightFormat::F16 => (Kind::Halves(uniform), None),
+        WeightFormat::Bf16 => (Kind::UpperHalves(uniform), None),
         WeightFormat::F32 => (Kind::Singles(uniform), None),
     }
 }
@@ -247,6 +269,13 @@ impl Random {
                 let most = f32::from_bits(most);
                 pair(most * self.signed(), most * self.signed())
             }
+            Kind::UpperHalves(most) => {
+                let most = f32::from_bits(most);
+                let [low, high] = [(); 2].map(|()| (most * self.signed()).to_bits());
+                low >> 16 | high & 0xffff_0000
+            }
+            // The exponent's field is 1: from 2^-14 to twice that.
+            Kind::SmallHalves => self.word() & 0x03ff_03ff | 0x0400_0400,
             Kind::Scales(scale) => pair(self.near(scale), self.near(scale)),
             Kind::ScalesAndZeros(scale) => pair(self.near(scale), INT4_MIDDLE),
             Kind::SuperBlocks(_) if !at.is_multiple_of(4) => self.word(),

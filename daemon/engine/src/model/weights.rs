@@ -1,12 +1,13 @@
 //! Weight matrices in GPU memory: read from the file, repacked and uploaded in bounded pieces, cut in
 //! row shards below the binding limit.
 
-use hearth_shaders::WeightFormat;
+use hearth_shaders::{ActivationFormat, WeightFormat};
 
 use super::repack::{self, BLOCK, PlaneRow};
+use super::row_source::{PutRow, RowSource, common_order};
 use super::synthetic::{Patterns, RandomWeights};
 use crate::error::{EngineError, LoadError};
-use crate::format::{Checkpoint, TensorInfo};
+use crate::format::{Checkpoint, FormatError, TensorInfo};
 use crate::gpu::{self, Buffer, Gpu, Plane, PlaneShape};
 
 /// Rows of a shard are a multiple of this, so that no rotation pair and no block of 32 gate and up
@@ -42,10 +43,27 @@ pub(crate) struct Matrix {
     pub(crate) rows: u32,
     pub(crate) blocks: u32,
     pub(crate) parts: Vec<Part>,
+    /// Which value of its input each column takes, if not its own: u32 `[column]`.
+    pub(crate) order: Option<Buffer>,
     pub(crate) bytes: u64,
 }
 
 impl Matrix {
+    /// Values of its input, if it takes them in an order of its own; else 0.
+    pub(crate) fn gathered_dim(&self) -> u64 {
+        self.order
+            .as_ref()
+            .map_or(0, |_| 32 * u64::from(self.blocks))
+    }
+
+    /// How what precedes it leaves its input, which it takes as `format`: to be gathered as floats.
+    pub(crate) fn left_as(&self, format: ActivationFormat) -> ActivationFormat {
+        match self.order {
+            Some(_) => ActivationFormat::Float,
+            None => format,
+        }
+    }
+
     /// Tells whether int8 activations apply to every part.
     pub(crate) fn is_integer(&self) -> bool {
         self.parts.iter().all(|p| p.format.is_integer())
@@ -136,7 +154,9 @@ impl<'a> WeightLoader<'a> {
                     let tensor = file_tensor(checkpoint, name);
                     let mut source = vec![0; as_usize(tensor.bytes)];
                     checkpoint.read(tensor, 0, &mut source)?;
-                    values.extend(repack::dequantize_row(tensor.tensor_type, &source));
+                    let stored = repack::dequantize_row(tensor.tensor_type, &source);
+                    let place = |i: u64| stored[as_usize(tensor.row_order.stored(i))];
+                    values.extend((0..stored.len() as u64).map(place));
                     self.advance(tensor.bytes)?;
                 }
                 WeightSource::Random(random) => values.extend(random.vector(name)),
@@ -161,6 +181,7 @@ impl<'a> WeightLoader<'a> {
             rows: as_u32(rows),
             blocks: as_u32(blocks),
             parts: Vec::new(),
+            order: None,
             bytes: 0,
         };
         for (first, count) in shards(self.gpu, format, blocks, rows)? {
@@ -192,13 +213,13 @@ impl<'a> WeightLoader<'a> {
             };
             Plane::new(self.gpu, label, self.gpu.planes(), shape)
         };
-        let quant_bytes = format.quant_block_bytes();
+        let quant_bytes = format.quant_row_bytes(blocks);
         let meta_bytes = format.meta_row_bytes(blocks);
         Part {
             format,
             first_row: as_u32(first),
             rows: as_u32(rows),
-            quants: plane(blocks * quant_bytes, quant_bytes, 4),
+            quants: plane(quant_bytes, format.quant_unit_bytes(), 4),
             metas: plane(meta_bytes, format.meta_unit_bytes(), 1),
         }
     }
@@ -218,20 +239,34 @@ impl<'a> WeightLoader<'a> {
         names: &[String],
         how: Arrangement,
     ) -> Result<Matrix, LoadError> {
-        let tensors: Vec<&TensorInfo> = names.iter().map(|n| file_tensor(checkpoint, n)).collect();
-        let blocks = tensors[0].columns() / BLOCK as u64;
-        let rows: u64 = tensors.iter().map(|t| t.rows()).sum();
+        let sources = names
+            .iter()
+            .map(|name| RowSource::new(checkpoint, file_tensor(checkpoint, name)))
+            .collect::<Result<Vec<_>, FormatError>>()?;
+        let order = common_order(&sources);
+        let tensors: Vec<(&TensorInfo, WeightFormat)> = sources
+            .iter()
+            .map(|source| (source.tensor, source.format(order.is_some())))
+            .collect();
+        let blocks = tensors[0].0.columns() / BLOCK as u64;
+        let rows: u64 = tensors.iter().map(|(t, _)| t.rows()).sum();
         let mut matrix = Matrix {
             rows: as_u32(rows),
             blocks: as_u32(blocks),
             parts: Vec::new(),
+            order: None,
             bytes: 0,
         };
+        if let Some(order) = &order {
+            let buffer = gpu::storage(self.gpu, &names[0], 4 * order.len() as u64);
+            gpu::upload(self.gpu, &buffer, 0, bytemuck::cast_slice(order))?;
+            matrix.order = Some(buffer);
+        }
         let mut first = 0;
         for (format, count) in runs(&tensors, how) {
             for (start, rows) in shards(self.gpu, format, blocks, count)? {
                 let part = self.empty_part(&names[0], format, blocks, first + start, rows);
-                self.fill_part(checkpoint, &tensors, how, blocks, &part)?;
+                self.fill_part(&sources, order.as_deref(), (how, blocks), &part)?;
                 matrix.bytes += part.bytes();
                 matrix.parts.push(part);
             }
@@ -243,18 +278,19 @@ impl<'a> WeightLoader<'a> {
     /// Reads the part's rows of the arrangement.
     fn fill_part(
         &mut self,
-        checkpoint: &Checkpoint,
-        tensors: &[&TensorInfo],
-        how: Arrangement,
-        blocks: u64,
+        sources: &[RowSource<'_>],
+        order: Option<&[u32]>,
+        (how, blocks): (Arrangement, u64),
         part: &Part,
     ) -> Result<(), LoadError> {
         let (format, rows) = (part.format, u64::from(part.rows));
         let first = u64::from(part.first_row);
-        let quant_row = format.quant_block_bytes() * blocks;
+        let quant_row = format.quant_row_bytes(blocks);
         let meta_row = format.meta_row_bytes(blocks);
-        let source_row = tensors[0].bytes / tensors[0].rows();
-        let batch = (PIECE_BYTES / source_row)
+        let tensors: Vec<&TensorInfo> = sources.iter().map(|source| source.tensor).collect();
+        // What a batch takes of host memory: its planes, and a byte a weight at most while it is read.
+        let row_bytes = (quant_row + meta_row).max(BLOCK as u64 * blocks);
+        let batch = (PIECE_BYTES / row_bytes)
             .max(1)
             .next_multiple_of(SHARD_ROWS);
         let mut at = 0;
@@ -262,18 +298,26 @@ impl<'a> WeightLoader<'a> {
             let count = batch.min(rows - at);
             let mut quant_bytes = vec![0; as_usize(count * quant_row)];
             let mut meta_bytes = vec![0; as_usize(count * meta_row)];
-            for row_run in source_runs(tensors, how, first + at, count) {
-                let source = read_rows(checkpoint, &row_run)?;
-                let stride = as_usize(row_run.tensor.bytes / row_run.tensor.rows());
-                for (i, bytes) in source.chunks_exact(stride).enumerate() {
-                    let row = row_run.target + i * row_run.step;
-                    let plane = PlaneRow {
-                        quants: slice_row(&mut quant_bytes, row, as_usize(quant_row)),
-                        metas: slice_row(&mut meta_bytes, row, as_usize(meta_row)),
-                    };
-                    repack::repack_row(row_run.tensor.tensor_type, format, bytes, plane);
-                }
-                self.advance(source.len() as u64)?;
+            for row_run in source_runs(&tensors, how, first + at, count) {
+                let source = &sources[row_run.source];
+                let plane = |row: usize| {
+                    let row = row_run.target + row * row_run.step;
+                    (row * as_usize(quant_row), row * as_usize(meta_row))
+                };
+                source.read(
+                    (row_run.row, row_run.count),
+                    order,
+                    format,
+                    &mut |row, put: &PutRow<'_>| {
+                        let (quants, metas) = plane(row);
+                        put(PlaneRow {
+                            quants: &mut quant_bytes[quants..][..as_usize(quant_row)],
+                            metas: &mut meta_bytes[metas..][..as_usize(meta_row)],
+                        });
+                    },
+                )?;
+                let tensor = source.tensor;
+                self.advance(tensor.bytes / tensor.rows() * row_run.count)?;
             }
             part.quants.upload(self.gpu, at, &quant_bytes)?;
             part.metas.upload(self.gpu, at, &meta_bytes)?;
@@ -289,20 +333,10 @@ fn file_tensor<'a>(checkpoint: &'a Checkpoint, name: &str) -> &'a TensorInfo {
         .unwrap_or_else(|| unreachable!("ModelConfig::from_gguf has checked that {name} is there"))
 }
 
-fn read_rows(checkpoint: &Checkpoint, run: &RowRun<'_>) -> Result<Vec<u8>, LoadError> {
-    let row_bytes = run.tensor.bytes / run.tensor.rows();
-    let mut source = vec![0; as_usize(run.count * row_bytes)];
-    checkpoint.read(run.tensor, run.row * row_bytes, &mut source)?;
-    Ok(source)
-}
-
-fn slice_row(bytes: &mut [u8], row: usize, row_bytes: usize) -> &mut [u8] {
-    &mut bytes[row * row_bytes..(row + 1) * row_bytes]
-}
-
 /// Consecutive rows of one tensor, and where they go in a batch.
-struct RowRun<'a> {
-    tensor: &'a TensorInfo,
+struct RowRun {
+    /// Which of the tensors.
+    source: usize,
     row: u64,
     count: u64,
     target: usize,
@@ -310,18 +344,11 @@ struct RowRun<'a> {
 }
 
 /// The tensors' rows that make up rows `first .. first + count` of the arrangement.
-fn source_runs<'a>(
-    tensors: &[&'a TensorInfo],
-    how: Arrangement,
-    first: u64,
-    count: u64,
-) -> Vec<RowRun<'a>> {
+fn source_runs(tensors: &[&TensorInfo], how: Arrangement, first: u64, count: u64) -> Vec<RowRun> {
     match how {
-        Arrangement::Alternating => tensors
-            .iter()
-            .enumerate()
-            .map(|(i, tensor)| RowRun {
-                tensor,
+        Arrangement::Alternating => (0..tensors.len())
+            .map(|i| RowRun {
+                source: i,
                 row: first / 2,
                 count: count / 2,
                 target: i,
@@ -331,12 +358,12 @@ fn source_runs<'a>(
         Arrangement::Stacked => {
             let mut runs = Vec::new();
             let mut start = 0;
-            for tensor in tensors {
+            for (source, tensor) in tensors.iter().enumerate() {
                 let end = start + tensor.rows();
                 let (from, to) = (first.max(start), (first + count).min(end));
                 if from < to {
                     runs.push(RowRun {
-                        tensor,
+                        source,
                         row: from - start,
                         count: to - from,
                         target: as_usize(from - first),
@@ -351,21 +378,19 @@ fn source_runs<'a>(
 }
 
 /// Rows of one format, in order. Alternating tensors of different types meet in f32.
-fn runs(tensors: &[&TensorInfo], how: Arrangement) -> Vec<(WeightFormat, u64)> {
-    let native = |t: &TensorInfo| repack::native_format(t.tensor_type).unwrap_or(WeightFormat::F32);
+fn runs(tensors: &[(&TensorInfo, WeightFormat)], how: Arrangement) -> Vec<(WeightFormat, u64)> {
     match how {
         Arrangement::Alternating => {
-            let formats: Vec<WeightFormat> = tensors.iter().map(|t| native(t)).collect();
-            let one = formats.iter().all(|f| *f == formats[0]);
-            let rows = tensors.iter().map(|t| t.rows()).sum();
-            vec![(if one { formats[0] } else { WeightFormat::F32 }, rows)]
+            let one = tensors.iter().all(|(_, f)| *f == tensors[0].1);
+            let rows = tensors.iter().map(|(t, _)| t.rows()).sum();
+            vec![(if one { tensors[0].1 } else { WeightFormat::F32 }, rows)]
         }
         Arrangement::Stacked => {
             let mut list: Vec<(WeightFormat, u64)> = Vec::new();
-            for tensor in tensors {
+            for (tensor, native) in tensors {
                 match list.last_mut() {
-                    Some((format, rows)) if *format == native(tensor) => *rows += tensor.rows(),
-                    _ => list.push((native(tensor), tensor.rows())),
+                    Some((format, rows)) if format == native => *rows += tensor.rows(),
+                    _ => list.push((*native, tensor.rows())),
                 }
             }
             list
@@ -380,7 +405,7 @@ fn shards(
     blocks: u64,
     rows: u64,
 ) -> Result<Vec<(u64, u64)>, EngineError> {
-    let row_bytes = format.quant_block_bytes() * blocks;
+    let row_bytes = format.quant_row_bytes(blocks);
     let most = Plane::bytes_max(gpu, gpu.planes());
     let fit = most / row_bytes / SHARD_ROWS * SHARD_ROWS;
     if fit == 0 {

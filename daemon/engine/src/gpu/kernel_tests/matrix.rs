@@ -58,6 +58,56 @@ pub(super) fn q8_0() {
 }
 
 #[test]
+pub(super) fn q2_k() {
+    all_products(WeightFormat::Q2K);
+}
+
+#[test]
+pub(super) fn q3_k() {
+    all_products(WeightFormat::Q3K);
+}
+
+#[test]
+pub(super) fn q5_0() {
+    all_products(WeightFormat::Q5_0);
+}
+
+#[test]
+pub(super) fn q5_1() {
+    all_products(WeightFormat::Q5_1);
+}
+
+#[test]
+pub(super) fn q5_k() {
+    all_products(WeightFormat::Q5K);
+}
+
+#[test]
+pub(super) fn q6_k() {
+    all_products(WeightFormat::Q6K);
+}
+
+#[test]
+pub(super) fn q8_z32() {
+    all_products(WeightFormat::Q8Z32);
+}
+
+#[test]
+pub(super) fn q8_z64() {
+    all_products(WeightFormat::Q8Z64);
+}
+
+#[test]
+pub(super) fn q8_z128() {
+    all_products(WeightFormat::Q8Z128);
+}
+
+#[test]
+pub(super) fn bf16() {
+    all_products(WeightFormat::Bf16);
+}
+
+#[test]
 pub(super) fn f16() {
     all_products(WeightFormat::F16);
 }

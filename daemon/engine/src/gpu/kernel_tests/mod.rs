@@ -31,6 +31,8 @@ fn every_kernel_has_a_test() {
         let test: fn() = match kernel {
             Kernel::Embed(..) => rows::embeddings,
             Kernel::Norm(..) => rows::norms,
+            Kernel::Gather(_) => rows::gathers,
+            Kernel::AddBias => rows::biases,
             Kernel::Gemv(..)
             | Kernel::GemvRows(..)
             | Kernel::GemmRows(..)

@@ -29,6 +29,8 @@ pub(super) fn matrix(kernel: Kernel) -> Option<(MatrixKernel, Reduction)> {
         | Kernel::AttentionPrefill(_)
         | Kernel::AttentionPrefillMatrix(_)
         | Kernel::Combine(_)
+        | Kernel::Gather(_)
+        | Kernel::AddBias
         | Kernel::Peaks
         | Kernel::Sample(_)
         | Kernel::Copy => None,
@@ -141,7 +143,11 @@ pub(super) fn everyday(kernel: Kernel, m: MatrixKernel, reduction: Reduction, gp
     let mixed = matches!(m.epilogue, Epilogue::Glu(out) if out != m.activations);
     let resized = matches!(
         m.weights,
-        WeightFormat::Q4G64 | WeightFormat::Q4Z32 | WeightFormat::Q4Z64
+        WeightFormat::Q4G64
+            | WeightFormat::Q4Z32
+            | WeightFormat::Q4Z64
+            | WeightFormat::Q8Z32
+            | WeightFormat::Q8Z64
     );
     let stored =
         m.epilogue == Epilogue::Store && (!resized || m.activations == ActivationFormat::Int8);

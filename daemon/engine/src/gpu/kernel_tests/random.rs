@@ -48,15 +48,28 @@ impl Random {
     }
 
     /// Word `index` of a metadata plane.
-    fn meta_word(&mut self, format: WeightFormat, index: usize) -> u32 {
+    fn meta_word(&mut self, format: WeightFormat, blocks: usize, index: usize) -> u32 {
+        let runs = blocks.div_ceil(8);
         match format {
+            WeightFormat::Q8Z32 | WeightFormat::Q8Z64 | WeightFormat::Q8Z128 => {
+                let zero = f16::from_f32(self.within(0, 256) as f32 - 128.0).to_bits();
+                u32::from(self.half(0.005)) | u32::from(zero) << 16
+            }
+            // Scales for all 16s, then the rows' d.
+            WeightFormat::Q2K if index % (5 * runs) < 4 * runs => self.word(),
+            WeightFormat::Q3K | WeightFormat::Q6K
+                if index % (4 * runs + runs.div_ceil(2)) < 4 * runs =>
+            {
+                self.word()
+            }
+            WeightFormat::Q3K | WeightFormat::Q6K => self.halves(0.002),
             WeightFormat::Q4Z32 | WeightFormat::Q4Z64 | WeightFormat::Q4Z128 => {
                 // Zero points are whole numbers; some checkpoints store them less one.
                 let zero = f16::from_f32(self.within(0, 16) as f32).to_bits();
                 u32::from(self.half(0.05)) | u32::from(zero) << 16
             }
             // Behind each (d, e) come three words of six-bit numbers.
-            WeightFormat::Q4K if !index.is_multiple_of(4) => self.word(),
+            WeightFormat::Q4K | WeightFormat::Q5K if !index.is_multiple_of(4) => self.word(),
             _ => self.halves(0.05),
         }
     }
@@ -79,11 +92,17 @@ pub(super) fn wide(values: &[f32]) -> Vec<f64> {
     values.iter().map(|&v| f64::from(v)).collect()
 }
 
-/// Tells whether a word of metadata is two groups' scales.
+/// Tells whether the last word of metadata is two groups' scales.
 fn scales_alone(format: WeightFormat) -> bool {
     matches!(
         format,
-        WeightFormat::Q4_0 | WeightFormat::Q4G64 | WeightFormat::Q4G128 | WeightFormat::Q8_0
+        WeightFormat::Q3K
+            | WeightFormat::Q4_0
+            | WeightFormat::Q4G64
+            | WeightFormat::Q4G128
+            | WeightFormat::Q5_0
+            | WeightFormat::Q6K
+            | WeightFormat::Q8_0
     )
 }
 
@@ -106,17 +125,21 @@ impl Planes {
         blocks: usize,
     ) -> Self {
         let words = |bytes: u64| usize::try_from(bytes / 4).unwrap();
-        let quant_row = blocks * words(format.quant_block_bytes());
+        let quant_row = words(format.quant_row_bytes(blocks as u64));
         let meta_row = words(format.meta_row_bytes(blocks as u64));
         let mut quants: Vec<u32> = (0..rows * quant_row)
             .map(|_| match format {
                 WeightFormat::F16 => random.halves(1.0),
+                WeightFormat::Bf16 => {
+                    let [low, high] = [(); 2].map(|()| random.signed().to_bits());
+                    low >> 16 | high & 0xffff_0000
+                }
                 WeightFormat::F32 => random.signed().to_bits(),
                 _ => random.word(),
             })
             .collect();
         let mut metas: Vec<u32> = (0..rows * meta_row)
-            .map(|i| random.meta_word(format, i))
+            .map(|i| random.meta_word(format, blocks, i))
             .collect();
         let groups = blocks.div_ceil(usize::try_from(format.group_blocks().max(1)).unwrap());
         if scales_alone(format) && !groups.is_multiple_of(2) {
@@ -147,7 +170,7 @@ impl Planes {
             unit_words: unit_bytes / 4,
         };
         [
-            plane(&self.quants, self.format.quant_block_bytes()),
+            plane(&self.quants, self.format.quant_unit_bytes()),
             plane(&self.metas, self.format.meta_unit_bytes()),
         ]
     }
