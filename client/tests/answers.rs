@@ -269,6 +269,7 @@ fn at_work() -> Fake {
         generated_tokens: 5,
         kv_blocks: 3,
         ahead: None,
+        replays: false,
         gpu_time: Some(prost_types::Duration {
             seconds: 1,
             nanos: 500_000_000,

@@ -98,6 +98,8 @@ pub(crate) fn own_view(status: v1::DaemonStatus, app: &str, connections: u32) ->
         // Numbers are given in turn: a gap would count the requests of others.
         row.id = 0;
     }
+    let mut deferred = status.deferred;
+    deferred.retain(|row| row.app == app);
     let own = apps.first().cloned().unwrap_or_default();
     v1::DaemonStatus {
         state: status.state,
@@ -128,6 +130,7 @@ pub(crate) fn own_view(status: v1::DaemonStatus, app: &str, connections: u32) ->
         rss_bytes: None,
         app_sockets: Vec::new(),
         process: None,
+        deferred,
     }
 }
 
@@ -279,6 +282,11 @@ mod tests {
             app: app.to_owned(),
             ..Default::default()
         };
+        let deferred = |app: &str, pid| v1::DeferredStatus {
+            app: app.to_owned(),
+            pid,
+            ..Default::default()
+        };
         let status = v1::DaemonStatus {
             pid: 77,
             model: Some(v1::WarmModel {
@@ -303,6 +311,7 @@ mod tests {
             }),
             apps: vec![row("other", 77), row("own", 5)],
             sequences: vec![sequence("other"), sequence("own")],
+            deferred: vec![deferred("other", 77), deferred("own", 5)],
             socket_path: "77".to_owned(),
             models_dir: "77".to_owned(),
             connections: 77,
@@ -317,6 +326,7 @@ mod tests {
         let view = own_view(status.clone(), "own", 1);
         assert!(!format!("{view:?}").contains("77"), "{view:?}");
         assert_eq!((view.apps.len(), view.sequences.len()), (1, 1));
+        assert_eq!(view.deferred, [deferred("own", 5)]);
         assert_eq!(view.queue.unwrap().active, 2);
         assert_eq!(view.model.unwrap().kv_blocks_used, 3);
         assert_eq!(view.counters.unwrap().requests, 5);

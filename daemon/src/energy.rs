@@ -4,13 +4,14 @@
 //! The best there is is chosen once, at start. All are files of Linux's `/sys`; elsewhere there is only the
 //! configured figure.
 
-use std::fs;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use hearth_engine::{EnergyMeter, MeterReading};
 use hearth_proto::v1;
+
+use crate::sys_files::{Supply, folders, number, supplies, text};
 
 /// A battery's firmware may take milliseconds to answer: it is asked this often at most.
 const BATTERY_INTERVAL: Duration = Duration::from_secs(5);
@@ -68,23 +69,8 @@ pub(crate) fn find(sys: &Path, gpu_watts: Option<f64>) -> Option<Meter> {
     Some(measured(Arc::new(battery), "the battery".to_owned()))
 }
 
-/// The value of a file that holds one whole number.
-fn number(path: &Path) -> Option<f64> {
-    fs::read_to_string(path).ok()?.trim().parse().ok()
-}
-
-fn folders(path: &Path) -> Vec<PathBuf> {
-    let Ok(found) = fs::read_dir(path) else {
-        return Vec::new();
-    };
-    let mut folders: Vec<PathBuf> = found.flatten().map(|entry| entry.path()).collect();
-    folders.sort();
-    folders
-}
-
 fn name_of(folder: &Path) -> String {
-    let name = fs::read_to_string(folder.join("name")).unwrap_or_default();
-    name.trim().to_owned()
+    text(&folder.join("name")).unwrap_or_default()
 }
 
 /// A GPU's sensor in hwmon: energy in microjoules, or power in microwatts.
@@ -156,14 +142,10 @@ struct Battery {
 
 impl Battery {
     fn find(sys: &Path) -> Option<Self> {
-        let is_battery = |folder: &PathBuf| {
-            let kind = fs::read_to_string(folder.join("type")).unwrap_or_default();
-            // `scope` is written where it is the battery of a mouse or the like.
-            kind.trim() == "Battery" && !folder.join("scope").exists()
-        };
-        let folders: Vec<PathBuf> = folders(&sys.join("class/power_supply"))
+        let folders: Vec<PathBuf> = supplies(&sys.join("class/power_supply"))
             .into_iter()
-            .filter(is_battery)
+            .filter(|(supply, _)| *supply == Supply::Battery)
+            .map(|(_, folder)| folder)
             .collect();
         (!folders.is_empty()).then(|| Self {
             folders,
@@ -174,8 +156,7 @@ impl Battery {
     /// Watts; `None` while none of them discharges.
     fn watts(&self) -> Option<f64> {
         let watts = |folder: &PathBuf| {
-            let status = fs::read_to_string(folder.join("status")).ok()?;
-            if status.trim() != "Discharging" {
+            if text(&folder.join("status"))? != "Discharging" {
                 return None;
             }
             let power = number(&folder.join("power_now"));
@@ -220,6 +201,8 @@ impl EnergyMeter for Assumed {
 
 #[cfg(test)]
 mod tests {
+    use std::fs;
+
     use super::*;
 
     fn sys(files: &[(&str, &str)]) -> tempfile::TempDir {
@@ -274,6 +257,18 @@ mod tests {
         assert_eq!(reading, MeterReading::Watts(11.5));
         assert_eq!(name, "the battery");
         assert!(read(&[]).is_none());
+    }
+
+    #[test]
+    fn a_battery_that_says_it_powers_the_system_is_the_machines() {
+        let battery = [
+            ("class/power_supply/BAT0/type", "Battery\n"),
+            ("class/power_supply/BAT0/scope", "System\n"),
+            ("class/power_supply/BAT0/status", "Discharging\n"),
+            ("class/power_supply/BAT0/power_now", "9000000\n"),
+        ];
+        let (reading, ..) = read(&battery).unwrap();
+        assert_eq!(reading, MeterReading::Watts(9.0));
     }
 
     #[test]

@@ -12,6 +12,7 @@ pub mod config;
 mod energy;
 mod governor;
 pub mod hardening;
+mod heap;
 pub mod lifecycle;
 pub mod limits;
 mod loading;
@@ -26,6 +27,7 @@ mod state;
 mod status;
 pub mod store;
 pub mod supervisor;
+mod sys_files;
 mod warmth;
 mod wire;
 
@@ -41,6 +43,7 @@ use hardening::Protection;
 use supervisor::Supervisor;
 
 pub use hardening::forbid_core_files;
+pub use heap::give_back_what_is_freed;
 pub use logging::{hide_panic_messages, start as start_log};
 
 /// The daemon could not serve.

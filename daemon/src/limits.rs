@@ -124,8 +124,15 @@ pub const SIGNALS_WAITING_MAX: usize = 64;
 pub const BUS_CALL_MAX: Duration = Duration::from_secs(5);
 /// How often a system service that has just come up is asked, before it counts as missing.
 pub const BUS_TRIES_MAX: u32 = 6;
+/// First wait before a lost system bus is opened again; it doubles with each try,
+pub const BUS_RETRY_MIN: Duration = Duration::from_secs(1);
+/// up to this.
+pub const BUS_RETRY_MAX: Duration = Duration::from_secs(300);
 /// How long the daemon delays the machine's sleep at most.
 pub const SLEEP_DELAY_MAX: Duration = Duration::from_secs(4);
+/// Largest block that is taken from the C library's heaps, and most free memory that each of them keeps,
+/// in bytes. An `int`, as that library wants it.
+pub const HEAP_KEPT_BYTES_MAX: i32 = 1 << 20;
 /// Most power supplies that are looked at.
 pub const POWER_SUPPLIES_MAX: usize = 32;
 /// Most thermal zones that are looked at.

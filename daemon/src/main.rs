@@ -193,6 +193,7 @@ fn main() -> ExitCode {
 /// Prepares the process, which has one thread until then, and serves.
 fn serve(mut config: Config) -> ExitCode {
     hearthd::forbid_core_files();
+    hearthd::give_back_what_is_freed();
     let handed_over = match HandedOver::take() {
         Ok(handed_over) => handed_over,
         Err(error) => return complain(&error, 1),

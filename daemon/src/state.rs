@@ -143,8 +143,8 @@ impl Shared {
             places: Places::default(),
             app_sockets,
             refused: AtomicU64::new(0),
-            warmth: Warmth::new(keep_alive, activity),
-            deferred: Deferred::default(),
+            warmth: Warmth::new(keep_alive, Arc::clone(&activity)),
+            deferred: Deferred::new(activity),
             idle_turn: Mutex::new(()),
             engine: OnceLock::new(),
             warm: RwLock::new(None),
@@ -314,6 +314,7 @@ impl Shared {
             rss_bytes: rss_bytes(),
             app_sockets: self.app_sockets.list(),
             process: Some(self.own.describe()),
+            deferred: self.deferred.list(),
         }
     }
 

@@ -322,14 +322,9 @@ async fn weigh(shared: &Arc<Shared>) {
         "the model cannot be brought back; replies under way end"
     );
     if let Some(warm) = shared.warm() {
-        let why = format!(
-            "`{}` is unloaded, the next request loads it: {error}",
-            warm.name
-        );
         shared.warmth.put_to_sleep(warm.target());
         shared.set_warm(None).await;
-        loading::free(shared).await;
-        shared.lifecycle.ready(Some(why));
+        unload(shared, &warm.name, &error).await;
     }
 }
 
@@ -347,17 +342,20 @@ async fn rest(shared: &Arc<Shared>) -> bool {
     } else {
         keep.reason
     };
-    let why = format!(
-        "`{}` is unloaded, the next request loads it: {why}",
-        warm.name
-    );
+    let name = warm.name.clone();
     drop(warm);
+    unload(shared, &name, &why).await;
+    true
+}
+
+/// Frees the memory of a model that sleeps from now on, and says so.
+async fn unload(shared: &Arc<Shared>, name: &str, why: &str) {
+    let why = format!("`{name}` is unloaded, the next request loads it: {why}");
     tracing::info!("{why}");
     shared.lifecycle.ready(Some(why));
     loading::free(shared).await;
     shared.activity.send_replace(());
     shared.report_health().await;
-    true
 }
 
 /// Loads the model that sleeps.

@@ -19,7 +19,7 @@ use crate::limits::RETRY_DELAY;
 use crate::status;
 use crate::store::{Manifest, ModelFacts};
 
-pub(crate) use usage::{apps, sequence};
+pub(crate) use usage::{apps, class, sequence};
 
 /// What `End` tells beyond the engine's own account.
 #[derive(Debug, Clone, Default)]
@@ -234,14 +234,9 @@ pub(crate) fn plan(plan: &Plan, base: Base) -> v1::Plan {
         PowerMode::Full => v1::PowerMode::Full,
         PowerMode::Saver => v1::PowerMode::Saver,
     };
-    let classes = [
-        (Class::Interactive, v1::Class::Interactive),
-        (Class::Utility, v1::Class::Utility),
-        (Class::Background, v1::Class::Background),
-    ];
-    let runs = classes
+    let runs = [Class::Interactive, Class::Utility, Class::Background]
         .into_iter()
-        .filter(|(class, _)| *class <= allowance.least_class);
+        .filter(|class| *class <= allowance.least_class);
     v1::Plan {
         power: power.into(),
         memory: memory.into(),
@@ -249,7 +244,7 @@ pub(crate) fn plan(plan: &Plan, base: Base) -> v1::Plan {
         slots: allowance.slots.min(base.slots),
         context_len_max: allowance.context_len_max.min(base.context_len),
         prefill_chunk: allowance.prefill_chunk_max.min(base.prefill_chunk),
-        classes: runs.map(|(_, class)| class.into()).collect(),
+        classes: runs.map(|runs| class(runs).into()).collect(),
         keep_weights: plan.keep_weights,
         pace: allowance.pace,
         mode: mode.into(),

@@ -4,7 +4,8 @@
 //! `HEARTH_SOCKET=... cargo run --release -p hearth-tests --example soak [MINUTES] [SCRIPT]`
 //!
 //! SCRIPT, if given, is run by `sh` every 20 s with the number of the turn: it may squeeze memory or
-//! change what the daemon takes for the battery.
+//! change what the daemon takes for the battery. Where that unloads the model, memory comes and goes with
+//! the weights, so it is compared at like states: with the model warm for some seconds, and without it.
 
 #![allow(clippy::print_stdout, reason = "its output is its purpose")]
 
@@ -19,8 +20,10 @@ type Outcome<T> = Result<T, Box<dyn std::error::Error + Send + Sync>>;
 
 /// Clients at work at once.
 const WORKERS: u64 = 6;
-const SAMPLE: Duration = Duration::from_secs(10);
+const SAMPLE: Duration = Duration::from_secs(2);
 const TURN: Duration = Duration::from_secs(20);
+/// How long a state must have held before memory is compared.
+const SETTLED: Duration = Duration::from_secs(8);
 
 /// Numbers that do not repeat for long.
 struct Random(u64);
@@ -138,6 +141,45 @@ fn sizes(pid: u32) -> Outcome<(f64, usize)> {
     Ok((rss.parse()?, descriptors))
 }
 
+/// A look at the daemon.
+#[derive(Clone, Copy)]
+struct Sample {
+    at: f64,
+    rss: f64,
+    descriptors: usize,
+    state: State,
+}
+
+/// States in which memory is compared.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum State {
+    Warm,
+    Unloaded,
+    Between,
+}
+
+/// Follows whether the model is there, and for how long it has been so.
+struct States {
+    is_warm: bool,
+    since: Instant,
+}
+
+impl States {
+    fn look(&mut self, is_warm: bool) -> State {
+        if self.is_warm != is_warm {
+            *self = Self {
+                is_warm,
+                since: Instant::now(),
+            };
+        }
+        match (self.since.elapsed() >= SETTLED, is_warm) {
+            (true, true) => State::Warm,
+            (true, false) => State::Unloaded,
+            (false, _) => State::Between,
+        }
+    }
+}
+
 /// Least squares: KiB an hour.
 fn slope(samples: &[(f64, f64)]) -> f64 {
     let n = samples.iter().map(|_| 1.0).sum::<f64>();
@@ -162,43 +204,82 @@ fn turn(script: Option<&str>, n: u64) -> Outcome<()> {
     Ok(())
 }
 
+/// Looks at the daemon, and has the script take its turns, until the time is over.
+async fn watch(
+    client: &Client,
+    until: Instant,
+    script: Option<&str>,
+) -> Outcome<(Vec<Sample>, u64)> {
+    let begun = Instant::now();
+    let pid = client.status().await?.pid;
+    let mut states = States {
+        is_warm: false,
+        since: begun,
+    };
+    let (mut samples, mut turns) = (Vec::new(), 0);
+    let mut next_turn = begun + TURN;
+    while Instant::now() < until {
+        tokio::time::sleep(SAMPLE).await;
+        if Instant::now() >= next_turn {
+            turns += 1;
+            turn(script, turns)?;
+            next_turn += TURN;
+        }
+        let status = client.status().await?;
+        let keeps = status.plan.is_some_and(|plan| plan.keep_weights);
+        let state = states.look(status.model.is_some() && keeps);
+        let (rss, descriptors) = sizes(pid)?;
+        let at = begun.elapsed().as_secs_f64();
+        samples.push(Sample {
+            at,
+            rss,
+            descriptors,
+            state,
+        });
+        if samples.len() % 60 == 0 {
+            println!("{at:>5.0} s  {rss:>9.0} KiB  {descriptors} descriptors");
+        }
+    }
+    Ok((samples, turns))
+}
+
+/// What memory did while the daemon was in a state.
+fn print_memory(samples: &[Sample], state: State, name: &str) {
+    let alike: Vec<_> = samples.iter().filter(|s| s.state == state).collect();
+    let (Some(first), Some(last)) = (alike.first(), alike.last()) else {
+        println!("{name}: never so");
+        return;
+    };
+    let line: Vec<_> = alike.iter().map(|s| (s.at, s.rss)).collect();
+    let least = line
+        .iter()
+        .fold(f64::MAX, |least, (_, rss)| least.min(*rss));
+    let most = line.iter().fold(0.0_f64, |most, (_, rss)| most.max(*rss));
+    println!(
+        "{name}: {} looks; RSS {:+.0} KiB an hour; {least:.0} to {most:.0} KiB, at first {:.0}, at last {:.0}",
+        alike.len(),
+        slope(&line),
+        first.rss,
+        last.rss
+    );
+}
+
 #[tokio::main]
 async fn main() -> Outcome<()> {
     let mut args = std::env::args().skip(1);
     let minutes: u64 = args.next().map_or(Ok(30), |text| text.parse())?;
     let script = args.next();
     let client = Client::connect().await?;
-    let pid = client.status().await?.pid;
-    let begun = Instant::now();
-    let until = begun + Duration::from_secs(60 * minutes);
+    let until = Instant::now() + Duration::from_secs(60 * minutes);
     let fates = Arc::new(Fates::default());
     let workers: Vec<_> = (0..WORKERS)
         .map(|seed| tokio::spawn(work(seed, until, Arc::clone(&fates))))
         .collect();
-    let (mut samples, mut descriptors, mut turns) = (Vec::new(), Vec::new(), 0);
-    let mut next_turn = begun + TURN;
-    while Instant::now() < until {
-        tokio::time::sleep(SAMPLE).await;
-        if Instant::now() >= next_turn {
-            turns += 1;
-            turn(script.as_deref(), turns)?;
-            next_turn += TURN;
-        }
-        let (rss, open) = sizes(pid)?;
-        samples.push((begun.elapsed().as_secs_f64(), rss));
-        descriptors.push(open);
-        if samples.len() % 12 == 0 {
-            println!(
-                "{:>5.0} s  {rss:>9.0} KiB  {open} descriptors",
-                samples[samples.len() - 1].0
-            );
-        }
-    }
+    let (samples, turns) = watch(&client, until, script.as_deref()).await?;
     for worker in workers {
         worker.await??;
     }
     tokio::time::sleep(Duration::from_secs(2)).await;
-    let warm_up = samples.len() / 3;
     let value = |of: &AtomicU64| of.load(Ordering::Relaxed);
     println!(
         "{} answered, {} cancelled, {} refused with a time to come back, {} wrong; {turns} turns",
@@ -207,11 +288,15 @@ async fn main() -> Outcome<()> {
         value(&fates.refused),
         value(&fates.wrong)
     );
+    let after = &samples[samples.len() / 3..];
+    println!("after a third of the time:");
+    print_memory(after, State::Warm, "warm");
+    print_memory(after, State::Unloaded, "unloaded");
+    let descriptors = after.iter().map(|s| s.descriptors);
     println!(
-        "RSS after a third of the time: {:+.0} KiB an hour; descriptors {} to {}",
-        slope(&samples[warm_up..]),
-        descriptors[warm_up..].iter().min().unwrap_or(&0),
-        descriptors[warm_up..].iter().max().unwrap_or(&0)
+        "descriptors {} to {}",
+        descriptors.clone().min().unwrap_or(0),
+        descriptors.max().unwrap_or(0)
     );
     let model = client.status().await?.model.unwrap_or_default();
     println!("at rest: {} KV blocks in use", model.kv_blocks_used);

@@ -51,6 +51,12 @@ async fn who_waits_for_quiet_starts_when_the_others_are_done() {
     assert_eq!(now.generated_tokens, 8);
     let queue = clients.status().await.queue.unwrap();
     assert_eq!((queue.active, queue.waiting), (1, 0), "they hold no place");
+    let idle = |status: &v1::DaemonStatus| {
+        let when = status.deferred.iter().map(|row| row.start_when());
+        when.collect::<Vec<_>>() == [v1::StartWhen::Idle; 2]
+    };
+    let waits = clients.wait_for("seen to wait", idle).await.deferred;
+    assert_eq!(waits[0].pid, std::process::id());
     drop(busy);
     for stream in [&mut later, &mut last] {
         let mut ended = false;
@@ -62,6 +68,7 @@ async fn who_waits_for_quiet_starts_when_the_others_are_done() {
     }
     let mains = whole(&mut clients, deferred(v1::StartWhen::OnMains)).await;
     assert_eq!(mains.generated_tokens, 8, "this machine has no battery");
+    assert!(clients.status().await.deferred.is_empty());
     daemon.stop().await;
 }
 

@@ -7,15 +7,11 @@ use std::time::{Duration, Instant};
 
 use hearth_proto::v1;
 use hearth_proto::v1::PowerLevel::{Battery, Critical, Mains, Saver};
-use hearth_test_support::{Clients, reason, text_of};
+use hearth_test_support::{Clients, long_tests, reason, text_of};
 use machine::{LOGIND, Machine, NEW_PROFILES, OLD_PROFILES, Running, UPOWER, fifo};
 use tonic::Code;
 
 const INTERACTIVE: v1::Class = v1::Class::Interactive;
-
-fn long_tests() -> bool {
-    std::env::var_os("HEARTH_LONG_TESTS").is_some_and(|v| v == "1")
-}
 
 /// A laptop on mains, with a full battery, and its daemon.
 async fn laptop() -> (Machine, Vec<machine::Played>, Running) {
@@ -223,6 +219,29 @@ async fn upower_may_be_restarted() {
             })
             .await;
     }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_lost_bus_is_opened_again() {
+    let (mut machine, mut played, mut daemon) = laptop().await;
+    machine.battery(true, 70.0).await;
+    daemon.level(Battery).await;
+    played.clear();
+    machine.stop_bus();
+    let plan = daemon.level(Mains).await;
+    assert!(
+        plan.reason.contains("UPower does not answer"),
+        "{}",
+        plan.reason
+    );
+    machine.start_bus().await;
+    played.extend([machine.play(UPOWER).await, machine.play(LOGIND).await]);
+    machine.battery(true, 60.0).await;
+    let plan = daemon.level(Battery).await;
+    assert_eq!(plan.reason, "on battery, 60 % (UPower)");
+    machine.until_inhibited(1).await;
+    machine.battery(false, 60.0).await;
+    assert_eq!(daemon.level(Mains).await.reason, "mains (UPower)");
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -15,7 +15,8 @@ use hearth_engine::{
 };
 use hearth_proto::v1;
 use hearth_test_support::{
-    Daemon, Layer, Setup, reason, request, resident_bytes, started, submit, text_of, tiny_model,
+    Daemon, Layer, Setup, long_tests, reason, request, resident_bytes, started, submit, text_of,
+    tiny_model,
 };
 use tonic::Code;
 use tonic_health::pb::HealthCheckRequest;
@@ -27,10 +28,6 @@ use tonic_types::StatusExt as _;
 const WARM_UP: u64 = 10;
 /// Most that memory may grow over the losses after that.
 const GROWTH_BYTES_MAX: u64 = 5 << 20;
-
-fn long() -> bool {
-    std::env::var_os("HEARTH_LONG_TESTS").is_some_and(|v| v == "1")
-}
 
 /// Never gives up, and tries again at once.
 fn stubborn() -> EngineConfig {
@@ -174,7 +171,7 @@ fn losses_change_no_reply() {
     let Some(layer) = Layer::here("lost_device::losses_change_no_reply") else {
         return;
     };
-    let losses = if long() { 100 } else { 15 };
+    let losses = if long_tests() { 100 } else { 15 };
     let (engine, _folder) = tiny(stubborn());
     let expected = Streams::start(&engine, &pair()).finish();
     let mut random = 1u64;
@@ -199,7 +196,7 @@ fn losses_change_no_reply() {
             if done <= WARM_UP {
                 warm = resident_bytes();
             }
-            if long() && done % 10 == 0 {
+            if long_tests() && done % 10 == 0 {
                 println!("{done} losses: {} KiB", resident_bytes() >> 10);
             }
         }
@@ -358,7 +355,7 @@ async fn a_load_takes_less_memory_or_is_refused_with_numbers() {
     .await;
     let whole = clients.status().await.model.unwrap().kv_bytes;
     let (mut smaller, mut refused) = (0, 0);
-    let sizes = (0..20u32).step_by(if long() { 1 } else { 3 });
+    let sizes = (0..20u32).step_by(if long_tests() { 1 } else { 3 });
     let tried = sizes.len();
     for n in sizes {
         clients

@@ -13,7 +13,7 @@ use hearth_engine::{
     Activations, Engine, EngineConfig, EngineStats, Event, EventSink, FinishReason,
     GenerateRequest, SendOutcome, TokenOutput,
 };
-use hearth_test_support::{ChannelSink, default_model, request};
+use hearth_test_support::{ChannelSink, default_model, long_tests, request};
 use serde::Deserialize;
 use serde::de::DeserializeOwned;
 
@@ -63,10 +63,6 @@ struct Perplexity {
 fn oracle<T: DeserializeOwned>(name: &str) -> T {
     let path = format!("{}/oracle/{name}.json", env!("CARGO_MANIFEST_DIR"));
     serde_json::from_str(&std::fs::read_to_string(path).unwrap()).unwrap()
-}
-
-fn long_tests() -> bool {
-    std::env::var_os("HEARTH_LONG_TESTS").is_some_and(|v| v == "1")
 }
 
 fn engine(config: EngineConfig) -> Engine {

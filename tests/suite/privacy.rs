@@ -1,11 +1,13 @@
 //! Prompts and replies reach no log, no metric, no status and no crash output, at no level, whatever
 //! goes wrong.
 //!
-//! A few hundred canaries, or 10,000 with `HEARTH_LONG_TESTS=1`: each prompt has one of its own.
+//! A few hundred canaries, or 10,000 with `HEARTH_LONG_TESTS=1`: each prompt has one of its own, and
+//! several are at work at once.
 
 use std::fmt::Write as _;
 use std::fs::File;
 use std::io::{Read as _, Write as _};
+use std::ops::Range;
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -19,6 +21,8 @@ use tonic::Status;
 /// What every canary begins with. No word of any product.
 const CANARY: &str = "kanarienvogel";
 const LEVELS: [&str; 5] = ["error", "warn", "info", "debug", "trace"];
+/// Callers at once.
+const CALLERS: usize = 6;
 
 /// Everything that a daemon lets others see.
 struct Seen {
@@ -52,19 +56,16 @@ impl Seen {
         })
     }
 
-    fn hear<T>(&mut self, result: Result<T, Status>) -> Option<T> {
-        result
-            .map_err(|status| write!(self.told, "{status:?} {}", status.message()).unwrap())
-            .ok()
-    }
-
-    /// Asks for everything that can be asked for while the daemon lives.
-    async fn ask(&mut self, clients: &mut Clients) {
-        write!(self.told, "{:?}", clients.status().await).unwrap();
-        let mut stream = UnixStream::connect(&self.metrics_socket).unwrap();
-        let request = b"GET /metrics HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n";
-        stream.write_all(request).unwrap();
-        stream.read_to_string(&mut self.told).unwrap();
+    /// Has `CALLERS` callers send these canaries.
+    async fn send(&mut self, numbers: Range<usize>, socket: &Path) {
+        let callers = (0..CALLERS).map(|nth| {
+            let numbers = numbers.clone().skip(nth).step_by(CALLERS);
+            let caller = send_all(numbers, socket.to_owned(), self.metrics_socket.clone());
+            tokio::spawn(caller)
+        });
+        for caller in callers.collect::<Vec<_>>() {
+            self.told += &caller.await.unwrap();
+        }
     }
 
     /// Fails if a canary is anywhere: as words, as the numbers of its bytes, or as hexadecimal digits.
@@ -87,6 +88,39 @@ impl Seen {
         }
         assert!(self.told.contains("hearth_"), "there are metrics");
     }
+}
+
+/// Notes what a failing call was told.
+fn hear<T>(told: &mut String, result: Result<T, Status>) -> Option<T> {
+    result
+        .map_err(|status| write!(told, "{status:?} {}", status.message()).unwrap())
+        .ok()
+}
+
+/// Asks for everything that can be asked for while the daemon lives.
+async fn ask(told: &mut String, clients: &mut Clients, metrics: &Path) {
+    write!(told, "{:?}", clients.status().await).unwrap();
+    let mut stream = UnixStream::connect(metrics).unwrap();
+    let request = b"GET /metrics HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n";
+    stream.write_all(request).unwrap();
+    stream.read_to_string(told).unwrap();
+}
+
+/// Sends these canaries one after the other; what was told meanwhile.
+async fn send_all(
+    numbers: impl Iterator<Item = usize>,
+    socket: PathBuf,
+    metrics: PathBuf,
+) -> String {
+    let mut told = String::new();
+    let mut clients = Clients::connect(&socket).await;
+    for (nth, number) in numbers.enumerate() {
+        send(number, &mut clients, &mut told).await;
+        if nth % 50 == 0 {
+            ask(&mut told, &mut clients, &metrics).await;
+        }
+    }
+    told
 }
 
 fn options() -> v1::GenerationOptions {
@@ -120,7 +154,7 @@ fn generate(canary: String, options: v1::GenerationOptions) -> v1::GenerateReque
 }
 
 /// One canary's way through the daemon; its number chooses what goes wrong, if anything.
-async fn send(number: usize, clients: &mut Clients, seen: &mut Seen) {
+async fn send(number: usize, clients: &mut Clients, told: &mut String) {
     let canary = format!("{CANARY} {number} \u{1f424}\r\n\u{1b}[31m{CANARY}");
     let plain = options();
     let of_chat = |reply: v1::ChatResponse| reply.event;
@@ -148,7 +182,7 @@ async fn send(number: usize, clients: &mut Clients, seen: &mut Seen) {
                 .inference
                 .generate(generate(canary.repeat(100), plain))
                 .await;
-            seen.hear(reply.map(drop));
+            hear(told, reply.map(drop));
         }
         2 => {
             let bad = v1::GenerationOptions {
@@ -156,7 +190,7 @@ async fn send(number: usize, clients: &mut Clients, seen: &mut Seen) {
                 ..plain
             };
             let reply = clients.inference.generate(generate(canary, bad)).await;
-            seen.hear(reply.map(drop));
+            hear(told, reply.map(drop));
         }
         3 => {
             let bad = v1::GenerationOptions {
@@ -164,12 +198,12 @@ async fn send(number: usize, clients: &mut Clients, seen: &mut Seen) {
                 ..plain
             };
             let reply = clients.inference.generate(generate(canary, bad)).await;
-            seen.hear(reply.map(drop));
+            hear(told, reply.map(drop));
         }
         4 => {
             let role = v1::Role::Unspecified;
             let reply = clients.inference.chat(chat(&canary, role, plain)).await;
-            seen.hear(reply.map(drop));
+            hear(told, reply.map(drop));
         }
         5 => {
             // The caller goes away.
@@ -179,7 +213,7 @@ async fn send(number: usize, clients: &mut Clients, seen: &mut Seen) {
                 ..plain
             };
             let reply = clients.inference.generate(generate(canary, endless)).await;
-            drop(seen.hear(reply));
+            drop(hear(told, reply));
         }
         6 => {
             // Its time is over at once.
@@ -190,11 +224,11 @@ async fn send(number: usize, clients: &mut Clients, seen: &mut Seen) {
             };
             let mut request = tonic::Request::new(generate(canary, hurried));
             request.set_timeout(std::time::Duration::from_millis(1));
-            if let Some(reply) = seen.hear(clients.inference.generate(request).await) {
+            if let Some(reply) = hear(told, clients.inference.generate(request).await) {
                 let text = text_of(reply.into_inner(), |reply: v1::GenerateResponse| {
                     reply.event
                 });
-                seen.hear(text.await.map(drop));
+                hear(told, text.await.map(drop));
             }
         }
         7 => {
@@ -202,16 +236,16 @@ async fn send(number: usize, clients: &mut Clients, seen: &mut Seen) {
                 text: canary,
                 ..Default::default()
             };
-            seen.hear(clients.inference.tokenize(request).await.map(drop));
+            hear(told, clients.inference.tokenize(request).await.map(drop));
         }
         8 => {
             let mut request = generate(canary, plain);
             request.model = "no-such-model".to_owned();
-            seen.hear(clients.inference.generate(request).await.map(drop));
+            hear(told, clients.inference.generate(request).await.map(drop));
         }
         _ => {
             let reply = clients.inference.generate(generate(canary, plain)).await;
-            let reply = seen.hear(reply).unwrap().into_inner();
+            let reply = hear(told, reply).unwrap().into_inner();
             let text = text_of(reply, |reply: v1::GenerateResponse| reply.event);
             text.await.unwrap();
         }
@@ -227,16 +261,12 @@ async fn no_word_of_a_prompt_is_seen_by_others() {
         let process = seen.start(&setup, level);
         let mut clients = Clients::connect(&process.socket).await;
         clients.wait_ready().await;
-        for number in turn * each..(turn + 1) * each {
-            send(number, &mut clients, &mut seen).await;
-            if number % 50 == 49 {
-                seen.ask(&mut clients).await;
-            }
-        }
+        let numbers = turn * each..(turn + 1) * each;
+        seen.send(numbers, &process.socket).await;
         // One more is at work when the daemon ends, by its own will or not.
         let mut stream = clients.endless(CANARY, 1500).await;
         stream.message().await.unwrap().unwrap();
-        seen.ask(&mut clients).await;
+        ask(&mut seen.told, &mut clients, &seen.metrics_socket).await;
         match turn % 3 {
             0 => assert!(process.terminate().success()),
             1 => {

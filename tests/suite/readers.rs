@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 use h2::RecvStream;
 use h2::client::SendRequest;
 use hearth_proto::v1;
-use hearth_test_support::{Clients, Process, Setup, text_of};
+use hearth_test_support::{Clients, Process, Setup, long_tests, text_of};
 use prost::Message as _;
 use prost::bytes::Bytes;
 use tokio::net::UnixStream;
@@ -25,11 +25,7 @@ const NEIGHBOUR_TOKENS: u32 = 300;
 const BYTES_A_STREAM: u64 = 1 << 20;
 
 fn readers() -> u32 {
-    if std::env::var_os("HEARTH_LONG_TESTS").is_some() {
-        50
-    } else {
-        10
-    }
+    if long_tests() { 50 } else { 10 }
 }
 
 /// A request as gRPC frames it.

@@ -1,6 +1,8 @@
 //! `hearth ps`: who runs what now, and who has used how much since the daemon's start.
 
-use hearth::v1::{AppStatus, DaemonStatus, Energy, EnergySource, SequenceStatus};
+use hearth::v1::{
+    AppStatus, DaemonStatus, DeferredStatus, Energy, EnergySource, SequenceStatus, StartWhen,
+};
 
 use crate::cli::{Global, PsArgs};
 use crate::exit::Failure;
@@ -53,8 +55,9 @@ pub(crate) async fn ps(args: PsArgs, global: &Global, output: Output) -> Result<
             "no app is connected, and none has asked for anything",
         )
     } else {
-        let lines = status.sequences.iter().map(sequence).collect::<Vec<_>>();
-        (lines, "nothing runs and nothing waits")
+        let sequences = status.sequences.iter().map(sequence);
+        let lines = sequences.chain(status.deferred.iter().map(deferred));
+        (lines.collect(), "nothing runs and nothing waits")
     };
     if rows.is_empty() {
         complain(&format!("{none}\n"));
@@ -78,6 +81,7 @@ fn text(apps: bool, rows: Vec<Vec<String>>) -> String {
 fn sequence(sequence: &SequenceStatus) -> Vec<String> {
     let state = match sequence.ahead {
         Some(ahead) => format!("queued {ahead}"),
+        None if sequence.replays => "replay".to_owned(),
         None if sequence.generated_tokens == 0 => "prefill".to_owned(),
         None => "decode".to_owned(),
     };
@@ -96,6 +100,25 @@ fn sequence(sequence: &SequenceStatus) -> Vec<String> {
         sequence.kv_blocks.to_string(),
         gpu_time(sequence.gpu_time),
     ]
+}
+
+/// What a request that waits for its time waits for.
+pub(super) fn reason(request: &DeferredStatus) -> &'static str {
+    match request.start_when() {
+        StartWhen::OnMains => "until mains",
+        _ => "until idle",
+    }
+}
+
+fn deferred(request: &DeferredStatus) -> Vec<String> {
+    let mut row = vec!["-".to_owned(); SEQUENCES.len()];
+    row[1].clone_from(&request.app);
+    if request.pid != 0 {
+        row[2] = request.pid.to_string();
+    }
+    row[3] = json::class(request.class);
+    row[4] = reason(request).to_owned();
+    row
 }
 
 fn account(app: &AppStatus) -> Vec<String> {
@@ -169,6 +192,7 @@ mod tests {
             generated_tokens: 31,
             kv_blocks: 77,
             ahead: None,
+            replays: false,
             gpu_time: time(2, 300_000_000),
         };
         let reading = SequenceStatus {
@@ -179,6 +203,17 @@ mod tests {
             generated_tokens: 0,
             ..running.clone()
         };
+        let replaying = SequenceStatus {
+            id: 14,
+            replays: true,
+            ..running.clone()
+        };
+        let later = DeferredStatus {
+            app: "b".to_owned(),
+            pid: 9,
+            class: v1::Class::Background.into(),
+            start_when: v1::StartWhen::OnMains.into(),
+        };
         let waiting = SequenceStatus {
             id: 13,
             class: v1::Class::Background.into(),
@@ -186,13 +221,17 @@ mod tests {
             gpu_time: None,
             ..reading.clone()
         };
-        let rows = [running, reading, waiting].iter().map(sequence).collect();
+        let sequences = [running, reading, waiting, replaying];
+        let rows = sequences.iter().map(sequence);
+        let rows = rows.chain([deferred(&later)]).collect();
         assert_eq!(
             text(false, rows),
-            "ID  APP               PID  CLASS        STATE     PROMPT  CACHED  GENERATED  KV  GPU-TIME\n \
-             7  org.gnome.Notes  4711  interactive  decode      1200    1184         31  77     2.3 s\n\
-             12  a                   -  utility      prefill     1200    1184          0  77     2.3 s\n\
-             13  a                   -  background   queued 2    1200    1184          0  77      0 ms\n"
+            "ID  APP               PID  CLASS        STATE        PROMPT  CACHED  GENERATED  KV  GPU-TIME\n \
+             7  org.gnome.Notes  4711  interactive  decode         1200    1184         31  77     2.3 s\n\
+             12  a                   -  utility      prefill        1200    1184          0  77     2.3 s\n\
+             13  a                   -  background   queued 2       1200    1184          0  77      0 ms\n\
+             14  org.gnome.Notes  4711  interactive  replay         1200    1184         31  77     2.3 s\n \
+             -  b                   9  background   until mains       -       -          -   -         -\n"
         );
     }
 

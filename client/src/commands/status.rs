@@ -2,7 +2,9 @@
 
 use std::fmt::Write as _;
 
-use hearth::v1::{AppSocketStatus, Counters, DaemonStatus, LifecycleState, WatchStatusRequest};
+use hearth::v1::{
+    AppSocketStatus, Counters, DaemonStatus, DeferredStatus, LifecycleState, WatchStatusRequest,
+};
 
 use crate::cli::{Global, StatusArgs};
 use crate::exit::Failure;
@@ -82,6 +84,7 @@ pub(crate) fn text(status: &DaemonStatus) -> String {
             ),
         );
     }
+    lines.add("deferred", &deferred(status));
     if let Some(counters) = &status.counters {
         counter_lines(counters, &mut lines);
     }
@@ -137,6 +140,19 @@ fn counter_lines(counters: &Counters, lines: &mut Lines) {
             ),
         );
     }
+}
+
+/// The requests that wait for their time, by what they wait for; nothing if there are none.
+fn deferred(status: &DaemonStatus) -> String {
+    let reasons = ["until idle", "until mains"].map(|reason| {
+        let waits = |request: &&DeferredStatus| ps::reason(request) == reason;
+        (status.deferred.iter().filter(waits).count(), reason)
+    });
+    let words = reasons
+        .into_iter()
+        .filter(|(count, _)| *count > 0)
+        .map(|(count, reason)| format!("{count} {reason}"));
+    words.collect::<Vec<_>>().join(", ")
 }
 
 /// The apps that used the most of the GPU's time; nothing before the first request.

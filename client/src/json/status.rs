@@ -60,6 +60,7 @@ pub(crate) fn status(status: &v1::DaemonStatus) -> Value {
     }
     value["apps"] = status.apps.iter().map(app).collect();
     value["sequences"] = status.sequences.iter().map(sequence).collect();
+    value["deferred"] = status.deferred.iter().map(deferred).collect();
     value
 }
 
@@ -144,6 +145,7 @@ pub(crate) fn plan(plan: &v1::Plan) -> Value {
 pub(crate) fn usage(status: &v1::DaemonStatus) -> Value {
     json!({
         "sequences": status.sequences.iter().map(sequence).collect::<Vec<_>>(),
+        "deferred": status.deferred.iter().map(deferred).collect::<Vec<_>>(),
         "apps": status.apps.iter().map(app).collect::<Vec<_>>(),
     })
 }
@@ -174,6 +176,16 @@ fn app(app: &v1::AppStatus) -> Value {
     })
 }
 
+fn deferred(request: &v1::DeferredStatus) -> Value {
+    let start_when = request.start_when().as_str_name();
+    json!({
+        "app": request.app,
+        "pid": Some(request.pid).filter(|pid| *pid != 0),
+        "class": class(request.class),
+        "start_when": enum_name(Some(start_when), "START_WHEN_"),
+    })
+}
+
 fn sequence(sequence: &v1::SequenceStatus) -> Value {
     json!({
         "id": sequence.id,
@@ -181,6 +193,7 @@ fn sequence(sequence: &v1::SequenceStatus) -> Value {
         "pid": Some(sequence.pid).filter(|pid| *pid != 0),
         "class": class(sequence.class),
         "ahead": sequence.ahead,
+        "replays": sequence.replays,
         "prompt_tokens": sequence.prompt_tokens,
         "cached_tokens": sequence.cached_tokens,
         "generated_tokens": sequence.generated_tokens,

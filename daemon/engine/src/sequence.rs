@@ -311,6 +311,11 @@ impl Sequence {
         self.computed + 1 < self.prompt_tokens + self.generated
     }
 
+    /// Tells whether KV that it had is being computed again, prompt or reply.
+    pub(crate) fn computes_again(&self) -> bool {
+        self.generated > 0 && self.replays()
+    }
+
     /// Its next piece of `Work::Prefill`, of at most `chunk` prompt tokens.
     pub(crate) fn next_prefill(&self, chunk: u32) -> NextStep {
         let from = self.computed;

@@ -54,6 +54,8 @@ pub struct SequenceUsage {
     pub kv_blocks: u32,
     /// Requests ahead of it; `None`: it runs.
     pub ahead: Option<u32>,
+    /// Whether KV that it had is being computed again.
+    pub replays: bool,
     /// Its share of the GPU's time.
     pub gpu_time: Duration,
 }

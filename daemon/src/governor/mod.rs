@@ -27,9 +27,13 @@ use std::sync::Arc;
 
 use tokio::sync::{mpsc, watch};
 use tokio::task::JoinSet;
+#[cfg(target_os = "linux")]
+use tokio::time::Instant;
 
 use crate::config::{self, PowerSource};
 use crate::limits::SIGNALS_WAITING_MAX;
+#[cfg(target_os = "linux")]
+use crate::limits::{BUS_RETRY_MAX, BUS_RETRY_MIN};
 use crate::state::Shared;
 pub(crate) use memory::MemoryEvent;
 pub(crate) use plan::{Base, MemoryLevel, Plan, PowerLevel};
@@ -140,10 +144,11 @@ fn start_sources(shared: &Arc<Shared>, signals: &mpsc::Sender<Signal>, tasks: &m
 fn start_sources(_shared: &Arc<Shared>, _signals: &mpsc::Sender<Signal>, _tasks: &mut JoinSet<()>) {
 }
 
-/// Follows all services on the system's bus; without a bus there is none.
+/// Follows all services on the system's bus, and opens it again when it is lost. A system that has no
+/// bus at the start will not get one: there is no timer for it.
 #[cfg(target_os = "linux")]
 async fn follow_bus(shared: Arc<Shared>, signals: mpsc::Sender<Signal>) {
-    let bus = match bus::connect().await {
+    let mut bus = match bus::connect().await {
         Ok(bus) => bus,
         Err(error) => {
             tracing::info!(%error, "there is no system bus: power is read from the kernel");
@@ -151,11 +156,39 @@ async fn follow_bus(shared: Arc<Shared>, signals: mpsc::Sender<Signal>) {
             return;
         }
     };
+    let mut wait = BUS_RETRY_MIN;
+    loop {
+        let begun = Instant::now();
+        follow_services(&shared, bus, &signals).await;
+        tracing::warn!("the system bus is lost: power is read from the kernel");
+        // One that comes and goes is not opened more often for that.
+        if begun.elapsed() > BUS_RETRY_MAX {
+            wait = BUS_RETRY_MIN;
+        }
+        bus = loop {
+            tokio::time::sleep(wait).await;
+            wait = (wait * 2).min(BUS_RETRY_MAX);
+            match bus::connect().await {
+                Ok(bus) => break bus,
+                Err(error) => tracing::debug!(%error, "the system bus is still lost"),
+            }
+        };
+        tracing::info!("the system bus is back");
+    }
+}
+
+/// Follows all services on this bus until it is lost. Each says so of itself at its end.
+#[cfg(target_os = "linux")]
+async fn follow_services(
+    shared: &Arc<Shared>,
+    bus: zbus::Connection,
+    signals: &mpsc::Sender<Signal>,
+) {
     let mut tasks = JoinSet::new();
     tasks.spawn(power::upower::follow(bus.clone(), signals.clone()));
     for which in 0..power::profiles::NAMES.len() {
         tasks.spawn(power::profiles::follow(bus.clone(), which, signals.clone()));
     }
-    tasks.spawn(sleep::follow(bus, standby::Standby(shared)));
+    tasks.spawn(sleep::follow(bus, standby::Standby(Arc::clone(shared))));
     while tasks.join_next().await.is_some() {}
 }

@@ -7,6 +7,7 @@ use std::path::Path;
 use super::signals::{Heat, Thermal};
 use crate::config::Governor;
 use crate::limits::{THERMAL_ZONES_MAX, TRIP_POINTS_MAX};
+use crate::sys_files;
 
 /// The zone that is closest to its limit; `None`: no zone tells of one. Blocks for a moment.
 pub(super) fn read(settings: &Governor) -> Option<Thermal> {
@@ -27,13 +28,10 @@ pub(super) fn read(settings: &Governor) -> Option<Thermal> {
 }
 
 fn zone(dir: &Path, settings: &Governor) -> Option<Thermal> {
-    let text = |name: &str| {
-        let text = fs::read_to_string(dir.join(name)).ok()?;
-        Some(text.trim().to_owned())
-    };
+    let text = |name: &str| sys_files::text(&dir.join(name));
     // In thousandths of a degree; sensors that are off tell zero or less.
     let celsius = |name: &str| {
-        let thousandths: f64 = text(name)?.parse().ok()?;
+        let thousandths = sys_files::number(&dir.join(name))?;
         Some(thousandths / 1000.0).filter(|celsius| (1.0..=200.0).contains(celsius))
     };
     let now = celsius("temp")?;

@@ -1,41 +1,67 @@
 //! Requests that wait for their time: until nobody else asks, or until the machine is on mains power.
 //! They hold neither a place in the queue nor the model meanwhile.
 
-use std::collections::HashMap;
+use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Instant;
 
+use hearth_engine::{Caller, Class};
 use hearth_proto::v1;
+use tokio::sync::watch;
 use tonic::{Code, Status};
 
 use crate::limits::{DEFERRED_APP_MAX, DEFERRED_MAX, RETRY_DELAY};
 use crate::state::Shared;
 use crate::status::{self, bad_field, fault};
 use crate::warmth::InFlight;
+use crate::wire;
 
-/// Requests that wait for their time, by app.
+/// Requests that wait for their time, oldest first.
+pub(crate) struct Deferred {
+    rows: Mutex<Rows>,
+    /// Told of each change.
+    activity: Arc<watch::Sender<()>>,
+}
+
 #[derive(Default)]
-pub(crate) struct Deferred(Mutex<HashMap<Arc<str>, usize>>);
+struct Rows {
+    by_number: BTreeMap<u64, v1::DeferredStatus>,
+    last: u64,
+}
 
 /// One of them.
 struct Place<'a> {
     deferred: &'a Deferred,
-    app: Arc<str>,
+    number: u64,
 }
 
 impl Deferred {
-    fn lock(&self) -> MutexGuard<'_, HashMap<Arc<str>, usize>> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    /// Where none waits.
+    pub(crate) fn new(activity: Arc<watch::Sender<()>>) -> Self {
+        Self {
+            rows: Mutex::default(),
+            activity,
+        }
+    }
+
+    /// Those that wait, oldest first.
+    pub(crate) fn list(&self) -> Vec<v1::DeferredStatus> {
+        self.lock().by_number.values().cloned().collect()
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Rows> {
+        self.rows.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
 impl<'a> Place<'a> {
     /// # Errors
     /// Too many wait, in all or of this app.
-    fn take(deferred: &'a Deferred, app: &Arc<str>) -> Result<Self, Status> {
-        let mut by_app = deferred.lock();
-        let of_app = by_app.get(app).copied().unwrap_or(0);
-        if of_app >= DEFERRED_APP_MAX || by_app.values().sum::<usize>() >= DEFERRED_MAX {
+    fn take(deferred: &'a Deferred, row: v1::DeferredStatus) -> Result<Self, Status> {
+        let mut rows = deferred.lock();
+        let waiting = &rows.by_number;
+        let of_app = waiting.values().filter(|other| other.app == row.app);
+        if of_app.count() >= DEFERRED_APP_MAX || waiting.len() >= DEFERRED_MAX {
             let message = format!(
                 "too many requests wait for their time: {DEFERRED_MAX} may, {DEFERRED_APP_MAX} of an app"
             );
@@ -43,24 +69,19 @@ impl<'a> Place<'a> {
                 .retry(RETRY_DELAY)
                 .status());
         }
-        *by_app.entry(Arc::clone(app)).or_default() += 1;
-        drop(by_app);
-        Ok(Self {
-            deferred,
-            app: Arc::clone(app),
-        })
+        rows.last += 1;
+        let number = rows.last;
+        rows.by_number.insert(number, row);
+        drop(rows);
+        deferred.activity.send_replace(());
+        Ok(Self { deferred, number })
     }
 }
 
 impl Drop for Place<'_> {
     fn drop(&mut self) {
-        let mut by_app = self.deferred.lock();
-        if let Some(of_app) = by_app.get_mut(&self.app) {
-            *of_app -= 1;
-            if *of_app == 0 {
-                by_app.remove(&self.app);
-            }
-        }
+        self.deferred.lock().by_number.remove(&self.number);
+        self.deferred.activity.send_replace(());
     }
 }
 
@@ -73,6 +94,17 @@ pub(super) enum StartWhen {
     Idle,
     /// When the machine is on mains power.
     OnMains,
+}
+
+impl StartWhen {
+    /// In the contract's words.
+    fn in_words(self) -> v1::StartWhen {
+        match self {
+            Self::Now => v1::StartWhen::Now,
+            Self::Idle => v1::StartWhen::Idle,
+            Self::OnMains => v1::StartWhen::OnMains,
+        }
+    }
 }
 
 /// Reads the setting.
@@ -94,11 +126,17 @@ pub(super) fn start_when(value: i32) -> Result<StartWhen, Status> {
 /// Too many wait, the deadline passed, or the daemon drains.
 pub(super) async fn wait(
     shared: &Arc<Shared>,
-    app: &Arc<str>,
+    (caller, class): (&Caller, Class),
     when: StartWhen,
     deadline: Option<Instant>,
 ) -> Result<InFlight, Status> {
-    let _place = Place::take(&shared.deferred, app)?;
+    let row = v1::DeferredStatus {
+        app: caller.app.to_string(),
+        pid: caller.pid.unwrap_or(0),
+        class: wire::class(class).into(),
+        start_when: when.in_words().into(),
+    };
+    let _place = Place::take(&shared.deferred, row)?;
     let time = async {
         match when {
             StartWhen::Now => InFlight::new(shared),
@@ -151,19 +189,32 @@ mod tests {
 
     #[test]
     fn an_app_does_not_take_the_places_of_all() {
-        let deferred = Deferred::default();
-        let apps: Vec<Arc<str>> = (0..9).map(|n: u32| n.to_string().into()).collect();
+        let deferred = Deferred::new(Arc::default());
+        let mut activity = deferred.activity.subscribe();
+        let take = |app: u32| {
+            let app = app.to_string();
+            Place::take(
+                &deferred,
+                v1::DeferredStatus {
+                    app,
+                    ..Default::default()
+                },
+            )
+        };
         let mut places = Vec::new();
-        for app in &apps[..8] {
+        for app in 0..8 {
             for _ in 0..DEFERRED_APP_MAX {
-                places.push(Place::take(&deferred, app).unwrap());
+                places.push(take(app).unwrap());
             }
-            assert!(Place::take(&deferred, app).is_err());
+            assert!(take(app).is_err());
         }
-        assert!(Place::take(&deferred, &apps[8]).is_err(), "all are taken");
+        assert!(take(8).is_err(), "all are taken");
+        assert_eq!(deferred.list().len(), DEFERRED_MAX);
         places.pop();
-        assert!(Place::take(&deferred, &apps[8]).is_ok());
+        assert!(take(8).is_ok());
+        activity.mark_unchanged();
         places.clear();
-        assert!(deferred.lock().is_empty());
+        assert!(activity.has_changed().unwrap(), "watchers are told");
+        assert!(deferred.list().is_empty());
     }
 }

@@ -105,8 +105,9 @@ async fn wait_for_start(
         Some(in_flight) => in_flight,
         None => {
             let deadline = job.settings.request.deadline;
-            let app = &job.settings.request.caller.app;
-            deferral::wait(shared, app, job.settings.start_when, deadline).await?
+            let request = &job.settings.request;
+            let who = (&request.caller, request.class);
+            deferral::wait(shared, who, job.settings.start_when, deadline).await?
         }
     };
     let (warm, waited) = wait_for_model(shared, job, replies).await?;

@@ -48,23 +48,28 @@ fn app(account: &AppUsage, meter: Option<&Meter>) -> v1::AppStatus {
     }
 }
 
-/// A sequence.
-pub(crate) fn sequence(sequence: SequenceUsage) -> v1::SequenceStatus {
-    let class = match sequence.class {
+/// How urgent something is.
+pub(crate) fn class(class: Class) -> v1::Class {
+    match class {
         Class::Interactive => v1::Class::Interactive,
         Class::Utility => v1::Class::Utility,
         Class::Background => v1::Class::Background,
-    };
+    }
+}
+
+/// A sequence.
+pub(crate) fn sequence(sequence: SequenceUsage) -> v1::SequenceStatus {
     v1::SequenceStatus {
         id: sequence.id,
         app: sequence.app.to_string(),
         pid: sequence.pid.unwrap_or(0),
-        class: class.into(),
+        class: class(sequence.class).into(),
         prompt_tokens: sequence.prompt_tokens,
         cached_tokens: sequence.cached_tokens,
         generated_tokens: sequence.generated_tokens,
         kv_blocks: sequence.kv_blocks,
         ahead: sequence.ahead,
+        replays: sequence.replays,
         gpu_time: Some(duration(sequence.gpu_time)),
     }
 }
@@ -108,10 +113,12 @@ mod tests {
             generated_tokens: 5,
             kv_blocks: 7,
             ahead: None,
+            replays: true,
             gpu_time: Duration::from_secs(1),
         };
         let running = sequence(usage.clone());
         assert_eq!((running.id, running.pid, running.ahead), (3, 0, None));
+        assert!(running.replays);
         assert_eq!(running.class(), v1::Class::Background);
         assert_eq!(
             (

@@ -90,13 +90,28 @@ impl Machine {
     /// One with these services.
     pub(super) async fn with(services: &[Service]) -> (Self, Vec<Played>) {
         let mut machine = Self::without_bus();
+        machine.start_bus().await;
+        let mut played = Vec::new();
+        for service in services {
+            played.push(machine.play(*service).await);
+        }
+        (machine, played)
+    }
+
+    /// Ends the bus without a goodbye.
+    pub(super) fn stop_bus(&mut self) {
+        drop(self.bus.take().expect("a bus"));
+    }
+
+    /// Starts a bus, where the one before was.
+    pub(super) async fn start_bus(&mut self) {
         // Not the system's configuration: nothing is started by the bus, nothing is forbidden.
-        let config = machine.dir.path().join("bus.conf");
+        let config = self.dir.path().join("bus.conf");
         let text = format!(
             "<busconfig><type>custom</type><listen>{}</listen><policy context=\"default\">\
              <allow send_destination=\"*\" eavesdrop=\"true\"/><allow eavesdrop=\"true\"/>\
              <allow own=\"*\"/></policy></busconfig>",
-            machine.address
+            self.address
         );
         fs::write(&config, text).unwrap();
         let child = Command::new("dbus-daemon")
@@ -108,19 +123,14 @@ impl Machine {
         let daemon = Played(child);
         let begun = Instant::now();
         let connection = loop {
-            let builder = zbus::connection::Builder::address(machine.address.as_str()).unwrap();
+            let builder = zbus::connection::Builder::address(self.address.as_str()).unwrap();
             match builder.build().await {
                 Ok(connection) => break connection,
                 Err(error) => assert!(begun.elapsed() < PATIENCE, "no bus: {error}"),
             }
             tokio::time::sleep(Duration::from_millis(10)).await;
         };
-        machine.bus = Some((daemon, connection));
-        let mut played = Vec::new();
-        for service in services {
-            played.push(machine.play(*service).await);
-        }
-        (machine, played)
+        self.bus = Some((daemon, connection));
     }
 
     /// Plays a service, until what comes back is dropped.

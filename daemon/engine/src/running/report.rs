@@ -103,6 +103,7 @@ impl Running {
                 generated_tokens: sequence.generated(),
                 kv_blocks,
                 ahead,
+                replays: sequence.computes_again(),
                 gpu_time: sequence.gpu_time,
             });
         }

@@ -18,7 +18,8 @@ use crate::sequence::NextStep;
 /// Where logits start in a readback buffer, after the tokens.
 pub(super) const LOGITS_AT: u64 = OUTPUTS_MAX as u64 * 4;
 
-/// Longest rest between two steps, whatever the pace.
+/// Longest rest between two steps: where a step takes longer than this times `pace / (1 - pace)`, the GPU
+/// works a greater share of the time than the pace asks for, and no stream stands still for long.
 const REST_MAX: Duration = Duration::from_secs(1);
 
 /// What a step took.

@@ -1,11 +1,10 @@
 //! The kernel's folder of power supplies, where no service tells of power. Read now and then; it tells
 //! nothing by itself.
 
-use std::fs;
 use std::path::Path;
 
 use crate::governor::signals::{Battery, Warning};
-use crate::limits::POWER_SUPPLIES_MAX;
+use crate::sys_files::{Supply, number, supplies, text};
 
 /// Its name in the plan's reason.
 pub(crate) const NAME: &str = "sysfs; UPower does not answer";
@@ -21,24 +20,16 @@ pub(crate) fn read(dir: &Path) -> Battery {
     let mut present = false;
     let (mut now, mut full) = (0.0, 0.0);
     let mut percents = Vec::new();
-    let entries = fs::read_dir(dir).into_iter().flatten().flatten();
-    for entry in entries.take(POWER_SUPPLIES_MAX) {
-        let text = |name: &str| {
-            let text = fs::read_to_string(entry.path().join(name)).ok()?;
-            Some(text.trim().to_owned())
-        };
-        let number = |name: &str| text(name)?.parse::<f64>().ok();
-        // A mouse has a battery too, and tells that it powers no more than itself.
-        if text("scope").as_deref() == Some("Device") {
-            continue;
-        }
-        match text("type").as_deref() {
-            Some("Mains" | "USB" | "Wireless") => match text("online").as_deref() {
+    for (supply, folder) in supplies(dir) {
+        let text = |name: &str| text(&folder.join(name));
+        let number = |name: &str| number(&folder.join(name));
+        match supply {
+            Supply::Mains => match text("online").as_deref() {
                 Some("0") => mains_off = true,
                 Some(_) => mains_on = true,
                 None => {}
             },
-            Some("Battery" | "UPS") if text("present").as_deref() != Some("0") => {
+            Supply::Battery => {
                 present = true;
                 discharging |= text("status").as_deref() == Some("Discharging");
                 let pair = |what: &str| {
@@ -50,7 +41,6 @@ pub(crate) fn read(dir: &Path) -> Battery {
                 }
                 percents.extend(number("capacity"));
             }
-            _ => {}
         }
     }
     // Several batteries count by what they hold, if they tell; else each the same.
@@ -77,6 +67,8 @@ fn mean(values: &[f64]) -> Option<f64> {
 
 #[cfg(test)]
 mod tests {
+    use std::fs;
+
     use super::*;
 
     /// A folder of supplies, each with its files.
