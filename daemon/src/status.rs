@@ -334,7 +334,7 @@ pub(crate) fn of_store(error: &StoreError) -> Status {
         | StoreError::NotAPull
         | StoreError::Unopenable(_)
         | StoreError::Changed => bad_path(message),
-        StoreError::BadModel(_) | StoreError::NotAsPublished { .. } => {
+        StoreError::BadModel(_) | StoreError::Quantize(_) | StoreError::NotAsPublished { .. } => {
             fault(Code::InvalidArgument, "BAD_MODEL_FILE", message)
                 .at("path")
                 .status()

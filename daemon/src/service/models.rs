@@ -5,6 +5,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use hearth_engine::LoadProgress;
+use hearth_engine::Quantization;
 use hearth_engine::limits::MODEL_FILES_MAX;
 use hearth_proto::v1;
 use hearth_proto::v1::models_server::Models;
@@ -146,8 +147,10 @@ impl Models for ModelsService {
         request: Request<v1::ImportRequest>,
     ) -> Result<Response<Self::ImportStream>, Status> {
         let request = request.into_inner();
-        if request.quantize != i32::from(v1::Quantize::Unspecified) {
-            return Err(not_in_this_version("quantize"));
+        let quantize = quantization(request.quantize)?;
+        if quantize.is_some() && request.origin.is_some() {
+            let message = "a pull is taken in as it was published";
+            return Err(bad_field("quantize", message));
         }
         if request.path.is_empty() || request.path.contains('\0') {
             return Err(bad_field("path", "is empty or holds a zero byte"));
@@ -165,7 +168,7 @@ impl Models for ModelsService {
                 .status());
         }
         let (replies, stream) = mpsc::channel(16);
-        tokio::spawn(import(Arc::clone(&self.shared), request, replies));
+        tokio::spawn(import(Arc::clone(&self.shared), request, quantize, replies));
         Ok(Response::new(Box::pin(ReceiverStream::new(stream))))
     }
 
@@ -252,10 +255,21 @@ impl Models for ModelsService {
     }
 }
 
+/// What weights are to be turned into.
+fn quantization(asked: i32) -> Result<Option<Quantization>, Status> {
+    match v1::Quantize::try_from(asked) {
+        Ok(v1::Quantize::Unspecified) => Ok(None),
+        Ok(v1::Quantize::Q4) => Ok(Some(Quantization::Q4)),
+        Ok(v1::Quantize::Q8) => Ok(Some(Quantization::Q8)),
+        Err(_) => Err(bad_field("quantize", format!("{asked} is no value of it"))),
+    }
+}
+
 /// Copies a file into the store and says how it goes.
 async fn import(
     shared: Arc<Shared>,
     request: v1::ImportRequest,
+    quantize: Option<Quantization>,
     replies: mpsc::Sender<Result<v1::ImportResponse, Status>>,
 ) {
     use v1::import_response::Event;
@@ -281,15 +295,17 @@ async fn import(
         let name = Some(request.name.as_str()).filter(|name| !name.is_empty());
         let path = PathBuf::from(&request.path);
         let origin = request.origin.map(origin_of);
-        shared
-            .store
-            .import(&path, name, origin.as_ref(), &mut progress)
-            .map_err(|error| {
-                if matches!(error, StoreError::Io { .. }) {
-                    tracing::error!(error = status::chain(&error), "the import failed");
-                }
-                of_store(&error)
-            })
+        let store = &shared.store;
+        match quantize {
+            Some(to) => store.import_quantized(&path, name, to, &mut progress),
+            None => store.import(&path, name, origin.as_ref(), &mut progress),
+        }
+        .map_err(|error| {
+            if matches!(error, StoreError::Io { .. }) {
+                tracing::error!(error = status::chain(&error), "the import failed");
+            }
+            of_store(&error)
+        })
     })
     .await;
     let reply = result.map(|model: Manifest| {

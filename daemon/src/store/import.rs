@@ -18,9 +18,9 @@ use crate::limits::MODELS_MAX;
 const BUFFER_BYTES: usize = 1 << 20;
 
 /// A partial file, removed when dropped unless it was kept.
-struct Part {
-    file: File,
-    path: PathBuf,
+pub(super) struct Part {
+    pub(super) file: File,
+    pub(super) path: PathBuf,
 }
 
 impl Drop for Part {
@@ -201,7 +201,7 @@ fn is_same(_file: &File, _path: &Path) -> bool {
 }
 
 /// Opens the files of the model at a path, in the order of their names.
-fn open_sources(source: &Path) -> Result<Vec<(StoredFile, File)>, StoreError> {
+pub(super) fn open_sources(source: &Path) -> Result<Vec<(StoredFile, File)>, StoreError> {
     let files = ModelFiles::at(source).map_err(|error| match error {
         FormatError::Io { source, .. } => StoreError::Unopenable(source),
         error => StoreError::BadModel(BadModel::Format(error)),
@@ -253,7 +253,7 @@ fn open_source(path: &Path) -> Result<File, StoreError> {
     }
 }
 
-fn create_part(blobs: &Path) -> Result<Part, StoreError> {
+pub(super) fn create_part(blobs: &Path) -> Result<Part, StoreError> {
     static NUMBER: AtomicU64 = AtomicU64::new(0);
     let number = NUMBER.fetch_add(1, Ordering::Relaxed);
     let path = blobs.join(format!("import-{}-{number}.part", std::process::id()));
@@ -332,7 +332,7 @@ fn read_all(
 }
 
 #[cfg(unix)]
-fn check_space(folder: &Path, needed_bytes: u64) -> Result<(), StoreError> {
+pub(super) fn check_space(folder: &Path, needed_bytes: u64) -> Result<(), StoreError> {
     let found = rustix::fs::statvfs(folder)
         .map_err(|errno| failed("measure the disk of", folder)(errno.into()))?;
     let free_bytes = found.f_bavail.saturating_mul(found.f_frsize);
@@ -346,6 +346,6 @@ fn check_space(folder: &Path, needed_bytes: u64) -> Result<(), StoreError> {
 }
 
 #[cfg(not(unix))]
-fn check_space(_folder: &Path, _needed_bytes: u64) -> Result<(), StoreError> {
+pub(super) fn check_space(_folder: &Path, _needed_bytes: u64) -> Result<(), StoreError> {
     Ok(())
 }

@@ -5,6 +5,7 @@
 //! appear by rename, a partial file is locked by whoever writes it, and names are given and taken
 //! under one lock.
 
+mod fewer_bits;
 mod import;
 mod intake;
 mod leftovers;
@@ -17,6 +18,7 @@ use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
+use hearth_engine::QuantizeError;
 use hearth_engine::format::{Checkpoint, FormatError, ModelFiles};
 use hearth_engine::model::ModelError;
 
@@ -71,6 +73,9 @@ pub enum StoreError {
     /// The file is not a sound model.
     #[error("not a model that can be used")]
     BadModel(#[from] BadModel),
+    /// The model cannot be turned into fewer bits.
+    #[error("the model cannot be quantised")]
+    Quantize(#[source] QuantizeError),
     /// The file changed while it was copied.
     #[error("the file changed while it was copied")]
     Changed,
