@@ -9,6 +9,7 @@
 #![allow(missing_docs, reason = "nobody outside the tests reads it")]
 
 mod daemon;
+pub mod hub;
 mod layer;
 mod process;
 mod sink;
@@ -16,7 +17,7 @@ pub mod tiny_model;
 
 pub use daemon::{Clients, Daemon, Setup, Text, default_model, reason, text_of};
 pub use layer::{Layer, resident_bytes};
-pub use process::{Process, command, hearthd_binary};
+pub use process::{Process, command, hearth_binary, hearthd_binary};
 /// Whether the long forms of tests are asked for.
 pub fn long_tests() -> bool {
     std::env::var_os("HEARTH_LONG_TESTS").is_some_and(|value| value == "1")

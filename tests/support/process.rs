@@ -12,15 +12,24 @@ use crate::daemon::Setup;
 
 /// The program `hearthd`, beside the test's own. Built if it is missing.
 pub fn hearthd_binary() -> PathBuf {
+    binary("hearthd")
+}
+
+/// The program `hearth`, likewise.
+pub fn hearth_binary() -> PathBuf {
+    binary("hearth")
+}
+
+fn binary(name: &str) -> PathBuf {
     let own = std::env::current_exe().unwrap();
     let folder = own.parent().and_then(|deps| deps.parent()).unwrap();
-    let path = folder.join(format!("hearthd{}", std::env::consts::EXE_SUFFIX));
+    let path = folder.join(format!("{name}{}", std::env::consts::EXE_SUFFIX));
     if !path.exists() {
         let built = Command::new(env!("CARGO"))
-            .args(["build", "-p", "hearthd"])
+            .args(["build", "-p", name])
             .status()
             .unwrap();
-        assert!(built.success(), "hearthd does not build");
+        assert!(built.success(), "{name} does not build");
     }
     path
 }

@@ -15,6 +15,7 @@ mod reply;
 mod request;
 mod run;
 mod service;
+mod show;
 mod status;
 mod tokenize;
 
@@ -48,7 +49,7 @@ pub(crate) async fn run(cli: Cli, output: Output) -> Result<(), Failure> {
         Command::Pull(args) => pull::pull(args, &global, output).await,
         Command::Rm(args) => models::remove(args, &global, output).await,
         Command::Ls => models::list(&global, output).await,
-        Command::Show(args) => models::show(args, &global, output).await,
+        Command::Show(args) => show::show(args, &global, output).await,
         Command::Load(args) => models::load(args, &global, output).await,
         Command::Unload => models::unload(&global, output).await,
         Command::Pin(args) => models::pin(args, true, &global, output).await,

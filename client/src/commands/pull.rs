@@ -185,6 +185,7 @@ async fn fetch(
         let fetched = hub.fetch(&plan, &staging, &mut on_bytes)?;
         Ok::<_, HubError>((staging, fetched))
     });
+    let work = async { Ok(work.await??) };
     let bar = output.bar(total);
     let show = async {
         while let Some((file, done)) = hears.recv().await {
@@ -200,10 +201,9 @@ async fn fetch(
         }
         Ok::<_, Failure>(())
     };
-    let (work, shown) = tokio::join!(work, show);
-    bar.clear();
-    shown?;
-    Ok(work??)
+    // If nobody reads what is shown any more, the process ends and with it the thread that fetches.
+    let (done, ()) = tokio::try_join!(work, show)?;
+    Ok(done)
 }
 
 /// Has the daemon take in what was fetched.

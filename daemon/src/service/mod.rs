@@ -7,6 +7,7 @@ mod inference;
 mod models;
 mod options;
 mod prompt;
+mod show;
 mod sink;
 
 use std::pin::Pin;

@@ -14,11 +14,12 @@ use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Code, Request, Response, Status};
 
 use super::options::keep_alive;
+use super::show::{show_stored, show_warm};
 use super::{Replies, blocking};
 use crate::limits::{ORIGIN_TEXT_BYTES_MAX, RETRY_DELAY};
 use crate::state::{Shared, Warm};
 use crate::status::{self, bad_field, fault, not_in_this_version, of_store};
-use crate::store::{BadModel, Manifest, ModelFacts, Origin, StoreError, StoredFile};
+use crate::store::{Manifest, Origin, StoreError, StoredFile};
 use crate::{access, loading, wire};
 
 /// Least time between two messages of progress.
@@ -371,95 +372,5 @@ fn origin_of(origin: v1::ImportOrigin) -> Origin {
         source: origin.source,
         license: origin.license,
         files: origin.files.into_iter().map(file).collect(),
-    }
-}
-
-fn show_warm(warm: &Warm) -> v1::ShowResponse {
-    let template = warm.model.chat_template.as_ref();
-    let facts = ModelFacts::new(&warm.model.config, template.is_some());
-    let model = &warm.model;
-    v1::ShowResponse {
-        chat_template: template.map(|template| template.source().to_owned()),
-        weights_bytes: model.weights_bytes,
-        files: files_of(warm.manifest.as_ref()),
-        source: warm
-            .manifest
-            .as_ref()
-            .and_then(|model| model.source.clone()),
-        memory: Some(v1::MemoryNeed {
-            weights_bytes: model.weights_bytes,
-            kv_bytes: model.kv_bytes,
-            scratch_bytes: model.scratch_bytes,
-            context_len: model.context_len,
-            measured: true,
-        }),
-        ..show(warm.info(), &facts, warm.path.display().to_string())
-    }
-}
-
-fn show_stored(
-    shared: &Shared,
-    name: &str,
-    state: v1::ModelState,
-) -> Result<v1::ShowResponse, StoreError> {
-    let model = shared.store.get(name)?;
-    let checkpoint = shared.store.open_model(&model)?;
-    let template = checkpoint
-        .get_str("tokenizer.chat_template")
-        .map_err(BadModel::Format)?;
-    let files = shared.store.files(&model)?;
-    let path = files
-        .iter()
-        .next()
-        .map(|(_, path)| path.display().to_string());
-    let info = wire::stored_model(&model, state);
-    let shown = show(info, &model.facts, path.unwrap_or_default());
-    let context_len = model
-        .facts
-        .context_len
-        .min(shared.config.engine.context_len_max);
-    let kv_per_token = shown.kv_bytes_per_1024_tokens / 1024;
-    Ok(v1::ShowResponse {
-        chat_template: template.map(str::to_owned),
-        weights_bytes: model.file_bytes(),
-        files: files_of(Some(&model)),
-        source: model.source.clone(),
-        memory: Some(v1::MemoryNeed {
-            weights_bytes: model.file_bytes(),
-            kv_bytes: kv_per_token.saturating_mul(u64::from(context_len)),
-            scratch_bytes: 0,
-            context_len,
-            measured: false,
-        }),
-        ..shown
-    })
-}
-
-fn files_of(model: Option<&Manifest>) -> Vec<v1::ModelFile> {
-    let file = |file: &StoredFile| v1::ModelFile {
-        name: file.name.clone(),
-        sha256: file.sha256.clone(),
-        bytes: file.bytes,
-    };
-    model.map_or_else(Vec::new, |model| model.files.iter().map(file).collect())
-}
-
-fn show(info: v1::ModelInfo, facts: &ModelFacts, path: String) -> v1::ShowResponse {
-    // Keys and values of a token: one 16-bit number each per layer, head and place in it.
-    let kv_bytes_per_token =
-        2 * 2 * u64::from(facts.n_layers) * u64::from(facts.n_kv_heads) * u64::from(facts.head_dim);
-    v1::ShowResponse {
-        model: Some(info),
-        chat_template: None,
-        n_heads: facts.n_heads,
-        n_kv_heads: facts.n_kv_heads,
-        head_dim: facts.head_dim,
-        ffn_dim: facts.ffn_dim,
-        weights_bytes: 0,
-        kv_bytes_per_1024_tokens: kv_bytes_per_token.saturating_mul(1024),
-        path,
-        files: Vec::new(),
-        source: None,
-        memory: None,
     }
 }
