@@ -201,6 +201,22 @@ pub(crate) fn model(info: &v1::ModelInfo) -> Value {
     })
 }
 
+/// A file of a model.
+pub(crate) fn model_file(file: &v1::ModelFile) -> Value {
+    json!({ "name": file.name, "sha256": file.sha256, "bytes": file.bytes })
+}
+
+/// What a model takes of the GPU's memory.
+pub(crate) fn memory_need(need: &v1::MemoryNeed) -> Value {
+    json!({
+        "weights_bytes": need.weights_bytes,
+        "kv_bytes": need.kv_bytes,
+        "scratch_bytes": need.scratch_bytes,
+        "context_len": need.context_len,
+        "measured": need.measured,
+    })
+}
+
 /// Progress of a copy or a load.
 pub(crate) fn progress(progress: &v1::TransferProgress) -> Value {
     json!({

@@ -68,6 +68,23 @@ impl Output {
         self.stderr_is_terminal && self.stdout_is_terminal
     }
 
+    /// A bar on stderr that shows how much of `total_bytes` is there; silent unless a person looks at it.
+    pub(crate) fn bar(&self, total_bytes: u64) -> Bar {
+        let target = match self.stderr_is_terminal && !self.json {
+            true => ProgressDrawTarget::stderr(),
+            false => ProgressDrawTarget::hidden(),
+        };
+        let bar = ProgressBar::with_draw_target(Some(total_bytes), target);
+        bar.set_style(
+            ProgressStyle::with_template(
+                "{wide_msg} [{bar:24}] {decimal_bytes}/{decimal_total_bytes} \
+                 {decimal_bytes_per_sec} {eta}",
+            )
+            .unwrap_or_else(|_| ProgressStyle::default_bar()),
+        );
+        Bar(bar)
+    }
+
     /// A line on stderr that shows work going on; silent unless a person looks at it.
     pub(crate) fn progress(&self) -> Progress {
         Progress {
@@ -80,6 +97,31 @@ impl Output {
 /// Writes an error text or a warning to stderr, whoever reads it.
 pub(crate) fn complain(text: &str) {
     let _ = io::stderr().lock().write_all(text.as_bytes());
+}
+
+/// A bar on stderr. It vanishes when dropped.
+#[derive(Debug)]
+pub(crate) struct Bar(ProgressBar);
+
+impl Bar {
+    /// Shows what is being done, and the bytes done of all.
+    pub(crate) fn at(&self, text: &str, done_bytes: u64) {
+        if self.0.message() != text {
+            self.0.set_message(text.to_owned());
+        }
+        self.0.set_position(done_bytes);
+    }
+
+    /// Takes it off the screen.
+    pub(crate) fn clear(&self) {
+        self.0.finish_and_clear();
+    }
+}
+
+impl Drop for Bar {
+    fn drop(&mut self) {
+        self.clear();
+    }
 }
 
 /// A line on stderr that shows work going on. It vanishes when dropped.

@@ -80,6 +80,8 @@ pub(crate) fn sandboxed(caller: &Extensions) -> Option<&str> {
 pub(crate) fn own_model(model: v1::ShowResponse) -> v1::ShowResponse {
     v1::ShowResponse {
         path: String::new(),
+        files: Vec::new(),
+        source: None,
         ..model
     }
 }

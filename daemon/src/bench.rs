@@ -3,15 +3,16 @@
 //! It knows neither socket nor lock: a daemon may run beside it, and then shares the GPU with it.
 
 use std::io::{self, Write};
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::sync::Arc;
 
 use clap::builder::{PossibleValuesParser, TypedValueParser};
-use hearth_engine::EngineConfig;
 use hearth_engine::bench::{
     BenchError as MeasureError, BenchModel, BenchOptions, BenchReport, DecodeReport, Format,
     PrefillReport, Profile, Shape,
 };
+use hearth_engine::format::ModelFiles;
+use hearth_engine::{EngineConfig, LoadError};
 
 use crate::config::Config;
 use crate::energy::{self, Meter};
@@ -109,7 +110,7 @@ pub enum BenchError {
 pub fn run(config: &Config, args: &BenchArgs, out: &mut dyn Write) -> Result<(), BenchError> {
     let model = match args.shape {
         Some(shape) => BenchModel::Shape(shape, args.format),
-        None => BenchModel::File(model_file(config)?),
+        None => BenchModel::Files(model_files(config)?),
     };
     let options = BenchOptions {
         prompts: args.prompt.clone(),
@@ -142,11 +143,12 @@ pub fn run(config: &Config, args: &BenchArgs, out: &mut dyn Write) -> Result<(),
     Ok(())
 }
 
-fn model_file(config: &Config) -> Result<PathBuf, BenchError> {
+fn model_files(config: &Config) -> Result<ModelFiles, BenchError> {
     if let Some(model) = &config.model
         && Path::new(model).is_absolute()
     {
-        return Ok(model.into());
+        let files = ModelFiles::at(Path::new(model)).map_err(LoadError::from);
+        return Ok(files.map_err(MeasureError::from)?);
     }
     let store = Store::open(&config.models_dir)?;
     let name = match &config.model {
@@ -156,7 +158,7 @@ fn model_file(config: &Config) -> Result<PathBuf, BenchError> {
             _ => return Err(BenchError::NoModel),
         },
     };
-    Ok(store.blob_path(&store.get(&name)?)?)
+    Ok(store.files(&store.get(&name)?)?)
 }
 
 fn print(r: &BenchReport, out: &mut dyn Write) -> io::Result<()> {

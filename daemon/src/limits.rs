@@ -86,8 +86,12 @@ pub const WATCH_INTERVAL_MAX: Duration = Duration::from_secs(3600);
 pub const IMPORTS_MAX: usize = 2;
 /// Longest model name, in bytes.
 pub const MODEL_NAME_BYTES_MAX: usize = 100;
-/// Largest manifest of a stored model, in bytes.
-pub const MANIFEST_BYTES_MAX: u64 = 64 << 10;
+/// Largest manifest of a stored model, in bytes: every file of the largest model has a line.
+pub const MANIFEST_BYTES_MAX: u64 = 512 << 10;
+/// A pull that was not finished is kept this long, to be gone on with.
+pub const PULL_KEPT_MAX: Duration = Duration::from_secs(7 * 86_400);
+/// Longest words about where a model was fetched from, and of its licence, in bytes.
+pub const ORIGIN_TEXT_BYTES_MAX: usize = 512;
 /// Most models in the store.
 pub const MODELS_MAX: usize = 4096;
 /// Longest name of an app, in bytes.

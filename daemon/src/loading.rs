@@ -4,7 +4,7 @@
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Weak};
 
-use hearth_engine::format::ModelFiles;
+use hearth_engine::format::{FormatError, ModelFiles};
 use hearth_engine::{AdapterKind, Condition, Engine, LoadError, LoadProgress};
 use tokio::sync::watch;
 use tonic::{Code, Status};
@@ -20,7 +20,7 @@ use crate::store::{Manifest, StoreError, name};
 pub(crate) struct Target {
     /// Its name.
     pub(crate) name: String,
-    /// Its file.
+    /// Its file, the first of several.
     pub(crate) path: PathBuf,
     /// Its entry in the store; `None`: a file outside.
     pub(crate) manifest: Option<Manifest>,
@@ -151,7 +151,9 @@ pub(crate) fn resolve(shared: &Shared, asked: &str) -> Result<Option<Target>, St
         }
         (asked, _) => shared.store.get(asked)?,
     };
-    let path = shared.store.blob_path(&manifest)?;
+    let files = shared.store.files(&manifest)?;
+    let path = files.iter().next().map(|(_, path)| path.to_owned());
+    let path = path.unwrap_or_default();
     Ok(Some(Target {
         name: manifest.name.clone(),
         path,
@@ -249,9 +251,19 @@ fn load_blocking(
         });
         !shared.lifecycle.is_draining() && on_progress(progress)
     };
-    let files = ModelFiles::at(&target.path)?;
+    let files = match &target.manifest {
+        Some(manifest) => shared
+            .store
+            .files(manifest)
+            .map_err(|error| FormatError::Io {
+                what: format!("the files of `{}`", target.name),
+                source: std::io::Error::other(error),
+            })?,
+        None => ModelFiles::at(&target.path)?,
+    };
     let model = engine.load(&files, &mut progress)?;
-    let file_bytes = std::fs::metadata(&target.path).map_or(0, |found| found.len());
+    let size = |path: &Path| std::fs::metadata(path).map_or(0, |found| found.len());
+    let file_bytes = files.iter().map(|(_, path)| size(path)).sum();
     Ok(Warm {
         name: target.name.clone(),
         manifest: target.manifest.clone(),

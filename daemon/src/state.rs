@@ -33,9 +33,9 @@ pub(crate) struct Warm {
     pub(crate) name: String,
     /// Its entry in the store; `None`: a file outside.
     pub(crate) manifest: Option<Manifest>,
-    /// Its file.
+    /// Its file, the first of several.
     pub(crate) path: PathBuf,
-    /// Size of its file.
+    /// Size of its files.
     pub(crate) file_bytes: u64,
     /// The model.
     pub(crate) model: Arc<LoadedModel>,

@@ -330,11 +330,15 @@ pub(crate) fn of_store(error: &StoreError) -> Status {
             .status(),
         StoreError::NotAbsolute
         | StoreError::NotAFile
+        | StoreError::Several { .. }
+        | StoreError::NotAPull
         | StoreError::Unopenable(_)
         | StoreError::Changed => bad_path(message),
-        StoreError::BadModel(_) => fault(Code::InvalidArgument, "BAD_MODEL_FILE", message)
-            .at("path")
-            .status(),
+        StoreError::BadModel(_) | StoreError::Quantize(_) | StoreError::NotAsPublished { .. } => {
+            fault(Code::InvalidArgument, "BAD_MODEL_FILE", message)
+                .at("path")
+                .status()
+        }
         StoreError::NoSpace {
             needed_bytes,
             free_bytes,

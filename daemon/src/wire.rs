@@ -265,9 +265,9 @@ pub(crate) fn plan(plan: &Plan, base: Base) -> v1::Plan {
 pub(crate) fn stored_model(model: &Manifest, state: v1::ModelState) -> v1::ModelInfo {
     let seconds = i64::try_from(model.imported_at_s).unwrap_or(i64::MAX);
     v1::ModelInfo {
-        sha256: model.sha256.clone(),
+        sha256: model.sha256(),
         imported_at: Some(prost_types::Timestamp { seconds, nanos: 0 }),
-        ..model_info(&model.name, &model.facts, model.file_bytes, state)
+        ..model_info(&model.name, &model.facts, model.file_bytes(), state)
     }
 }
 

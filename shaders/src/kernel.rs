@@ -132,6 +132,8 @@ pub enum Kernel {
     Combine(ActivationFormat),
     /// Float activations in another order of columns.
     Gather(ActivationFormat),
+    /// Adds a vector to every column of the residual stream.
+    AddBias,
     /// Penalises logits and finds the largest of each part of the vocabulary.
     Peaks,
     /// Picks the next token.
@@ -238,6 +240,7 @@ impl Kernel {
                 act.output(),
             ],
             Self::Copy => vec![include_str!("../kernels/copy.wgsl")],
+            Self::AddBias => vec![include_str!("../kernels/add_bias.wgsl")],
             Self::Gather(act) => {
                 vec![include_str!("../kernels/gather.wgsl"), IMAGE, act.output()]
             }
@@ -328,6 +331,7 @@ impl Kernel {
                 list.extend(self.planes());
                 list.extend([(4, Read), (5, Read), (6, Write), (7, Write)]);
             }
+            Self::AddBias => list.extend([(6, Write), (7, Read)]),
             Self::Gather(act) => list.extend([(5, act.output_kind()), (6, Read), (7, Read)]),
             Self::Norm(act, _) | Self::Combine(act) => {
                 list.extend([(4, Read), (5, act.output_kind()), (6, Read), (7, Read)]);
@@ -430,6 +434,7 @@ impl Kernel {
             Self::AttentionPrefill(RowsOut::Partial) => "attention_prefill.partial".to_owned(),
             Self::AttentionPrefillMatrix(a) => format!("attention_prefill_matrix.{}", a.name()),
             Self::Combine(a) => format!("combine.{}", a.name()),
+            Self::AddBias => "add_bias".to_owned(),
             Self::Gather(a) => format!("gather.{}", a.name()),
             Self::Sample(_) => "sample".to_owned(),
             Self::Copy => "copy".to_owned(),
@@ -444,7 +449,7 @@ impl Kernel {
         for place in Planes::ALL {
             list.extend(WeightFormat::ALL.map(|w| Self::Embed(w, place)));
         }
-        list.push(Self::Copy);
+        list.extend([Self::Copy, Self::AddBias]);
         for act in acts {
             list.extend([Self::Combine(act), Self::Gather(act)]);
             list.extend(reductions.map(|r| Self::Norm(act, r)));

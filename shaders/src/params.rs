@@ -75,6 +75,16 @@ pub struct GatherParams {
     pub pad: [u32; 3],
 }
 
+/// `BiasParams` of kernels/add_bias.wgsl.
+#[repr(C)]
+#[derive(Debug, Clone, Copy, Default, Pod, Zeroable)]
+pub struct BiasParams {
+    /// Groups of four values in a column.
+    pub groups: u32,
+    /// Unused.
+    pub pad: [u32; 3],
+}
+
 /// `AttentionParams` of kernels/attention.wgsl.
 #[repr(C)]
 #[derive(Debug, Clone, Copy, Default, Pod, Zeroable)]

@@ -7,6 +7,7 @@ target=${CARGO_TARGET_DIR:-$root/target}
 case $target in /*) ;; *) target=$root/$target ;; esac
 model_name=smollm2-135m-instruct
 model_file=${HEARTH_MODEL_FILE:-$cache/models/SmolLM2-135M-Instruct.Q4_1.gguf}
+tokenizers_dir=${HEARTH_TOKENIZERS:-$cache/tokenizers}
 
 say() { printf '%s\n' "hearth: $*" >&2; }
 fail() {

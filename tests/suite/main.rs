@@ -12,6 +12,7 @@ mod beside;
 mod cancel;
 mod deferral;
 mod energy;
+mod formats;
 #[cfg(target_os = "linux")]
 mod governor;
 mod hardening;

@@ -152,7 +152,7 @@ async fn the_only_model_is_loaded_at_start_and_two_are_not() {
     let store = Store::open(&setup.dir().join("models")).unwrap();
     let file = setup.dir().join("a.gguf");
     tiny_model::write(&file, 1);
-    store.import(&file, None, &mut |_, _| true).unwrap();
+    store.import(&file, None, None, &mut |_, _| true).unwrap();
     let (daemon, mut clients) = Daemon::ready(setup).await;
     assert_eq!(
         names(&mut clients).await,
@@ -252,10 +252,12 @@ fn what_a_killed_import_left_is_removed_and_links_are_not_followed() {
     let store = Store::open(&root).unwrap();
     let file = dir.path().join("a.gguf");
     tiny_model::write(&file, 1);
-    let model = store.import(&file, Some("a"), &mut |_, _| true).unwrap();
+    let model = store
+        .import(&file, Some("a"), None, &mut |_, _| true)
+        .unwrap();
 
     // A caller that goes away leaves nothing.
-    let cancelled = store.import(&file, Some("b"), &mut |done, _| done == 0);
+    let cancelled = store.import(&file, Some("b"), None, &mut |done, _| done == 0);
     assert!(matches!(cancelled, Err(StoreError::Cancelled)));
     let left = root.join("blobs/import-1-1.part");
     std::fs::write(&left, "half").unwrap();
@@ -267,10 +269,11 @@ fn what_a_killed_import_left_is_removed_and_links_are_not_followed() {
     assert!(held.exists(), "another daemon still writes it");
 
     // A link in place of the blob could point anywhere.
-    let blob = store.blob_path(&model).unwrap();
+    let files = store.files(&model).unwrap();
+    let blob = files.iter().next().unwrap().1.to_owned();
     std::fs::rename(&blob, dir.path().join("elsewhere")).unwrap();
     std::os::unix::fs::symlink(dir.path().join("elsewhere"), &blob).unwrap();
-    assert!(matches!(store.blob_path(&model), Err(StoreError::NotAFile)));
+    assert!(matches!(store.files(&model), Err(StoreError::NotAFile)));
     // A manifest that lies about its name is not one.
     let manifests = root.join("manifests");
     std::fs::copy(manifests.join("a.json"), manifests.join("c.json")).unwrap();

@@ -35,6 +35,7 @@ pub fn request(prompt: impl Into<Vec<u32>>, max_tokens: u32) -> GenerateRequest 
         stop_tokens: Vec::new(),
         ignore_eos: true,
         logprobs: None,
+        new_text: false,
         echo: false,
         deadline: None,
         caller: Caller::default(),

@@ -10,6 +10,7 @@ mod models;
 mod pages;
 mod power;
 mod ps;
+mod pull;
 mod reply;
 mod request;
 mod run;
@@ -44,6 +45,8 @@ pub(crate) async fn run(cli: Cli, output: Output) -> Result<(), Failure> {
         Command::Chat(args) => chat::chat(args, &global, output).await,
         Command::Tokenize(args) => tokenize::tokenize(args, &global, output).await,
         Command::Import(args) => models::import(args, &global, output).await,
+        Command::Pull(args) => pull::pull(args, &global, output).await,
+        Command::Rm(args) => models::remove(args, &global, output).await,
         Command::Ls => models::list(&global, output).await,
         Command::Show(args) => models::show(args, &global, output).await,
         Command::Load(args) => models::load(args, &global, output).await,

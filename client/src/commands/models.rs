@@ -1,8 +1,10 @@
-//! `hearth import`, `ls`, `show`, `load` and `unload`: the models in the store and on the GPU.
+//! `hearth import`, `ls`, `show`, `rm`, `load` and `unload`: the models in the store and on the GPU.
+
+use std::io::IsTerminal as _;
 
 use hearth::v1::{self, import_response, load_response};
 
-use crate::cli::{Global, ImportArgs, LoadArgs, NameArg, OptionalNameArg};
+use crate::cli::{Global, ImportArgs, LoadArgs, NameArg, OptionalNameArg, Quantize, RmArgs};
 use crate::exit::{Failure, Kind};
 use crate::json;
 use crate::output::{Output, Progress, bytes, table};
@@ -34,7 +36,13 @@ pub(crate) async fn import(
     let request = v1::ImportRequest {
         path: path_text.to_owned(),
         name: args.name.unwrap_or_default(),
-        quantize: v1::Quantize::Unspecified.into(),
+        quantize: match args.quantize {
+            None => v1::Quantize::Unspecified,
+            Some(Quantize::Q4) => v1::Quantize::Q4,
+            Some(Quantize::Q8) => v1::Quantize::Q8,
+        }
+        .into(),
+        origin: None,
     };
     let client = connect(global, output).await?;
     let progress = output.progress();
@@ -79,7 +87,7 @@ pub(crate) async fn list(global: &Global, output: Output) -> Result<(), Failure>
         return Ok(());
     }
     if models.is_empty() {
-        output.note("There is no model yet. `hearth import FILE` adds one.");
+        output.note("There is no model yet. `hearth pull NAME` or `hearth import FILE` adds one.");
         return Ok(());
     }
     let head = ["NAME", "STATE", "WEIGHTS", "SIZE", "TYPE", "CONTEXT"]
@@ -124,6 +132,9 @@ pub(crate) async fn show(args: NameArg, global: &Global, output: Output) -> Resu
         object["weights_bytes"] = shown.weights_bytes.into();
         object["kv_bytes_per_1024_tokens"] = shown.kv_bytes_per_1024_tokens.into();
         object["path"] = shown.path.into();
+        object["source"] = shown.source.into();
+        object["files"] = shown.files.iter().map(json::model_file).collect();
+        object["memory"] = shown.memory.as_ref().map(json::memory_need).into();
         return Ok(output.object(&object)?);
     }
     Ok(output.text(&table(&show_rows(&info, &shown)))?)
@@ -167,29 +178,83 @@ fn show_rows(info: &v1::ModelInfo, shown: &v1::ShowResponse) -> Vec<Vec<String>>
             }
             .to_owned(),
         ),
+        ("GPU memory", memory(shown)),
+        ("source", shown.source.clone().unwrap_or_default()),
         (
-            "GPU memory",
-            format!(
-                "{}, and {} for 1024 tokens of context",
-                bytes(shown.weights_bytes),
-                bytes(shown.kv_bytes_per_1024_tokens)
-            ),
+            "format",
+            format!("{}, {}", info.format, bytes(info.file_bytes)),
         ),
-        (
-            "file",
-            format!(
-                "{} ({}, {})",
-                shown.path,
-                info.format,
-                bytes(info.file_bytes)
-            ),
-        ),
-        ("sha256", info.sha256.clone()),
     ];
+    if shown.files.len() > 1 {
+        rows.extend(shown.files.iter().map(|file| {
+            let text = format!("{} ({}) {}", file.name, bytes(file.bytes), file.sha256);
+            ("file", text)
+        }));
+    } else {
+        rows.push(("file", shown.path.clone()));
+        rows.push(("sha256", info.sha256.clone()));
+    }
     rows.retain(|(_, value)| !value.is_empty());
     rows.into_iter()
         .map(|(name, value)| vec![name.to_owned(), value])
         .collect()
+}
+
+/// What a model takes of the GPU's memory, in words.
+fn memory(shown: &v1::ShowResponse) -> String {
+    let per_1024 = bytes(shown.kv_bytes_per_1024_tokens);
+    let Some(need) = &shown.memory else {
+        return format!(
+            "{} and {per_1024} for 1024 tokens",
+            bytes(shown.weights_bytes)
+        );
+    };
+    let all = need
+        .weights_bytes
+        .saturating_add(need.kv_bytes)
+        .saturating_add(need.scratch_bytes);
+    let about = if need.measured { "" } else { "about " };
+    let scratch = match need.scratch_bytes {
+        0 => String::new(),
+        scratch => format!(", {} others", bytes(scratch)),
+    };
+    format!(
+        "{about}{} for a context of {} tokens: {} weights, {} keys and values ({per_1024} for 1024 \
+         tokens){scratch}",
+        bytes(all),
+        need.context_len,
+        bytes(need.weights_bytes),
+        bytes(need.kv_bytes),
+    )
+}
+
+/// Removes a model from the store.
+///
+/// # Errors
+/// Those of the daemon; it is not there, or warm.
+pub(crate) async fn remove(args: RmArgs, global: &Global, output: Output) -> Result<(), Failure> {
+    let client = connect(global, output).await?;
+    let asks = std::io::stdin().is_terminal() && std::io::stderr().is_terminal();
+    if !args.yes && asks {
+        let question = format!("Remove {} from the store?", args.name);
+        if !super::pull::confirm(&question).await? {
+            return Err(Failure::new(Kind::Runtime, "nothing was removed"));
+        }
+    }
+    let request = v1::DeleteRequest {
+        model: args.name.clone(),
+    };
+    let removed = client.models().delete(request).await.map_err(rpc)?;
+    let freed_bytes = removed.into_inner().freed_bytes;
+    if output.json {
+        return Ok(output.object(&serde_json::json!({
+            "event": "removed",
+            "name": args.name,
+            "freed_bytes": freed_bytes,
+        }))?);
+    }
+    let freed = bytes(freed_bytes);
+    Ok(output.line(&format!("removed: {} ({freed} given back)", args.name))?)
 }
 
 /// Makes a model warm.
@@ -272,7 +337,7 @@ pub(crate) async fn pin(
     Ok(output.line(event)?)
 }
 
-fn show_progress(
+pub(super) fn show_progress(
     what: &str,
     part: &v1::TransferProgress,
     progress: &Progress,
@@ -289,7 +354,7 @@ fn show_progress(
 }
 
 /// Says what became of a model.
-fn report(info: &v1::ModelInfo, what: &str, output: Output) -> Result<(), Failure> {
+pub(super) fn report(info: &v1::ModelInfo, what: &str, output: Output) -> Result<(), Failure> {
     if output.json {
         let mut object = json::model(info);
         object["event"] = what.into();
@@ -315,7 +380,7 @@ fn count(weights: u64) -> String {
     }
 }
 
-fn rpc(status: tonic::Status) -> Failure {
+pub(super) fn rpc(status: tonic::Status) -> Failure {
     hearth::Error::from(status).into()
 }
 

@@ -21,6 +21,7 @@ mod memory;
 pub mod model;
 mod prefill_pace;
 mod prefix_cache;
+mod quantize;
 mod queue;
 mod request;
 mod running;
@@ -42,6 +43,7 @@ pub use error::{EngineError, LoadError, SubmitError};
 pub use event::{
     EndReport, Event, EventSink, FinishReason, SendOutcome, TokenLogprob, TokenOutput,
 };
+pub use quantize::{Quantization, QuantizeError, write_quantized};
 pub use request::{
     Activations, AdapterChoice, CacheScope, Caller, Class, EngineConfig, GenerateRequest,
     ParamError, SamplingParams, Speculation, Tuning,

@@ -60,12 +60,22 @@ pub const GGUF_HEADER_BYTES_MAX: u64 = 64 << 20;
 pub const HUB_CONFIG_BYTES_MAX: u64 = 1 << 20;
 /// `tokenizer_config.json`,
 pub const HUB_TOKENIZER_CONFIG_BYTES_MAX: u64 = 8 << 20;
-/// and `tokenizer.json`.
+/// and `tokenizer.json`;
 pub const HUB_TOKENIZER_BYTES_MAX: u64 = 64 << 20;
+/// in it, each description of how text is cut and what is put around it,
+pub const HUB_PIPELINE_BYTES_MAX: u64 = 256 << 10;
+/// and most added tokens.
+pub const HUB_ADDED_TOKENS_MAX: usize = 65_536;
 /// Longest token, in bytes as its file spells it.
 pub const TOKEN_BYTES_MAX: usize = 4096;
+/// Longest text of all added tokens together, in bytes. Finding them takes some 20 bytes of memory for
+/// each.
+pub const ADDED_TOKENS_BYTES_MAX: usize = 1 << 20;
 /// Most merges of a vocabulary.
-pub const MERGES_MAX: usize = 4 << 20;
+pub const MERGES_MAX: usize = 1 << 20;
+/// Most pairs of characters for which a SentencePiece-style tokenizer knows whether some token holds
+/// them; with more, text is not cut into pieces.
+pub const NEIGHBOURS_MAX: usize = 1 << 20;
 
 /// Tokenizer: longest text of one call, in bytes.
 pub const TOKENIZER_TEXT_BYTES_MAX: usize = 4 << 20;

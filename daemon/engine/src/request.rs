@@ -300,6 +300,9 @@ pub struct GenerateRequest {
     pub ignore_eos: bool,
     /// Report log-probabilities, with this many alternatives (0..=20) beside the chosen token.
     pub logprobs: Option<u32>,
+    /// What is generated is a text of its own, as the assistant's turn of a chat is, and does not go on
+    /// with the prompt's: where the vocabulary puts a space before a text, it is left out.
+    pub new_text: bool,
     /// Report the prompt's tokens (and, with `logprobs`, their log-probabilities) before generating.
     pub echo: bool,
     /// When the request must be over; it then ends with [`crate::FinishReason::Deadline`].

@@ -154,6 +154,10 @@ impl Sequence {
     ) -> Self {
         let generated_max = generated_max(&request, context_len);
         let tokens = std::mem::take(&mut request.prompt);
+        let text = model
+            .tokenizer
+            .reply_stream(&request.stop, &tokens, request.new_text);
+        let echo_text = model.tokenizer.text_stream(&[]);
         Self {
             slot: None,
             table: Table::default(),
@@ -173,8 +177,8 @@ impl Sequence {
             generated: 0,
             generated_max,
             context_len,
-            text: TextStream::new(&request.stop),
-            echo_text: TextStream::new(&[]),
+            text,
+            echo_text,
             echoed: 0,
             told: 0,
             changing: false,

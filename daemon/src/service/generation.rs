@@ -185,6 +185,8 @@ async fn submit(
     let model = Arc::clone(&warm.model);
     let context_len = engine.context_len(&model);
     let max_tokens = request.max_tokens;
+    // The assistant's turn is a text of its own.
+    request.new_text = matches!(ask, Ask::Chat(..));
     let (prompt, truncation) = blocking(move || {
         let truncates = allow_truncation.then_some(max_tokens);
         prompt::fitting_tokens(&model, &ask, context_len, truncates)

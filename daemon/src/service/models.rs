@@ -5,6 +5,8 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use hearth_engine::LoadProgress;
+use hearth_engine::Quantization;
+use hearth_engine::limits::MODEL_FILES_MAX;
 use hearth_proto::v1;
 use hearth_proto::v1::models_server::Models;
 use tokio::sync::mpsc;
@@ -13,10 +15,10 @@ use tonic::{Code, Request, Response, Status};
 
 use super::options::keep_alive;
 use super::{Replies, blocking};
-use crate::limits::RETRY_DELAY;
+use crate::limits::{ORIGIN_TEXT_BYTES_MAX, RETRY_DELAY};
 use crate::state::{Shared, Warm};
 use crate::status::{self, bad_field, fault, not_in_this_version, of_store};
-use crate::store::{BadModel, Manifest, ModelFacts, StoreError};
+use crate::store::{BadModel, Manifest, ModelFacts, Origin, StoreError, StoredFile};
 use crate::{access, loading, wire};
 
 /// Least time between two messages of progress.
@@ -144,11 +146,16 @@ impl Models for ModelsService {
         request: Request<v1::ImportRequest>,
     ) -> Result<Response<Self::ImportStream>, Status> {
         let request = request.into_inner();
-        if request.quantize != i32::from(v1::Quantize::Unspecified) {
-            return Err(not_in_this_version("quantize"));
+        let quantize = quantization(request.quantize)?;
+        if quantize.is_some() && request.origin.is_some() {
+            let message = "a pull is taken in as it was published";
+            return Err(bad_field("quantize", message));
         }
         if request.path.is_empty() || request.path.contains('\0') {
             return Err(bad_field("path", "is empty or holds a zero byte"));
+        }
+        if let Some(origin) = &request.origin {
+            check_origin(origin)?;
         }
         if self.shared.lifecycle.is_draining() {
             return Err(status::draining());
@@ -160,7 +167,7 @@ impl Models for ModelsService {
                 .status());
         }
         let (replies, stream) = mpsc::channel(16);
-        tokio::spawn(import(Arc::clone(&self.shared), request, replies));
+        tokio::spawn(import(Arc::clone(&self.shared), request, quantize, replies));
         Ok(Response::new(Box::pin(ReceiverStream::new(stream))))
     }
 
@@ -247,10 +254,21 @@ impl Models for ModelsService {
     }
 }
 
+/// What weights are to be turned into.
+fn quantization(asked: i32) -> Result<Option<Quantization>, Status> {
+    match v1::Quantize::try_from(asked) {
+        Ok(v1::Quantize::Unspecified) => Ok(None),
+        Ok(v1::Quantize::Q4) => Ok(Some(Quantization::Q4)),
+        Ok(v1::Quantize::Q8) => Ok(Some(Quantization::Q8)),
+        Err(_) => Err(bad_field("quantize", format!("{asked} is no value of it"))),
+    }
+}
+
 /// Copies a file into the store and says how it goes.
 async fn import(
     shared: Arc<Shared>,
     request: v1::ImportRequest,
+    quantize: Option<Quantization>,
     replies: mpsc::Sender<Result<v1::ImportResponse, Status>>,
 ) {
     use v1::import_response::Event;
@@ -275,19 +293,22 @@ async fn import(
         };
         let name = Some(request.name.as_str()).filter(|name| !name.is_empty());
         let path = PathBuf::from(&request.path);
-        shared
-            .store
-            .import(&path, name, &mut progress)
-            .map_err(|error| {
-                if matches!(error, StoreError::Io { .. }) {
-                    tracing::error!(error = status::chain(&error), "the import failed");
-                }
-                of_store(&error)
-            })
+        let origin = request.origin.map(origin_of);
+        let store = &shared.store;
+        match quantize {
+            Some(to) => store.import_quantized(&path, name, to, &mut progress),
+            None => store.import(&path, name, origin.as_ref(), &mut progress),
+        }
+        .map_err(|error| {
+            if matches!(error, StoreError::Io { .. }) {
+                tracing::error!(error = status::chain(&error), "the import failed");
+            }
+            of_store(&error)
+        })
     })
     .await;
     let reply = result.map(|model: Manifest| {
-        tracing::info!(model = model.name, bytes = model.file_bytes, "imported");
+        tracing::info!(model = model.name, bytes = model.file_bytes(), "imported");
         let model = wire::stored_model(&model, v1::ModelState::Stored);
         v1::ImportResponse {
             event: Some(Event::Model(model)),
@@ -329,12 +350,49 @@ fn load_done(warm: &Warm) -> v1::LoadResponse {
     }
 }
 
+fn check_origin(origin: &v1::ImportOrigin) -> Result<(), Status> {
+    let long = |text: &str| text.len() > ORIGIN_TEXT_BYTES_MAX;
+    if long(&origin.source) || origin.license.as_deref().is_some_and(long) {
+        return Err(bad_field("origin", "has a text of over 512 bytes"));
+    }
+    if origin.files.is_empty() || origin.files.len() > MODEL_FILES_MAX {
+        return Err(bad_field("origin.files", "must be 1 to 512 files"));
+    }
+    Ok(())
+}
+
+fn origin_of(origin: v1::ImportOrigin) -> Origin {
+    let file = |file: v1::ModelFile| StoredFile {
+        name: file.name,
+        sha256: file.sha256,
+        bytes: file.bytes,
+    };
+    Origin {
+        source: origin.source,
+        license: origin.license,
+        files: origin.files.into_iter().map(file).collect(),
+    }
+}
+
 fn show_warm(warm: &Warm) -> v1::ShowResponse {
     let template = warm.model.chat_template.as_ref();
     let facts = ModelFacts::new(&warm.model.config, template.is_some());
+    let model = &warm.model;
     v1::ShowResponse {
         chat_template: template.map(|template| template.source().to_owned()),
-        weights_bytes: warm.model.weights_bytes,
+        weights_bytes: model.weights_bytes,
+        files: files_of(warm.manifest.as_ref()),
+        source: warm
+            .manifest
+            .as_ref()
+            .and_then(|model| model.source.clone()),
+        memory: Some(v1::MemoryNeed {
+            weights_bytes: model.weights_bytes,
+            kv_bytes: model.kv_bytes,
+            scratch_bytes: model.scratch_bytes,
+            context_len: model.context_len,
+            measured: true,
+        }),
         ..show(warm.info(), &facts, warm.path.display().to_string())
     }
 }
@@ -345,16 +403,45 @@ fn show_stored(
     state: v1::ModelState,
 ) -> Result<v1::ShowResponse, StoreError> {
     let model = shared.store.get(name)?;
-    let gguf = shared.store.open_model(&model)?;
-    let template = gguf
+    let checkpoint = shared.store.open_model(&model)?;
+    let template = checkpoint
         .get_str("tokenizer.chat_template")
         .map_err(BadModel::Format)?;
-    let path = shared.store.blob_path(&model)?.display().to_string();
+    let files = shared.store.files(&model)?;
+    let path = files
+        .iter()
+        .next()
+        .map(|(_, path)| path.display().to_string());
+    let info = wire::stored_model(&model, state);
+    let shown = show(info, &model.facts, path.unwrap_or_default());
+    let context_len = model
+        .facts
+        .context_len
+        .min(shared.config.engine.context_len_max);
+    let kv_per_token = shown.kv_bytes_per_1024_tokens / 1024;
     Ok(v1::ShowResponse {
         chat_template: template.map(str::to_owned),
-        weights_bytes: model.file_bytes,
-        ..show(wire::stored_model(&model, state), &model.facts, path)
+        weights_bytes: model.file_bytes(),
+        files: files_of(Some(&model)),
+        source: model.source.clone(),
+        memory: Some(v1::MemoryNeed {
+            weights_bytes: model.file_bytes(),
+            kv_bytes: kv_per_token.saturating_mul(u64::from(context_len)),
+            scratch_bytes: 0,
+            context_len,
+            measured: false,
+        }),
+        ..shown
     })
+}
+
+fn files_of(model: Option<&Manifest>) -> Vec<v1::ModelFile> {
+    let file = |file: &StoredFile| v1::ModelFile {
+        name: file.name.clone(),
+        sha256: file.sha256.clone(),
+        bytes: file.bytes,
+    };
+    model.map_or_else(Vec::new, |model| model.files.iter().map(file).collect())
 }
 
 fn show(info: v1::ModelInfo, facts: &ModelFacts, path: String) -> v1::ShowResponse {
@@ -371,5 +458,8 @@ fn show(info: v1::ModelInfo, facts: &ModelFacts, path: String) -> v1::ShowRespon
         weights_bytes: 0,
         kv_bytes_per_1024_tokens: kv_bytes_per_token.saturating_mul(1024),
         path,
+        files: Vec::new(),
+        source: None,
+        memory: None,
     }
 }

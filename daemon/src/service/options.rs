@@ -63,6 +63,7 @@ pub(super) fn check(
             stop_tokens: options.stop_token_ids,
             ignore_eos: options.ignore_eos,
             logprobs: options.logprobs,
+            new_text: false,
             echo: options.echo,
             deadline: [deadline, grpc_deadline(metadata, received)]
                 .into_iter()

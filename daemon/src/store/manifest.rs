@@ -4,26 +4,113 @@ use std::fs::{File, OpenOptions};
 use std::io::{self, Read as _, Write as _};
 use std::path::{Path, PathBuf};
 
-use hearth_engine::format::Checkpoint;
+use hearth_engine::format::{Checkpoint, is_model_file};
+use hearth_engine::limits::MODEL_FILES_MAX;
 use hearth_engine::model::ModelConfig;
 use serde::{Deserialize, Serialize};
+use sha2::{Digest as _, Sha256};
 
 use super::name;
 use crate::limits::MANIFEST_BYTES_MAX;
 
-/// What is known of a stored model without opening its file.
+/// What is known of a stored model without opening its files.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(try_from = "OnDisk")]
 pub struct Manifest {
     /// Its name; also the name of the manifest's file, without `.json`.
     pub name: String,
-    /// SHA-256 of its file, 64 lower-case hexadecimal digits; also the name of the file.
-    pub sha256: String,
-    /// Size of its file.
-    pub file_bytes: u64,
+    /// Its files, at least one, in the order of their names.
+    pub files: Vec<StoredFile>,
     /// When it was imported, in seconds since 1970.
     pub imported_at_s: u64,
-    /// What its file says.
+    /// Where it was fetched from, `hub:REPO@COMMIT`; `None`: imported from this machine.
+    pub source: Option<String>,
+    /// What its files say.
     pub facts: ModelFacts,
+}
+
+/// One file of a stored model.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct StoredFile {
+    /// Its name as published.
+    pub name: String,
+    /// SHA-256 of its bytes, 64 lower-case hexadecimal digits; names its blob.
+    pub sha256: String,
+    /// Its size.
+    pub bytes: u64,
+}
+
+impl Manifest {
+    /// Size of all files.
+    pub fn file_bytes(&self) -> u64 {
+        let sizes = self.files.iter().map(|file| file.bytes);
+        sizes.fold(0, u64::saturating_add)
+    }
+
+    /// SHA-256 of its file. For several files that of the list that `sha256sum` prints for them in
+    /// the order of their names.
+    pub fn sha256(&self) -> String {
+        if let [only] = self.files.as_slice() {
+            return only.sha256.clone();
+        }
+        let mut hash = Sha256::new();
+        for file in &self.files {
+            hash.update(format!("{}  {}\n", file.sha256, file.name));
+        }
+        hex(&hash.finalize())
+    }
+}
+
+/// A manifest as it may lie on disk: the first version knew one file, without its name.
+#[derive(Deserialize)]
+struct OnDisk {
+    name: String,
+    #[serde(default)]
+    files: Vec<StoredFile>,
+    sha256: Option<String>,
+    file_bytes: Option<u64>,
+    imported_at_s: u64,
+    source: Option<String>,
+    facts: ModelFacts,
+}
+
+impl TryFrom<OnDisk> for Manifest {
+    type Error = &'static str;
+
+    fn try_from(disk: OnDisk) -> Result<Self, Self::Error> {
+        let files = match (disk.sha256, disk.file_bytes) {
+            (Some(sha256), Some(bytes)) if disk.files.is_empty() => vec![StoredFile {
+                name: format!("{}.gguf", disk.name),
+                sha256,
+                bytes,
+            }],
+            _ => disk.files,
+        };
+        if files.is_empty() || files.len() > MODEL_FILES_MAX {
+            return Err("the number of files is not sound");
+        }
+        let sound = |file: &StoredFile| is_model_file(&file.name) && is_sha256(&file.sha256);
+        if !files.iter().all(sound) || !files.is_sorted_by(|a, b| a.name < b.name) {
+            return Err("the name or hash of a file is not sound");
+        }
+        Ok(Self {
+            name: disk.name,
+            files,
+            imported_at_s: disk.imported_at_s,
+            source: disk.source,
+            facts: disk.facts,
+        })
+    }
+}
+
+/// Whether a text is a SHA-256 as it is written here.
+pub(super) fn is_sha256(text: &str) -> bool {
+    text.len() == 64 && text.bytes().all(|b| matches!(b, b'0'..=b'9' | b'a'..=b'f'))
+}
+
+/// Bytes in lower-case hexadecimal digits.
+pub(super) fn hex(bytes: &[u8]) -> String {
+    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
 }
 
 /// What a model's file says about it.
@@ -85,10 +172,10 @@ impl ModelFacts {
         }
     }
 
-    /// Reads them from a GGUF file's header.
+    /// Reads them from the headers of a model's files.
     ///
     /// # Errors
-    /// The file is not sound, or not a model that the engine runs.
+    /// They are not sound, or not a model that the engine runs.
     pub fn read(checkpoint: &Checkpoint) -> Result<Self, super::BadModel> {
         let config = ModelConfig::of(checkpoint)?;
         let template = checkpoint.get_str("tokenizer.chat_template")?;
@@ -120,12 +207,10 @@ pub(super) fn read(path: &Path) -> io::Result<Manifest> {
     let named = path
         .file_stem()
         .is_some_and(|stem| stem == manifest.name.as_str());
-    let hash = manifest.sha256.as_bytes();
-    let hex = hash.len() == 64 && hash.iter().all(|b| matches!(b, b'0'..=b'9' | b'a'..=b'f'));
-    if !named || !hex || name::check(&manifest.name).is_err() {
+    if !named || name::check(&manifest.name).is_err() {
         return Err(io::Error::new(
             io::ErrorKind::InvalidData,
-            "name or hash is not sound",
+            "the name is not sound",
         ));
     }
     Ok(manifest)
@@ -160,5 +245,57 @@ pub(super) fn sync_folder(folder: &Path) -> io::Result<()> {
         File::open(folder)?.sync_all()
     } else {
         Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_manifest_of_the_first_version_is_read() {
+        let facts = r#"{"format":"gguf","architecture":"llama","quantization":"F32",
+            "parameter_count":1,"context_len":2,"vocab_size":3,"n_layers":4,"n_heads":5,
+            "n_kv_heads":6,"head_dim":7,"hidden_dim":8,"ffn_dim":9,"license":null,"title":null,
+            "has_chat_template":false}"#;
+        let hash = "ab".repeat(32);
+        let first = format!(
+            r#"{{"name":"a","sha256":"{hash}","file_bytes":9,"imported_at_s":1,"facts":{facts}}}"#
+        );
+        let read: Manifest = serde_json::from_str(&first).unwrap();
+        assert_eq!((read.sha256(), read.file_bytes()), (hash.clone(), 9));
+        let again: Manifest = serde_json::from_str(&serde_json::to_string(&read).unwrap()).unwrap();
+        assert_eq!(again, read);
+
+        let file =
+            |name: &str, hash: &str| format!(r#"{{"name":"{name}","sha256":"{hash}","bytes":1}}"#);
+        for files in [
+            String::new(),
+            file("../a.gguf", &hash),
+            file("a.sh", &hash),
+            file("a.gguf", "../x"),
+            format!("{0},{0}", file("a.gguf", &hash)),
+            format!("{},{}", file("b.gguf", &hash), file("a.gguf", &hash)),
+        ] {
+            let text =
+                format!(r#"{{"name":"a","files":[{files}],"imported_at_s":1,"facts":{facts}}}"#);
+            assert!(serde_json::from_str::<Manifest>(&text).is_err(), "{files}");
+        }
+        // Several files are hashed as `sha256sum` lists them.
+        let mut several = read;
+        several.files = vec![
+            StoredFile {
+                name: "a.gguf".to_owned(),
+                sha256: "00".repeat(32),
+                bytes: 1,
+            },
+            StoredFile {
+                name: "b.gguf".to_owned(),
+                sha256: "11".repeat(32),
+                bytes: 2,
+            },
+        ];
+        let list = format!("{}  a.gguf\n{}  b.gguf\n", "00".repeat(32), "11".repeat(32));
+        assert_eq!(several.sha256(), hex(&Sha256::digest(list)));
     }
 }

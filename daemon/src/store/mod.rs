@@ -1,21 +1,29 @@
-//! Models on disk: `blobs/sha256-HEX` holds each file once, `manifests/NAME.json` names it.
+//! Models on disk: `blobs/sha256-HEX` holds each file once, `manifests/NAME.json` names the files of
+//! a model, `incoming/KEY` is where a pull gathers files before it asks for them to be taken in.
 //!
 //! It knows nothing of the GPU and nothing of gRPC. Several daemons may share one store: files
-//! appear by rename, and a partial file is locked by whoever writes it.
+//! appear by rename, a partial file is locked by whoever writes it, and names are given and taken
+//! under one lock.
 
+mod fewer_bits;
 mod import;
+mod intake;
+mod leftovers;
 mod manifest;
 pub(crate) mod name;
 
+use std::collections::HashSet;
 use std::fs::{File, OpenOptions};
 use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
-use hearth_engine::format::{Checkpoint, FormatError};
+use hearth_engine::QuantizeError;
+use hearth_engine::format::{Checkpoint, FormatError, ModelFiles};
 use hearth_engine::model::ModelError;
 
-pub use manifest::{Manifest, ModelFacts};
+pub use intake::Origin;
+pub use manifest::{Manifest, ModelFacts, StoredFile};
 pub use name::NameError;
 
 use crate::limits::MODELS_MAX;
@@ -44,12 +52,30 @@ pub enum StoreError {
     /// The path is a folder, a device or the like.
     #[error("the path is not a regular file")]
     NotAFile,
+    /// A folder with more models than one.
+    #[error("the folder holds {files} GGUF files; name one of them")]
+    Several {
+        /// How many.
+        files: usize,
+    },
+    /// A path below the store's own folder of arrivals that is not the folder of a pull.
+    #[error("the path is not a finished pull")]
+    NotAPull,
+    /// A file that was fetched is not what was published.
+    #[error("{file} is not the file that was to be fetched")]
+    NotAsPublished {
+        /// Its name.
+        file: String,
+    },
     /// The file cannot be opened for import.
     #[error("the file cannot be opened")]
     Unopenable(#[source] io::Error),
     /// The file is not a sound model.
     #[error("not a model that can be used")]
     BadModel(#[from] BadModel),
+    /// The model cannot be turned into fewer bits.
+    #[error("the model cannot be quantised")]
+    Quantize(#[source] QuantizeError),
     /// The file changed while it was copied.
     #[error("the file changed while it was copied")]
     Changed,
@@ -101,7 +127,7 @@ pub struct Store {
 
 impl Store {
     /// Opens a store, makes its folders if they are missing (mode 0700), and removes what killed
-    /// imports left behind.
+    /// imports and forgotten pulls left behind.
     ///
     /// # Errors
     /// The folders cannot be made.
@@ -110,7 +136,7 @@ impl Store {
             root: root.to_owned(),
             commit: Mutex::new(()),
         };
-        for folder in [store.blobs(), store.manifests()] {
+        for folder in [store.blobs(), store.manifests(), store.incoming()] {
             let mut builder = std::fs::DirBuilder::new();
             builder.recursive(true);
             #[cfg(unix)]
@@ -118,8 +144,8 @@ impl Store {
             builder
                 .create(&folder)
                 .map_err(failed("make the folder", &folder))?;
-            remove_leftovers(&folder);
         }
+        store.remove_leftovers();
         Ok(store)
     }
 
@@ -168,52 +194,65 @@ impl Store {
         }
     }
 
-    /// Where a model's file lies: a regular file in the store, checked to be there.
+    /// A model's files: their names and where each lies, every one checked to be a regular file.
     ///
     /// # Errors
-    /// It is missing, or not a regular file.
-    pub fn blob_path(&self, model: &Manifest) -> Result<PathBuf, StoreError> {
-        let path = self.blob_of(&model.sha256);
-        let found = path.symlink_metadata().map_err(failed("look at", &path))?;
-        if found.is_file() {
-            Ok(path)
-        } else {
-            Err(StoreError::NotAFile)
-        }
+    /// One is missing, or not a regular file.
+    pub fn files(&self, model: &Manifest) -> Result<ModelFiles, StoreError> {
+        let place = |file: &StoredFile| {
+            let path = self.blob_of(&file.sha256);
+            let found = path.symlink_metadata().map_err(failed("look at", &path))?;
+            if found.is_file() {
+                Ok((file.name.clone(), path))
+            } else {
+                Err(StoreError::NotAFile)
+            }
+        };
+        let files: Result<Vec<_>, StoreError> = model.files.iter().map(place).collect();
+        Ok(ModelFiles::new(files?))
     }
 
-    /// Reads a stored model's header again.
+    /// Reads a stored model's headers again.
     ///
     /// # Errors
-    /// It is missing or not sound.
+    /// A file is missing or not sound.
     pub fn open_model(&self, model: &Manifest) -> Result<Checkpoint, StoreError> {
-        let path = self.blob_path(model)?;
-        let file = open_inside(&path).map_err(failed("open", &path))?;
-        Ok(Checkpoint::from_gguf(file).map_err(BadModel::Format)?)
+        let mut files = Vec::with_capacity(model.files.len());
+        for (name, path) in self.files(model)?.iter() {
+            let file = open_inside(path).map_err(failed("open", path))?;
+            files.push((name.to_owned(), file));
+        }
+        Ok(Checkpoint::from_files(files).map_err(BadModel::Format)?)
     }
 
-    /// Removes a name, and its file if no other name holds it. Returns the bytes given back.
+    /// Removes a name, and those of its files that no other name holds. Returns the bytes given back.
     ///
     /// # Errors
     /// There is no such model, or the disk fails.
     pub fn delete(&self, name: &str) -> Result<u64, StoreError> {
-        let _commit = self.commit();
+        let _commit = self.commit()?;
         let model = self.get(name)?;
         let path = manifest::path_of(&self.manifests(), name);
         std::fs::remove_file(&path).map_err(failed("remove", &path))?;
-        if self
-            .list()?
+        let others = self.list()?;
+        let held: HashSet<&str> = others
             .iter()
-            .any(|other| other.sha256 == model.sha256)
-        {
-            return Ok(0);
+            .flat_map(|other| &other.files)
+            .map(|file| file.sha256.as_str())
+            .collect();
+        let mut freed = 0;
+        for file in &model.files {
+            if held.contains(file.sha256.as_str()) {
+                continue;
+            }
+            let blob = self.blob_of(&file.sha256);
+            match std::fs::remove_file(&blob) {
+                Ok(()) => freed += file.bytes,
+                Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+                Err(error) => return Err(failed("remove", &blob)(error)),
+            }
         }
-        let blob = self.blob_of(&model.sha256);
-        match std::fs::remove_file(&blob) {
-            Ok(()) => Ok(model.file_bytes),
-            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(0),
-            Err(error) => Err(failed("remove", &blob)(error)),
-        }
+        Ok(freed)
     }
 
     fn blobs(&self) -> PathBuf {
@@ -224,13 +263,34 @@ impl Store {
         self.root.join("manifests")
     }
 
+    /// Where pulls gather files.
+    fn incoming(&self) -> PathBuf {
+        self.root.join("incoming")
+    }
+
     fn blob_of(&self, sha256: &str) -> PathBuf {
         self.blobs().join(format!("sha256-{sha256}"))
     }
 
-    fn commit(&self) -> MutexGuard<'_, ()> {
-        self.commit.lock().unwrap_or_else(PoisonError::into_inner)
+    /// Keeps everyone else, in other daemons too, from giving and taking names.
+    fn commit(&self) -> Result<Commit<'_>, StoreError> {
+        let inner = self.commit.lock().unwrap_or_else(PoisonError::into_inner);
+        let path = self.root.join("lock");
+        let mut options = OpenOptions::new();
+        options.write(true).create(true).truncate(false);
+        let file = options.open(&path).map_err(failed("open", &path))?;
+        file.lock().map_err(failed("lock", &path))?;
+        Ok(Commit {
+            _file: file,
+            _inner: inner,
+        })
     }
+}
+
+/// The right to give and take names, as long as it lives.
+struct Commit<'a> {
+    _file: File,
+    _inner: MutexGuard<'a, ()>,
 }
 
 fn failed<'a>(
@@ -262,21 +322,4 @@ fn open_inside(path: &Path) -> io::Result<File> {
         ));
     }
     Ok(file)
-}
-
-fn remove_leftovers(folder: &Path) {
-    let Ok(entries) = std::fs::read_dir(folder) else {
-        return;
-    };
-    for entry in entries.flatten() {
-        let path = entry.path();
-        if path.extension().is_none_or(|end| end != "part") {
-            continue;
-        }
-        // Another daemon may be writing it: then it is locked.
-        let unused = open_inside(&path).is_ok_and(|file| file.try_lock().is_ok());
-        if unused && std::fs::remove_file(&path).is_ok() {
-            tracing::info!(path = %path.display(), "removed what a killed import left behind");
-        }
-    }
 }

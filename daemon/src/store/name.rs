@@ -1,5 +1,7 @@
 //! Names of stored models. A sound name is also a sound file name, so it can be joined to a path.
 
+use hearth_engine::format::split_names;
+
 use crate::limits::MODEL_NAME_BYTES_MAX;
 
 /// A name that cannot be used.
@@ -24,12 +26,18 @@ pub(crate) fn check(name: &str) -> Result<(), NameError> {
     if sound { Ok(()) } else { Err(NameError) }
 }
 
-/// Makes a name from a file's: `SmolLM2 135M.Q4_1.gguf` becomes `smollm2-135m.q4_1`. Always sound.
+/// Makes a name from that of a file or folder: `SmolLM2 135M.Q4_1.gguf` becomes `smollm2-135m.q4_1`.
+/// The number of a part goes. Always sound.
 pub(crate) fn from_file_name(file_name: &str) -> String {
     let stem = match file_name.rsplit_once('.') {
         Some((stem, end)) if end.eq_ignore_ascii_case("gguf") => stem,
         _ => file_name,
     };
+    let stem = match split_names(file_name) {
+        Some(_) => stem.get(..stem.len().saturating_sub("-00001-of-00002".len())),
+        None => None,
+    }
+    .unwrap_or(stem);
     let name: String = stem
         .chars()
         .map(|letter| letter.to_ascii_lowercase())
@@ -72,6 +80,8 @@ mod tests {
             from_file_name("SmolLM2-135M-Instruct.Q4_1.gguf"),
             "smollm2-135m-instruct.q4_1"
         );
+        assert_eq!(from_file_name("M-00002-of-00003.gguf"), "m");
+        assert_eq!(from_file_name("Llama-3.2-1B"), "llama-3.2-1b");
         for odd in [
             "",
             ".gguf",

@@ -19,3 +19,8 @@ pub fn glu(gate: f64, up: f64) -> f64 {
 pub fn gather(x: &[f64], order: &[u32]) -> Vec<f64> {
     order.iter().map(|&k| x[k as usize]).collect()
 }
+
+/// x_i + bias_i.
+pub fn add_bias(x: &[f64], bias: &[f64]) -> Vec<f64> {
+    x.iter().zip(bias).map(|(x, b)| x + b).collect()
+}

@@ -13,7 +13,7 @@ mod weights;
 
 pub use activations::{INT8_BLOCK_WORDS, half_bits, half_values, int8_block, int8_values};
 pub use attention::{Attention, attention};
-pub use elementwise::{gather, glu, rms_norm};
+pub use elementwise::{add_bias, gather, glu, rms_norm};
 pub use matmul::{Bounded, matmul};
 pub use qkv::{KvShape, QkvShape, QkvTarget, qkv_target, rope, rope_turn};
 pub use sample::{Choice, penalised, sample, uniform};

@@ -71,7 +71,7 @@ BASES = {
     "qwen2": Base(sizes(64, 96, 1, 1), config=Qwen2Config, model=Qwen2ForCausalLM),
     "mistral": Base(sizes(64, 96, 1, 1, layers=2, head_dim=64, sliding_window=16), **MISTRAL),
     "mistral_03": Base(sizes(64, 96, 1, 1, head_dim=128, sliding_window=None), **MISTRAL),
-    "heads_80": Base(sizes(160, 48, 2, 1)),
+    "heads_80": Base(sizes(160, 64, 2, 1)),
     "heads_96": Base(sizes(64, 64, 2, 1, head_dim=96)),
     "heads_128": Base(sizes(64, 64, 2, 1, head_dim=128)),
 }

@@ -12,7 +12,6 @@ mod steps;
 #[cfg(test)]
 mod tests;
 
-use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
 use hearth_shaders::params::Sampling;
@@ -74,8 +73,8 @@ impl Default for BenchOptions {
 /// Which model to measure.
 #[derive(Debug, Clone)]
 pub enum BenchModel {
-    /// A model file.
-    File(PathBuf),
+    /// A model's files.
+    Files(ModelFiles),
     /// Random weights in a known model's sizes.
     Shape(Shape, Format),
 }
@@ -117,9 +116,8 @@ pub fn run(
     let copy = copy::measure(&gpu)?;
     let started = Instant::now();
     let (forward, model_config) = match model {
-        BenchModel::File(path) => {
-            let files = ModelFiles::at(path).map_err(LoadError::from)?;
-            let checkpoint = Checkpoint::open(&files).map_err(LoadError::from)?;
+        BenchModel::Files(files) => {
+            let checkpoint = Checkpoint::open(files).map_err(LoadError::from)?;
             let model = ModelConfig::of(&checkpoint).map_err(LoadError::from)?;
             let source = WeightSource::File(&checkpoint);
             (load(&gpu, source, &model, config, options)?, model)

@@ -100,6 +100,7 @@ impl Shape {
             tied_output: self.tied_output,
             sliding_window: None,
             attention_bias: false,
+            output_bias: false,
         }
     }
 }

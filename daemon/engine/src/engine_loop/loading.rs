@@ -120,27 +120,8 @@ impl EngineLoop {
             progress,
             cancelled,
         };
-        let mut tries = 0;
-        let (forward, canary, chunk) = loop {
-            let loaded = self
-                .bring_up(
-                    &checkpoint,
-                    &config,
-                    (wanted.clone(), floor),
-                    &engine,
-                    &watcher,
-                )
-                .and_then(|forward| self.prove(forward, &config));
-            let Err(LoadError::Engine(error @ EngineError::Device(_))) = loaded else {
-                break loaded?;
-            };
-            self.close(());
-            tries += 1;
-            match self.survival.failed(Instant::now()) {
-                Verdict::Again(delay) if tries < LOAD_TRIES_MAX => wait(delay, &watcher)?,
-                _ => return Err(error.into()),
-            }
-        };
+        let (forward, canary, chunk) =
+            self.bring_up_patiently(&checkpoint, &config, (wanted, floor), &engine, &watcher)?;
         let limits = forward.limits().clone();
         let model = Arc::new(LoadedModel {
             tokenizer,
@@ -174,6 +155,33 @@ impl EngineLoop {
         });
         self.put_to_work(Arc::clone(&model), forward);
         Ok(model)
+    }
+
+    /// A pass over the weights with its canary and prefill chunk; where the device is lost meanwhile it is
+    /// tried again.
+    fn bring_up_patiently(
+        &mut self,
+        checkpoint: &Checkpoint,
+        config: &ModelConfig,
+        (wanted, floor): (ForwardLimits, u32),
+        engine: &EngineConfig,
+        watcher: &Watcher<'_>,
+    ) -> Result<(Forward, Canary, u32), LoadError> {
+        let mut tries = 0;
+        loop {
+            let loaded = self
+                .bring_up(checkpoint, config, (wanted.clone(), floor), engine, watcher)
+                .and_then(|forward| self.prove(forward, config));
+            let Err(LoadError::Engine(error @ EngineError::Device(_))) = loaded else {
+                return loaded;
+            };
+            self.close(());
+            tries += 1;
+            match self.survival.failed(Instant::now()) {
+                Verdict::Again(delay) if tries < LOAD_TRIES_MAX => wait(delay, watcher)?,
+                _ => return Err(error.into()),
+            }
+        }
     }
 
     fn put_to_work(&mut self, model: Arc<LoadedModel>, forward: Forward) {

@@ -10,7 +10,7 @@ use super::files::ModelFiles;
 use super::gguf::Header;
 use super::metadata::{Metadata, StrArray};
 use super::tensor::Place;
-use super::{FormatError, RowOrder, Stored, TensorInfo, folder};
+use super::{FormatError, RowOrder, Stored, TensorInfo, TensorType, folder, gguf_writer};
 use crate::limits::GGUF_TENSORS_MAX;
 
 /// How many files a GGUF model was split into.
@@ -164,6 +164,20 @@ impl Checkpoint {
         })
     }
 
+    /// A model without weights, by the contents of its json files.
+    #[cfg(test)]
+    pub(crate) fn of_hub(files: super::HubFiles) -> Result<Self, FormatError> {
+        let found = super::hub::metadata(files)?;
+        Self::new(Parts {
+            files: Vec::new(),
+            file_bytes: 0,
+            format: "safetensors",
+            quantization: None,
+            metadata: Metadata::from_entries(found.entries)?,
+            tensors: Vec::new(),
+        })
+    }
+
     /// The files' format: `gguf` or `safetensors`.
     pub fn format(&self) -> &'static str {
         self.format
@@ -299,6 +313,12 @@ impl Checkpoint {
                 bytes: place.bytes,
             }),
         }
+    }
+
+    /// The header of a GGUF file with this model's metadata and these tensors: each with its type there
+    /// and its offset in the data, which begins at the next multiple of 32.
+    pub(crate) fn gguf_header(&self, tensors: &[(&TensorInfo, TensorType, u64)]) -> Vec<u8> {
+        gguf_writer::header(&self.metadata, tensors)
     }
 
     /// Metadata keys in the file's order.

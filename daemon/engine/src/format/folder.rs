@@ -14,6 +14,7 @@ use super::metadata::Metadata;
 use super::{FormatError, Stored, TensorInfo, safetensors};
 use crate::limits::{
     GGUF_TENSORS_MAX, HUB_CONFIG_BYTES_MAX, HUB_INDEX_BYTES_MAX, HUB_TOKENIZER_BYTES_MAX,
+    HUB_TOKENIZER_CONFIG_BYTES_MAX,
 };
 
 const INDEX: &str = "model.safetensors.index.json";
@@ -28,20 +29,19 @@ pub(super) fn read(files: Vec<(String, File)>) -> Result<Parts, FormatError> {
         (weights, side.into_iter().collect())
     };
     let weights = counting(weights, &mut side)?;
-    let mut hub = HubFiles::default();
-    hub.config = text(&mut side, "config.json", HUB_CONFIG_BYTES_MAX)?.ok_or_else(|| {
-        FormatError::MissingField {
-            field: "config.json".to_owned(),
-        }
+    let missing = || FormatError::MissingField {
+        field: hub::CONFIG.to_owned(),
+    };
+    let mut take = |name, limit| text(&mut side, name, limit);
+    let said = hub::metadata(HubFiles {
+        config: take(hub::CONFIG, HUB_CONFIG_BYTES_MAX)?.ok_or_else(missing)?,
+        generation_config: take(hub::GENERATION_CONFIG, HUB_CONFIG_BYTES_MAX)?,
+        tokenizer: take(hub::TOKENIZER, HUB_TOKENIZER_BYTES_MAX)?,
+        tokenizer_config: take(hub::TOKENIZER_CONFIG, HUB_TOKENIZER_CONFIG_BYTES_MAX)?,
+        chat_template: take(hub::CHAT_TEMPLATE, HUB_CONFIG_BYTES_MAX)?,
     })?;
-    hub.generation_config = text(&mut side, "generation_config.json", HUB_CONFIG_BYTES_MAX)?;
-    hub.tokenizer = text(&mut side, "tokenizer.json", HUB_TOKENIZER_BYTES_MAX)?;
-    hub.tokenizer_config = text(&mut side, "tokenizer_config.json", HUB_CONFIG_BYTES_MAX)?;
-    hub.chat_template = text(&mut side, "chat_template.jinja", HUB_CONFIG_BYTES_MAX)?;
-    let said = hub::metadata(&hub)?;
-    drop(hub);
     let scheme = match said.quantization {
-        Some(config) => hub::scheme(&config).map_err(|error| error.in_file("config.json"))?,
+        Some(config) => hub::scheme(&config).map_err(|error| error.in_file(hub::CONFIG))?,
         None => older_scheme(&mut side)?,
     };
     let metadata = Metadata::from_entries(said.entries)?;

@@ -4,7 +4,8 @@
 use std::io;
 use std::path::Path;
 
-use super::TensorType;
+use super::metadata::Metadata;
+use super::{TensorInfo, TensorType};
 
 /// A metadata value.
 #[derive(Clone, Debug, PartialEq)]
@@ -164,7 +165,46 @@ impl GgufWriter {
     }
 }
 
-fn put_u32(out: &mut Vec<u8>, value: u32) {
+/// The header of a file with those metadata and tensors, whose data follows at the next multiple of 32.
+pub(super) fn header(metadata: &Metadata, tensors: &[(&TensorInfo, TensorType, u64)]) -> Vec<u8> {
+    // These say how the files lie that the metadata came from.
+    let gone = [
+        "general.alignment",
+        "split.no",
+        "split.count",
+        "split.tensors.count",
+    ];
+    let keys = || {
+        metadata
+            .keys()
+            .iter()
+            .filter(|key| !gone.contains(&key.as_str()))
+    };
+    let mut out = b"GGUF".to_vec();
+    put_u32(&mut out, 3);
+    put_len(&mut out, tensors.len());
+    put_len(&mut out, keys().count());
+    for key in keys() {
+        put_str(&mut out, key);
+        metadata.put(key, &mut out);
+    }
+    for (tensor, tensor_type, offset) in tensors {
+        put_str(&mut out, &tensor.name);
+        put_u32(
+            &mut out,
+            u32::try_from(tensor.dims.len()).unwrap_or(u32::MAX),
+        );
+        for dim in &tensor.dims {
+            put_u64(&mut out, *dim);
+        }
+        put_u32(&mut out, tensor_type.gguf_id().unwrap_or(u32::MAX));
+        put_u64(&mut out, *offset);
+    }
+    out.resize(out.len().next_multiple_of(ALIGNMENT), 0);
+    out
+}
+
+pub(super) fn put_u32(out: &mut Vec<u8>, value: u32) {
     out.extend_from_slice(&value.to_le_bytes());
 }
 
@@ -172,11 +212,11 @@ fn put_u64(out: &mut Vec<u8>, value: u64) {
     out.extend_from_slice(&value.to_le_bytes());
 }
 
-fn put_len(out: &mut Vec<u8>, length: usize) {
+pub(super) fn put_len(out: &mut Vec<u8>, length: usize) {
     put_u64(out, u64::try_from(length).unwrap_or(u64::MAX));
 }
 
-fn put_str(out: &mut Vec<u8>, text: &str) {
+pub(super) fn put_str(out: &mut Vec<u8>, text: &str) {
     put_len(out, text.len());
     out.extend_from_slice(text.as_bytes());
 }

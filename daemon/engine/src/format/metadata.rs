@@ -5,6 +5,7 @@ use std::collections::HashMap;
 
 use super::FormatError;
 use super::cursor::{Cursor, clip};
+use super::gguf_writer::{put_len, put_str, put_u32};
 use crate::limits::{GGUF_ARRAY_LEN_MAX, GGUF_KEYS_MAX};
 
 /// Ids of value types in the file.
@@ -37,7 +38,6 @@ pub(super) enum Entry {
     Str(String),
     StrArray(StrArray),
     I32Array(Vec<i32>),
-    F32Array(Vec<f32>),
 }
 
 /// An array of strings, kept as one text and the ends of its pieces.
@@ -163,9 +163,6 @@ impl Metadata {
                 Entry::I32Array(all) => {
                     Value::RawArray(5, all.into_iter().flat_map(i32::to_le_bytes).collect())
                 }
-                Entry::F32Array(all) => {
-                    Value::RawArray(6, all.into_iter().flat_map(f32::to_le_bytes).collect())
-                }
             };
             if all.values.insert(key.clone(), value).is_some() {
                 return Err(FormatError::Duplicate {
@@ -176,6 +173,51 @@ impl Metadata {
             all.keys.push(key);
         }
         Ok(all)
+    }
+
+    /// Writes a value as a GGUF file has it, its type first; nothing for a key that is not there.
+    pub(super) fn put(&self, key: &str, out: &mut Vec<u8>) {
+        let Some(value) = self.values.get(key) else {
+            return;
+        };
+        match value {
+            Value::Int(id, value) => {
+                put_u32(out, *id);
+                let bytes = value_bytes(*id).unwrap_or(8);
+                out.extend_from_slice(&value.to_le_bytes()[..to_usize(bytes)]);
+            }
+            Value::Float(id @ 6, value) => {
+                put_u32(out, *id);
+                #[expect(clippy::cast_possible_truncation, reason = "it was an f32 in the file")]
+                out.extend_from_slice(&(*value as f32).to_le_bytes());
+            }
+            Value::Float(id, value) => {
+                put_u32(out, *id);
+                out.extend_from_slice(&value.to_le_bytes());
+            }
+            Value::Bool(value) => {
+                put_u32(out, TYPE_BOOL);
+                out.push(u8::from(*value));
+            }
+            Value::Str(text) => {
+                put_u32(out, TYPE_STRING);
+                put_str(out, text);
+            }
+            Value::StrArray(array) => {
+                put_u32(out, TYPE_ARRAY);
+                put_u32(out, TYPE_STRING);
+                put_len(out, array.len());
+                for text in array.iter() {
+                    put_str(out, text);
+                }
+            }
+            Value::RawArray(id, bytes) => {
+                put_u32(out, TYPE_ARRAY);
+                put_u32(out, *id);
+                put_len(out, bytes.len() / to_usize(value_bytes(*id).unwrap_or(1)));
+                out.extend_from_slice(bytes);
+            }
+        }
     }
 
     /// All keys in the file's order.

@@ -24,6 +24,8 @@ use cursor::clip;
 pub use checkpoint::Checkpoint;
 pub use files::{ModelFiles, SIDE_FILES, is_model_file, split_names};
 pub use grouped::Grouped;
+#[cfg(test)]
+pub(crate) use hub::HubFiles;
 pub use metadata::StrArray;
 pub use tensor::{RowOrder, Stored, TensorInfo, TensorType};
 

@@ -28,40 +28,8 @@ pub(super) fn read(
     file: usize,
     file_bytes: u64,
 ) -> Result<Vec<RawTensor>, FormatError> {
-    let failed = |source| FormatError::Io {
-        what: "the header".to_owned(),
-        source,
-    };
-    let mut input = input;
-    let mut length = [0; 8];
-    if file_bytes < 8 {
-        return Err(FormatError::Truncated {
-            field: "header length".to_owned(),
-            needed: 8,
-            at: 0,
-            left: file_bytes,
-        });
-    }
-    std::io::Seek::rewind(&mut input).map_err(failed)?;
-    input.read_exact(&mut length).map_err(failed)?;
-    let length = u64::from_le_bytes(length);
-    if length > SAFETENSORS_HEADER_BYTES_MAX {
-        return Err(FormatError::OverLimit {
-            field: "header length".to_owned(),
-            value: length,
-            limit: SAFETENSORS_HEADER_BYTES_MAX,
-        });
-    }
-    if length > file_bytes - 8 {
-        return Err(FormatError::Truncated {
-            field: "header".to_owned(),
-            needed: length,
-            at: 8,
-            left: file_bytes - 8,
-        });
-    }
-    let mut header = vec![0; usize::try_from(length).unwrap_or(0)];
-    input.read_exact(&mut header).map_err(failed)?;
+    let header = header(input, file_bytes)?;
+    let data_start = 8 + header.len() as u64;
     let bad = |value: String, allowed| FormatError::Invalid {
         field: "header".to_owned(),
         value: clip(&value),
@@ -70,7 +38,6 @@ pub(super) fn read(
     let metadata: Metadata = serde_json::from_slice(&header)
         .map_err(|error| bad(error.to_string(), "a sound safetensors header is needed"))?;
     drop(header);
-    let data_start = 8 + length;
     let data = u64::try_from(metadata.data_len()).unwrap_or(u64::MAX);
     if data_start.checked_add(data) != Some(file_bytes) {
         return Err(bad(
@@ -105,4 +72,42 @@ pub(super) fn read(
     }
     list.sort_by_key(|tensor| tensor.place.offset);
     Ok(list)
+}
+
+/// The header's bytes.
+fn header(mut input: &File, file_bytes: u64) -> Result<Vec<u8>, FormatError> {
+    let failed = |source| FormatError::Io {
+        what: "the header".to_owned(),
+        source,
+    };
+    let mut length = [0; 8];
+    if file_bytes < 8 {
+        return Err(FormatError::Truncated {
+            field: "header length".to_owned(),
+            needed: 8,
+            at: 0,
+            left: file_bytes,
+        });
+    }
+    std::io::Seek::rewind(&mut input).map_err(failed)?;
+    input.read_exact(&mut length).map_err(failed)?;
+    let length = u64::from_le_bytes(length);
+    if length > SAFETENSORS_HEADER_BYTES_MAX {
+        return Err(FormatError::OverLimit {
+            field: "header length".to_owned(),
+            value: length,
+            limit: SAFETENSORS_HEADER_BYTES_MAX,
+        });
+    }
+    if length > file_bytes - 8 {
+        return Err(FormatError::Truncated {
+            field: "header".to_owned(),
+            needed: length,
+            at: 8,
+            left: file_bytes - 8,
+        });
+    }
+    let mut header = vec![0; usize::try_from(length).unwrap_or(0)];
+    input.read_exact(&mut header).map_err(failed)?;
+    Ok(header)
 }

@@ -130,6 +130,8 @@ pub struct ModelConfig {
     pub sliding_window: Option<u32>,
     /// Query, key and value projections of all layers have biases.
     pub attention_bias: bool,
+    /// So have their output projections.
+    pub output_bias: bool,
 }
 
 impl ModelConfig {
@@ -189,6 +191,7 @@ impl ModelConfig {
             rope: rope(&keys, head_dim)?,
             tied_output: checkpoint.tensor("output.weight").is_none(),
             sliding_window: sliding_window(&keys)?,
+            output_bias: checkpoint.tensor("blk.0.attn_output.bias").is_some(),
             attention_bias: checkpoint.tensor("blk.0.attn_q.bias").is_some(),
         };
         check_tensors(checkpoint, &config)?;

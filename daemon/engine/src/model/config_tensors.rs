@@ -48,6 +48,9 @@ pub(super) fn check_tensors(
             check.vector(&name("attn_k.bias"), keys)?;
             check.vector(&name("attn_v.bias"), keys)?;
         }
+        if config.output_bias {
+            check.vector(&name("attn_output.bias"), hidden)?;
+        }
     }
     check.nothing_else()
 }

@@ -262,15 +262,15 @@ const BROKEN_TENSORS: [(&str, Break); 12] = [
         },
     ),
     (
-        "\"blk.1.ffn_down.weight\" is IQ4_XS; supported are: F32, F16, BF16",
+        "\"blk.1.ffn_down.weight\" is Q8_1; supported are: F32, F16, BF16",
         |w| {
-            add(w, "blk.1.ffn_down.weight", &[96, 64], TensorType::Other(23));
+            add(w, "blk.1.ffn_down.weight", &[96, 64], TensorType::Other(9));
         },
     ),
     (
-        "\"blk.0.ffn_norm.weight\" is F16; supported are: F32",
+        "\"blk.0.ffn_norm.weight\" is Q8_0; supported are: F32",
         |w| {
-            add(w, "blk.0.ffn_norm.weight", &[64], TensorType::F16);
+            add(w, "blk.0.ffn_norm.weight", &[64], TensorType::Q8_0);
         },
     ),
     ("\"blk.2.attn_q.weight\" is not part of", |w| {

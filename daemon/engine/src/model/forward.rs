@@ -68,6 +68,7 @@ pub(super) struct Layer {
     pub(super) qkv: Matrix,
     bias: Option<Buffer>,
     pub(super) output: Matrix,
+    output_bias: Option<Buffer>,
     ffn_norm: Buffer,
     pub(super) gate_up: Matrix,
     pub(super) down: Matrix,
@@ -316,6 +317,11 @@ fn load_layer(
             None
         },
         output: loader.stacked(&[name("attn_output.weight")])?,
+        output_bias: if config.output_bias {
+            Some(loader.vector(&[name("attn_output.bias")])?)
+        } else {
+            None
+        },
         ffn_norm: loader.vector(&[name("ffn_norm.weight")])?,
         gate_up: loader.alternating(&[name("ffn_gate.weight"), name("ffn_up.weight")])?,
         down: loader.stacked(&[name("ffn_down.weight")])?,
@@ -476,6 +482,9 @@ fn record_layer(
     // a = attention(q, K, V)
     r.attention(&layer.k, &layer.v, layer.output.left_as(format.output))?;
     r.product(&output)?;
+    if let Some(bias) = &layer.output_bias {
+        r.add_bias(bias)?;
+    }
     r.product(&gate_up)?;
     r.product(&down)
 }

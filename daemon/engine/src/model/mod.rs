@@ -38,6 +38,7 @@ pub use choosing::ChosenKernel;
 pub use config::{ModelConfig, ModelError};
 pub use config_rope::{RopeConfig, RopeScaling};
 pub(crate) use forward::{Forward, ForwardLimits};
+pub(crate) use repack::{BLOCK, dequantize_row};
 pub(crate) use scratch::{OUTPUTS_MAX, RING_LEN};
 pub(crate) use step::{Column, StepInput};
 pub(crate) use synthetic::{Patterns, RandomWeights};

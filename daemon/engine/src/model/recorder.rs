@@ -4,8 +4,8 @@
 
 use hearth_shaders::params::PEAK_PARTS;
 use hearth_shaders::params::{
-    AttentionParams, CombineParams, EmbedParams, GatherParams, MatrixParams, NormParams,
-    SampleParams,
+    AttentionParams, BiasParams, CombineParams, EmbedParams, GatherParams, MatrixParams,
+    NormParams, SampleParams,
 };
 use hearth_shaders::{
     ActivationFormat, COOPERATIVE_COLUMNS, COOPERATIVE_PAIRS, Epilogue, GemvInput, Kernel,
@@ -200,6 +200,28 @@ impl Recorder<'_> {
                 order.into(),
             ],
             [Axis::Fixed(blocks.div_ceil(32)), columns, Axis::Fixed(1)],
+        )
+    }
+
+    /// x += bias.
+    pub(crate) fn add_bias(&mut self, bias: &Buffer) -> Result<(), EngineError> {
+        let groups = self.config.hidden_dim / 4;
+        let params = gpu::uniform(
+            self.gpu,
+            &BiasParams {
+                groups,
+                pad: [0; 3],
+            },
+        );
+        self.push(
+            Kernel::AddBias,
+            &[("WG", 64)],
+            &[&params, &self.scratch.x, bias],
+            [
+                Axis::Fixed(groups.div_ceil(64)),
+                Axis::Columns,
+                Axis::Fixed(1),
+            ],
         )
     }
 

@@ -133,70 +133,70 @@ fn read(tensor_type: TensorType, b: &[u8]) -> Numbers {
             let (d, m) = (half_at(b, 0), half_at(b, 2));
             (BLOCK, Meta::Pair { d, m })
         }
-        TensorType::Q5K => {
-            // d, e, 12 bytes of scales, 32 of fifth bits, 128 of nibbles
-            let (high, low) = b[16..176].split_at(32);
-            for (i, n) in n.iter_mut().enumerate() {
-                let (sub, l) = (i / 32, i % 32);
-                *n = low[32 * (sub / 2) + l] >> (4 * (sub % 2)) & 15 | (high[l] >> sub & 1) << 4;
-            }
-            let (d, e) = (half_at(b, 0), half_at(b, 2));
-            let mut packed = [0; 12];
-            packed.copy_from_slice(&b[4..16]);
-            (RUN, Meta::SuperBlock { d, e, packed })
-        }
-        TensorType::Q6K => {
-            // 128 bytes of nibbles, 64 of high bits, 16 scales, d
-            let (low, high) = b[..192].split_at(128);
-            for (i, n) in n.iter_mut().enumerate() {
-                let (half, quarter, l) = (i / 128, i % 128 / 32, i % 32);
-                let nibble = low[64 * half + 32 * (quarter % 2) + l] >> (4 * (quarter / 2)) & 15;
-                *n = nibble | (high[32 * half + l] >> (2 * quarter) & 3) << 4;
-            }
-            let s = std::array::from_fn(|i| b[192 + i].cast_signed());
-            (
-                RUN,
-                Meta::Sixteenths {
-                    d: half_at(b, 208),
-                    s,
-                    middle: 32,
-                },
-            )
-        }
-        TensorType::Q3K => {
-            // 32 bytes of third bits, 64 of low bits, 12 of scales, d
-            for (i, n) in n.iter_mut().enumerate() {
-                let (quarter, l) = (i / 32, i % 32);
-                *n = two_bits(&b[32..96], i) | (b[l] >> quarter & 1) << 2;
-            }
-            let s = std::array::from_fn(|i| q3_k_scale(&b[96..108], i));
-            (
-                RUN,
-                Meta::Sixteenths {
-                    d: half_at(b, 108),
-                    s,
-                    middle: 4,
-                },
-            )
-        }
-        _ => {
-            // Q2_K: 16 bytes of scales, 64 of bits, d, e
-            for (i, n) in n.iter_mut().enumerate() {
-                *n = two_bits(&b[16..80], i);
-            }
-            let mut s = [0; 16];
-            s.copy_from_slice(&b[..16]);
-            (
-                RUN,
-                Meta::Nibbles {
-                    d: half_at(b, 80),
-                    e: half_at(b, 82),
-                    s,
-                },
-            )
-        }
+        TensorType::Q5K => (RUN, q5_k(b, &mut n)),
+        TensorType::Q6K => (RUN, q6_k(b, &mut n)),
+        TensorType::Q3K => (RUN, q3_k(b, &mut n)),
+        _ => (RUN, q2_k(b, &mut n)),
     };
     Numbers { n, count, meta }
+}
+
+/// d, e, 12 bytes of scales, 32 of fifth bits, 128 of nibbles.
+fn q5_k(b: &[u8], n: &mut [u8; RUN]) -> Meta {
+    let (high, low) = b[16..176].split_at(32);
+    for (i, n) in n.iter_mut().enumerate() {
+        let (sub, l) = (i / 32, i % 32);
+        *n = low[32 * (sub / 2) + l] >> (4 * (sub % 2)) & 15 | (high[l] >> sub & 1) << 4;
+    }
+    let mut packed = [0; 12];
+    packed.copy_from_slice(&b[4..16]);
+    Meta::SuperBlock {
+        d: half_at(b, 0),
+        e: half_at(b, 2),
+        packed,
+    }
+}
+
+/// 128 bytes of nibbles, 64 of high bits, 16 scales, d.
+fn q6_k(b: &[u8], n: &mut [u8; RUN]) -> Meta {
+    let (low, high) = b[..192].split_at(128);
+    for (i, n) in n.iter_mut().enumerate() {
+        let (half, quarter, l) = (i / 128, i % 128 / 32, i % 32);
+        let nibble = low[64 * half + 32 * (quarter % 2) + l] >> (4 * (quarter / 2)) & 15;
+        *n = nibble | (high[32 * half + l] >> (2 * quarter) & 3) << 4;
+    }
+    Meta::Sixteenths {
+        d: half_at(b, 208),
+        s: std::array::from_fn(|i| b[192 + i].cast_signed()),
+        middle: 32,
+    }
+}
+
+/// 32 bytes of third bits, 64 of low bits, 12 of scales, d.
+fn q3_k(b: &[u8], n: &mut [u8; RUN]) -> Meta {
+    for (i, n) in n.iter_mut().enumerate() {
+        let (quarter, l) = (i / 32, i % 32);
+        *n = two_bits(&b[32..96], i) | (b[l] >> quarter & 1) << 2;
+    }
+    Meta::Sixteenths {
+        d: half_at(b, 108),
+        s: std::array::from_fn(|i| q3_k_scale(&b[96..108], i)),
+        middle: 4,
+    }
+}
+
+/// 16 bytes of scales, 64 of bits, d, e.
+fn q2_k(b: &[u8], n: &mut [u8; RUN]) -> Meta {
+    for (i, n) in n.iter_mut().enumerate() {
+        *n = two_bits(&b[16..80], i);
+    }
+    let mut s = [0; 16];
+    s.copy_from_slice(&b[..16]);
+    Meta::Nibbles {
+        d: half_at(b, 80),
+        e: half_at(b, 82),
+        s,
+    }
 }
 
 fn five_bits(high: &[u8], low: &[u8], n: &mut [u8; RUN]) {

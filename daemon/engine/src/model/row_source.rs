@@ -9,6 +9,9 @@ use super::weights::as_usize;
 use crate::error::LoadError;
 use crate::format::{Checkpoint, FormatError, Stored, TensorInfo};
 
+/// Puts one row into its planes.
+pub(super) type PutRow<'a> = dyn Fn(PlaneRow<'_>) + 'a;
+
 /// See the module.
 pub(super) struct RowSource<'a> {
     checkpoint: &'a Checkpoint,
@@ -61,7 +64,7 @@ impl<'a> RowSource<'a> {
         (first, count): (u64, u64),
         order: Option<&[u32]>,
         format: WeightFormat,
-        place: &mut dyn FnMut(usize, &dyn Fn(PlaneRow<'_>)),
+        place: &mut dyn FnMut(usize, &PutRow<'_>),
     ) -> Result<(), LoadError> {
         let tensor = self.tensor;
         let Stored::Grouped(parts) = &tensor.stored else {

@@ -4,7 +4,7 @@
 use hearth_shaders::{ActivationFormat, WeightFormat};
 
 use super::repack::{self, BLOCK, PlaneRow};
-use super::row_source::{RowSource, common_order};
+use super::row_source::{PutRow, RowSource, common_order};
 use super::synthetic::{Patterns, RandomWeights};
 use crate::error::{EngineError, LoadError};
 use crate::format::{Checkpoint, FormatError, TensorInfo};
@@ -308,7 +308,7 @@ impl<'a> WeightLoader<'a> {
                     (row_run.row, row_run.count),
                     order,
                     format,
-                    &mut |row, put: &dyn Fn(PlaneRow<'_>)| {
+                    &mut |row, put: &PutRow<'_>| {
                         let (quants, metas) = plane(row);
                         put(PlaneRow {
                             quants: &mut quant_bytes[quants..][..as_usize(quant_row)],

@@ -56,6 +56,12 @@ pub enum TokenizerError {
         /// Number of tokens.
         vocab_size: u32,
     },
+    /// A score that is no number.
+    #[error("metadata \"tokenizer.ggml.scores\": element {index} is not a number")]
+    Score {
+        /// Which score.
+        index: usize,
+    },
     /// A merge that is not two tokens, or whose result is no token.
     #[error("metadata {MERGES_KEY:?}: element {index} {problem}")]
     Merge {
@@ -70,7 +76,7 @@ pub enum TokenizerError {
     /// A text longer than the limit.
     #[error("{what} has {bytes} bytes; at most {limit} are allowed")]
     TooLong {
-        /// `the text`, or `a run of text without a break`.
+        /// What is too long: `the text`, `a token`.
         what: &'static str,
         /// Its length.
         bytes: usize,

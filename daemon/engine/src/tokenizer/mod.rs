@@ -1,53 +1,39 @@
-//! Text to tokens and back, by the vocabulary, merges and pre-tokenizer of a GGUF file. Knows no
+//! Text to tokens and back, by the vocabulary, merges and pre-tokenizer of a model's files. Knows no
 //! model and no GPU; of chats only that some parts of a prompt are trusted.
 //!
-//! Merging is the `tokenizers` crate's BPE. Cutting text into pieces is done here (`split.rs`): the
-//! crate's pipeline keeps some hundred bytes for each byte of text and a cache of users' words,
-//! neither of which fits a daemon that takes prompts of megabytes and promises to keep none.
-//! Encoding keeps nothing: the cache is off.
+//! Two kinds of vocabulary are read: byte-level BPE and SentencePiece-style BPE. Merging byte-level
+//! pieces is the `tokenizers` crate's; all else is done here: the crate's pipeline keeps some hundred
+//! bytes for each byte of text and a cache of users' words, neither of which fits a daemon that takes
+//! prompts of megabytes and promises to keep none. Encoding keeps nothing.
 
+mod added;
+mod byte_level;
+mod ends;
 mod error;
+mod merges;
+mod merging;
+mod pieces;
+#[cfg(test)]
+mod pieces_tests;
 mod split;
 mod stream;
 #[cfg(test)]
 mod tests;
 mod vocab;
 
-use ahash::AHashMap;
-use aho_corasick::{AhoCorasick, MatchKind};
-use tokenizers::Model as _;
-use tokenizers::models::bpe::BPE;
-
-use self::error::MERGES_KEY;
-use self::split::Splitter;
-use self::vocab::{Kind, Vocab, byte_chars, is_guarded};
+use self::added::{Added, AddedToken, Cut, Stripping};
+use self::byte_level::ByteLevel;
+use self::ends::{end_tokens, ends_of_text};
+use self::pieces::Pieces;
+use self::vocab::{Kind, Spelling, Vocab, is_guarded};
 use crate::chat_template::Part;
 use crate::format::Checkpoint;
-use crate::limits::{TOKENIZER_PIECE_BYTES_MAX, TOKENIZER_TEXT_BYTES_MAX};
+use crate::limits::TOKENIZER_TEXT_BYTES_MAX;
 
 pub use error::TokenizerError;
 pub use stream::{Pushed, TextStream};
 
 const MODEL_KEY: &str = "tokenizer.ggml.model";
-const PRE_KEY: &str = "tokenizer.ggml.pre";
-
-/// Names under which published models end a turn or a text. Only control tokens of these names
-/// count.
-const END_NAMES: [&str; 12] = [
-    "<|endoftext|>",
-    "<|im_end|>",
-    "<|eot_id|>",
-    "<|eom_id|>",
-    "<|end_of_text|>",
-    "<|end|>",
-    "<|return|>",
-    "<|endofturn|>",
-    "<|end_of_turn|>",
-    "<end_of_turn>",
-    "<EOT>",
-    "</s>",
-];
-
 /// How text becomes tokens.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct EncodeOptions {
@@ -58,18 +44,18 @@ pub struct EncodeOptions {
     pub parse_special: bool,
 }
 
-/// Token texts that are found whole before text is cut.
-struct Added {
-    matcher: AhoCorasick,
-    ids: Vec<u32>,
+/// How text between added tokens becomes tokens.
+enum Model {
+    /// Byte-level BPE.
+    ByteLevel(Box<ByteLevel>),
+    /// SentencePiece-style BPE.
+    Pieces(Box<Pieces>),
 }
 
 /// A model's tokenizer.
 pub struct Tokenizer {
     vocab: Vocab,
-    bpe: BPE,
-    splitter: Splitter,
-    byte_chars: [char; 256],
+    model: Model,
     /// Added tokens that any text may hold.
     plain_added: Added,
     /// Control tokens and markup, which only trusted text may hold.
@@ -89,38 +75,40 @@ impl Tokenizer {
     /// # Errors
     /// The file holds none, one of an unsupported kind (named), or an unsound one.
     pub fn of(checkpoint: &Checkpoint) -> Result<Self, TokenizerError> {
-        let model = checkpoint
+        let name = checkpoint
             .get_str(MODEL_KEY)?
             .ok_or(TokenizerError::Missing { key: MODEL_KEY })?;
-        if model != "gpt2" {
-            return Err(TokenizerError::Unsupported {
-                key: MODEL_KEY,
-                found: model.chars().take(80).collect(),
-                supported: "gpt2 (byte-level BPE)",
-            });
-        }
-        let pre = checkpoint.get_str(PRE_KEY)?.unwrap_or("gpt-2");
-        let named = split::named(pre)
-            .map_err(|error| TokenizerError::Build(error.to_string()))?
-            .ok_or_else(|| TokenizerError::Unsupported {
-                key: PRE_KEY,
-                found: pre.chars().take(80).collect(),
-                supported: "smollm, starcoder, refact, llama-bpe, llama3, gpt-2, default",
-            })?;
-        let vocab = Vocab::read(checkpoint)?;
-        let bpe = build_bpe(checkpoint, &vocab, named.ignore_merges)?;
-        let plain_added = added(&vocab, |text, kind| {
-            kind != Kind::Normal && !is_guarded(text, kind)
+        let (vocab, model, add_bos) = match name {
+            "gpt2" => {
+                let vocab = Vocab::read(checkpoint, Spelling::Bytes)?;
+                let (model, add_bos) = ByteLevel::of(checkpoint, &vocab)?;
+                (vocab, Model::ByteLevel(Box::new(model)), add_bos)
+            }
+            "llama" => {
+                let vocab = Vocab::read(checkpoint, Spelling::Spaces)?;
+                let model = Pieces::of(checkpoint, &vocab)?;
+                (vocab, Model::Pieces(Box::new(model)), true)
+            }
+            other => {
+                return Err(TokenizerError::Unsupported {
+                    key: MODEL_KEY,
+                    found: other.chars().take(80).collect(),
+                    supported: "gpt2 (byte-level BPE) and llama (SentencePiece-style BPE)",
+                });
+            }
+        };
+        let stripping = Stripping::of(checkpoint)?;
+        let is_added = |kind| !matches!(kind, Kind::Normal | Kind::Byte);
+        let plain_added = Added::of(&vocab, &stripping, |text, kind| {
+            is_added(kind) && !is_guarded(text, kind)
         })?;
-        let guarded = added(&vocab, is_guarded)?;
-        let all_added = added(&vocab, |_, kind| kind != Kind::Normal)?;
-        let bos = token_id(checkpoint, "tokenizer.ggml.bos_token_id", &vocab)?;
-        let eos = token_id(checkpoint, "tokenizer.ggml.eos_token_id", &vocab)?;
+        let guarded = Added::of(&vocab, &stripping, is_guarded)?;
+        let all_added = Added::of(&vocab, &stripping, |_, kind| is_added(kind))?;
+        let usual = matches!(model, Model::Pieces(_));
+        let (bos, eos) = ends_of_text(checkpoint, &vocab, usual)?;
         let end_tokens = end_tokens(checkpoint, &vocab, eos)?;
         Ok(Self {
-            bpe,
-            splitter: named.splitter,
-            byte_chars: byte_chars(),
+            model,
             plain_added,
             guarded,
             all_added,
@@ -128,7 +116,7 @@ impl Tokenizer {
             eos,
             add_bos: checkpoint
                 .get_bool("tokenizer.ggml.add_bos_token")?
-                .unwrap_or(named.add_bos),
+                .unwrap_or(add_bos),
             add_eos: checkpoint
                 .get_bool("tokenizer.ggml.add_eos_token")?
                 .unwrap_or(false),
@@ -160,7 +148,9 @@ impl Tokenizer {
         } else {
             &self.plain_added
         };
-        self.encode_added(text, added, &mut ids)?;
+        let mut run = Run::new(self, added, ids);
+        run.section(text)?;
+        let mut ids = run.ids;
         if options.add_special && self.add_eos {
             ids.extend(self.eos);
         }
@@ -182,76 +172,38 @@ impl Tokenizer {
                 limit: TOKENIZER_TEXT_BYTES_MAX,
             });
         }
-        let mut ids = Vec::new();
+        let mut run = Run::new(self, &self.plain_added, Vec::new());
         // Text since the last control token, across parts.
         let mut pending = String::new();
         for part in parts {
-            let mut begin = 0;
-            if part.trusted {
-                for found in self.guarded.matcher.find_iter(&part.text) {
-                    pending.push_str(part.text.get(begin..found.start()).unwrap_or_default());
-                    self.encode_added(&pending, &self.plain_added, &mut ids)?;
-                    pending.clear();
-                    ids.extend(self.guarded.ids.get(found.pattern().as_usize()));
-                    begin = found.end();
+            if !part.trusted {
+                pending.push_str(&part.text);
+                continue;
+            }
+            self.guarded.cut(&part.text, &mut |cut| {
+                match cut {
+                    Cut::Text(text) => pending.push_str(text),
+                    Cut::Token(token) => {
+                        let text = std::mem::take(&mut pending);
+                        // What comes before may be of an earlier part.
+                        let text = if token.strips_before {
+                            text.trim_end()
+                        } else {
+                            &text
+                        };
+                        run.section(text)?;
+                        run.token(token);
+                    }
                 }
-            }
-            pending.push_str(part.text.get(begin..).unwrap_or_default());
+                Ok::<(), TokenizerError>(())
+            })?;
         }
-        self.encode_added(&pending, &self.plain_added, &mut ids)?;
-        Ok(ids)
-    }
-
-    /// Text in which only the tokens of `added` are found whole.
-    fn encode_added(
-        &self,
-        text: &str,
-        added: &Added,
-        ids: &mut Vec<u32>,
-    ) -> Result<(), TokenizerError> {
-        let mut spelled = String::new();
-        let mut begin = 0;
-        for found in added.matcher.find_iter(text) {
-            let before = text.get(begin..found.start()).unwrap_or_default();
-            self.encode_plain(before, &mut spelled, ids)?;
-            ids.extend(added.ids.get(found.pattern().as_usize()));
-            begin = found.end();
-        }
-        self.encode_plain(text.get(begin..).unwrap_or_default(), &mut spelled, ids)
-    }
-
-    /// Text without special tokens. `spelled` is scratch.
-    fn encode_plain(
-        &self,
-        text: &str,
-        spelled: &mut String,
-        ids: &mut Vec<u32>,
-    ) -> Result<(), TokenizerError> {
-        self.splitter.pieces(text, &mut |piece| {
-            if piece.len() > TOKENIZER_PIECE_BYTES_MAX {
-                return Err(TokenizerError::TooLong {
-                    what: "a run of text without a break",
-                    bytes: piece.len(),
-                    limit: TOKENIZER_PIECE_BYTES_MAX,
-                });
-            }
-            spelled.clear();
-            spelled.extend(
-                piece
-                    .bytes()
-                    .filter_map(|byte| self.byte_chars.get(usize::from(byte))),
-            );
-            let tokens = self
-                .bpe
-                .tokenize(spelled)
-                .map_err(|_| TokenizerError::Encode)?;
-            ids.extend(tokens.iter().map(|token| token.id));
-            Ok(())
-        })
+        run.section(&pending)?;
+        Ok(run.ids)
     }
 
     /// Text of tokens; bytes that are not UTF-8 become U+FFFD. With `skip_special` control tokens
-    /// give nothing.
+    /// give nothing. Where encoding puts a space before text, one at the beginning is left out.
     ///
     /// # Errors
     /// An id is outside the vocabulary.
@@ -269,6 +221,11 @@ impl Tokenizer {
                 bytes.extend_from_slice(of_token);
             }
         }
+        // The space that encoding put before the text.
+        let bytes = match bytes.strip_prefix(b" ") {
+            Some(rest) if self.puts_space_first() => rest.to_vec(),
+            _ => bytes,
+        };
         Ok(match String::from_utf8(bytes) {
             Ok(text) => text,
             Err(error) => String::from_utf8_lossy(error.as_bytes()).into_owned(),
@@ -288,7 +245,37 @@ impl Tokenizer {
 
     /// Tells whether a token is a control token: its text is not part of a reply.
     pub fn is_special(&self, id: u32) -> bool {
-        self.vocab.kind(id) == Some(Kind::Control)
+        matches!(self.vocab.kind(id), Some(Kind::Control | Kind::Unknown))
+    }
+
+    /// Tells whether encoding puts a space before a text, so that the first one of a decoded text is
+    /// no part of it.
+    pub fn puts_space_first(&self) -> bool {
+        match &self.model {
+            Model::ByteLevel(_) => false,
+            Model::Pieces(pieces) => pieces.puts_space_first(),
+        }
+    }
+
+    /// The stream of a text's own tokens, from its beginning: without the space that encoding puts
+    /// there.
+    pub fn text_stream(&self, stops: &[String]) -> TextStream {
+        let stream = TextStream::new(stops);
+        if self.puts_space_first() {
+            stream.without_first_space()
+        } else {
+            stream
+        }
+    }
+
+    /// The stream of a reply to `prompt`: a text of its own if `new_text` says so or a control token
+    /// comes before it, else it goes on with the prompt's text and keeps its first space.
+    pub fn reply_stream(&self, stops: &[String], prompt: &[u32], new_text: bool) -> TextStream {
+        if new_text || prompt.last().is_none_or(|id| self.is_special(*id)) {
+            self.text_stream(stops)
+        } else {
+            TextStream::new(stops)
+        }
     }
 
     /// Number of tokens.
@@ -307,96 +294,63 @@ impl Tokenizer {
     }
 }
 
-fn token_id(
-    checkpoint: &Checkpoint,
-    key: &'static str,
-    vocab: &Vocab,
-) -> Result<Option<u32>, TokenizerError> {
-    match checkpoint.get_u32(key)? {
-        Some(id) if id >= vocab.len() => Err(TokenizerError::TokenOutOfRange {
-            what: key,
-            id,
-            vocab_size: vocab.len(),
-        }),
-        other => Ok(other),
-    }
+/// Encoding of one text, section by section.
+struct Run<'a> {
+    tokenizer: &'a Tokenizer,
+    /// Tokens that are found whole in sections.
+    added: &'a Added,
+    ids: Vec<u32>,
+    /// Nothing of the text was encoded yet.
+    first: bool,
+    /// The last token takes the white space that follows.
+    strips_after: bool,
 }
 
-fn end_tokens(
-    checkpoint: &Checkpoint,
-    vocab: &Vocab,
-    eos: Option<u32>,
-) -> Result<Vec<u32>, TokenizerError> {
-    let mut ends: Vec<u32> = eos.into_iter().collect();
-    for key in ["tokenizer.ggml.eot_token_id", "tokenizer.ggml.eom_token_id"] {
-        ends.extend(token_id(checkpoint, key, vocab)?);
+impl<'a> Run<'a> {
+    fn new(tokenizer: &'a Tokenizer, added: &'a Added, ids: Vec<u32>) -> Self {
+        Self {
+            tokenizer,
+            added,
+            ids,
+            first: true,
+            strips_after: false,
+        }
     }
-    ends.extend(
-        vocab
-            .iter()
-            .filter(|(_, text, kind)| *kind == Kind::Control && END_NAMES.contains(text))
-            .map(|(id, _, _)| id),
-    );
-    ends.sort_unstable();
-    ends.dedup();
-    Ok(ends)
-}
 
-/// The matcher of the tokens that `wanted` chooses; of several that begin at one place the longest.
-fn added(vocab: &Vocab, wanted: impl Fn(&str, Kind) -> bool) -> Result<Added, TokenizerError> {
-    let chosen = || {
-        vocab
-            .iter()
-            .filter(|(_, text, kind)| !text.is_empty() && wanted(text, *kind))
-    };
-    let matcher = AhoCorasick::builder()
-        .match_kind(MatchKind::LeftmostLongest)
-        .build(chosen().map(|(_, text, _)| text))
-        .map_err(|error| TokenizerError::Build(error.to_string()))?;
-    Ok(Added {
-        matcher,
-        ids: chosen().map(|(id, _, _)| id).collect(),
-    })
-}
+    /// Text in which only the run's added tokens are found whole.
+    fn section(&mut self, text: &str) -> Result<(), TokenizerError> {
+        let added = self.added;
+        added.cut(text, &mut |cut| match cut {
+            Cut::Text(text) => self.plain(text),
+            Cut::Token(token) => {
+                self.token(token);
+                Ok(())
+            }
+        })
+    }
 
-/// The BPE model. Every merge is checked here: the crate's builder trusts their lengths.
-fn build_bpe(
-    checkpoint: &Checkpoint,
-    vocab: &Vocab,
-    ignore_merges: bool,
-) -> Result<BPE, TokenizerError> {
-    let merges = checkpoint
-        .get_str_array(MERGES_KEY)?
-        .ok_or(TokenizerError::Missing { key: MERGES_KEY })?;
-    let mut ids: AHashMap<String, u32> = AHashMap::new();
-    for (id, text, kind) in vocab.iter() {
-        // So that no text can be merged into one.
-        if !is_guarded(text, kind) {
-            ids.entry(text.to_owned()).or_insert(id);
+    /// Text without added tokens.
+    fn plain(&mut self, text: &str) -> Result<(), TokenizerError> {
+        let text = if self.strips_after {
+            text.trim_start()
+        } else {
+            text
+        };
+        if text.is_empty() {
+            return Ok(());
+        }
+        self.strips_after = false;
+        let first = std::mem::replace(&mut self.first, false);
+        match &self.tokenizer.model {
+            Model::ByteLevel(model) => model.encode(text, &mut self.ids),
+            Model::Pieces(model) => model.encode(text, first, &mut self.ids),
         }
     }
-    let mut pairs = Vec::with_capacity(merges.len());
-    let mut joined = String::new();
-    for (index, merge) in merges.iter().enumerate() {
-        let bad = |problem| TokenizerError::Merge { index, problem };
-        let (left, right) = merge
-            .split_once(' ')
-            .ok_or_else(|| bad("has no space between two tokens"))?;
-        if !ids.contains_key(left) || !ids.contains_key(right) {
-            return Err(bad("joins something that is not a token"));
-        }
-        joined.clear();
-        joined.push_str(left);
-        joined.push_str(right);
-        if !ids.contains_key(joined.as_str()) {
-            return Err(bad("makes something that is not a token"));
-        }
-        pairs.push((left.to_owned(), right.to_owned()));
+
+    /// An added token.
+    fn token(&mut self, token: AddedToken) {
+        self.ids.push(token.id);
+        self.first = false;
+        self.strips_after = token.strips_after;
     }
-    BPE::builder()
-        .vocab_and_merges(ids, pairs)
-        .cache_capacity(0)
-        .ignore_merges(ignore_merges)
-        .build()
-        .map_err(|error| TokenizerError::Build(error.to_string()))
 }

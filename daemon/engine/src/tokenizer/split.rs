@@ -13,11 +13,30 @@ const GPT2: &str = r"'s|'t|'re|'ve|'m|'ll|'d| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]
 /// Llama 3's pattern, less its look-ahead.
 const LLAMA3: &str = r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+";
 
-/// A pre-tokenizer.
+/// As Llama 3's, but digits one by one.
+const QWEN2: &str = r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+";
+/// Mistral's Tekken: words end where small letters are followed by a capital.
+const TEKKEN: &str = r"[^\r\n\p{L}\p{N}]?[\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}]*[\p{Ll}\p{Lm}\p{Lo}\p{M}]+|[^\r\n\p{L}\p{N}]?[\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}]+[\p{Ll}\p{Lm}\p{Lo}\p{M}]*|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n/]*|\s*[\r\n]+|\s+";
+/// What GGUF's `default` cuts before and after GPT-2's pattern.
+const PUNCTUATION: &str = r"[\p{P}$+<=>^~|]+";
+const NUMBERS: &str = r"\p{N}+";
+const THREE_DIGITS: &str = "[0-9][0-9][0-9]";
+const DIGIT: &str = r"\p{N}";
+
+/// The names that [`named`] knows, for messages.
+pub(super) const NAMES: &str = "smollm, starcoder, refact, command-r, codeshell, exaone, llama-bpe, \
+     llama3, llama-v3, dbrx, smaug-bpe, qwen2, stablelm2, tekken, gpt-2, olmo, default";
+
+/// A pre-tokenizer: each stage cuts the pieces of the one before.
 pub(super) struct Splitter {
+    stages: Vec<Stage>,
+}
+
+/// A pattern whose matches, and the text between them, are pieces.
+struct Stage {
     pattern: Regex,
-    /// Digits become pieces of their own before the pattern is applied.
-    digits_alone: bool,
+    /// The pattern ends in `\s+`, of which the last character is given back.
+    gives_back: bool,
     /// Runs of white space that end in a line break are taken whole.
     breaks_apart: bool,
 }
@@ -34,21 +53,30 @@ pub(super) struct Named {
 
 /// The pre-tokenizer of a name; `None` if it is not known.
 pub(super) fn named(name: &str) -> Result<Option<Named>, regex::Error> {
-    let (pattern, digits_alone, llama3) = match name {
-        "smollm" | "starcoder" | "refact" => (GPT2, true, false),
-        "llama-bpe" | "llama3" | "llama-v3" => (LLAMA3, false, true),
-        "gpt-2" | "gpt2" | "default" => (GPT2, false, false),
+    let patterns: &[&str] = match name {
+        "smollm" | "starcoder" | "refact" | "command-r" | "codeshell" | "exaone" => &[DIGIT, GPT2],
+        "llama-bpe" | "llama3" | "llama-v3" | "dbrx" | "smaug-bpe" => &[LLAMA3],
+        "qwen2" | "stablelm2" => &[QWEN2],
+        "tekken" => &[TEKKEN],
+        "gpt-2" | "gpt2" | "olmo" => &[GPT2],
+        "default" => &[PUNCTUATION, GPT2, NUMBERS, THREE_DIGITS],
         _ => return Ok(None),
     };
-    let splitter = Splitter {
-        pattern: Regex::new(pattern)?,
-        digits_alone,
-        breaks_apart: llama3,
-    };
+    let llama3 = matches!(name, "llama-bpe" | "llama3" | "llama-v3");
+    let stages = patterns
+        .iter()
+        .map(|pattern| {
+            Ok(Stage {
+                pattern: Regex::new(pattern)?,
+                gives_back: pattern.ends_with(r"|\s+"),
+                breaks_apart: pattern.contains(r"|\s*[\r\n]+|"),
+            })
+        })
+        .collect::<Result<Vec<_>, regex::Error>>()?;
     Ok(Some(Named {
-        splitter,
-        ignore_merges: llama3,
-        add_bos: llama3,
+        splitter: Splitter { stages },
+        ignore_merges: llama3 || name == "tekken",
+        add_bos: llama3 || name == "tekken",
     }))
 }
 
@@ -58,30 +86,28 @@ impl Splitter {
     pub(super) fn pieces<E>(
         &self,
         text: &str,
-        take: &mut impl FnMut(&str) -> Result<(), E>,
+        take: &mut dyn FnMut(&str) -> Result<(), E>,
     ) -> Result<(), E> {
-        if !self.digits_alone {
-            return self.matches(text, take);
-        }
-        let mut begin = 0;
-        for (at, digit) in text.char_indices().filter(|(_, c)| c.is_numeric()) {
-            let end = at + digit.len_utf8();
-            self.matches(text.get(begin..at).unwrap_or_default(), take)?;
-            take(text.get(at..end).unwrap_or_default())?;
-            begin = end;
-        }
-        self.matches(text.get(begin..).unwrap_or_default(), take)
+        pieces(&self.stages, text, take)
     }
+}
 
-    fn matches<E>(
-        &self,
-        text: &str,
-        take: &mut impl FnMut(&str) -> Result<(), E>,
-    ) -> Result<(), E> {
+fn pieces<E>(
+    stages: &[Stage],
+    text: &str,
+    take: &mut dyn FnMut(&str) -> Result<(), E>,
+) -> Result<(), E> {
+    match stages.split_first() {
+        None if text.is_empty() => Ok(()),
+        None => take(text),
+        Some((stage, rest)) => stage.cut(text, &mut |piece| pieces(rest, piece, take)),
+    }
+}
+
+impl Stage {
+    fn cut<E>(&self, text: &str, take: &mut dyn FnMut(&str) -> Result<(), E>) -> Result<(), E> {
         let mut at = 0;
         while at < text.len() {
-            // Every character begins a match, so the pieces leave no gaps; were one left, it would
-            // become a piece of its own.
             let Some(found) = self
                 .pattern
                 .find_at(text, at)
@@ -103,7 +129,8 @@ impl Splitter {
     fn given_back(&self, piece: &str, text_follows: bool) -> usize {
         match piece.chars().next_back() {
             Some(last)
-                if text_follows
+                if self.gives_back
+                    && text_follows
                     && last.is_whitespace()
                     && piece.len() > last.len_utf8()
                     && !(self.breaks_apart && matches!(last, '\r' | '\n')) =>
@@ -154,27 +181,36 @@ mod tests {
             .collect()
     }
 
+    fn split(pattern: &str) -> PreTokenizerWrapper {
+        let split = Split::new(
+            SplitPattern::Regex(pattern.to_owned()),
+            SplitDelimiterBehavior::Isolated,
+            false,
+        );
+        PreTokenizerWrapper::Split(split.unwrap())
+    }
+
     fn published(name: &str) -> PreTokenizerWrapper {
         let byte_level = |regex| PreTokenizerWrapper::ByteLevel(ByteLevel::new(false, true, regex));
-        match name {
-            "smollm" => PreTokenizerWrapper::Sequence(Sequence::new(vec![
+        let whole = |pattern: &str| split(&pattern.replace(r"|\s+", r"|\s+(?!\S)|\s+"));
+        let all = match name {
+            "smollm" => vec![
                 PreTokenizerWrapper::Digits(Digits::new(true)),
                 byte_level(true),
-            ])),
-            "llama-bpe" => {
-                let pattern = super::LLAMA3.replace(r"|\s+", r"|\s+(?!\S)|\s+");
-                let split = Split::new(
-                    SplitPattern::Regex(pattern),
-                    SplitDelimiterBehavior::Isolated,
-                    false,
-                );
-                PreTokenizerWrapper::Sequence(Sequence::new(vec![
-                    PreTokenizerWrapper::Split(split.unwrap()),
-                    byte_level(false),
-                ]))
-            }
-            _ => byte_level(true),
-        }
+            ],
+            "llama-bpe" => vec![whole(super::LLAMA3), byte_level(false)],
+            "qwen2" => vec![whole(super::QWEN2), byte_level(false)],
+            "tekken" => vec![whole(super::TEKKEN), byte_level(false)],
+            "default" => vec![
+                split(super::PUNCTUATION),
+                split(&super::GPT2.replace(r"|\s+", r"|\s+(?!\S)")),
+                split(super::NUMBERS),
+                split(super::THREE_DIGITS),
+                byte_level(false),
+            ],
+            _ => vec![byte_level(true)],
+        };
+        PreTokenizerWrapper::Sequence(Sequence::new(all))
     }
 
     #[test]
@@ -194,9 +230,9 @@ mod tests {
     #[test]
     fn equals_the_published_pre_tokenizers() {
         // Compiled once: the patterns take longer than the texts.
-        let pairs =
-            ["smollm", "llama-bpe", "gpt-2"].map(|name| (name, splitter(name), published(name)));
-        let texts = "([a-cA-Z ]|[ \t\r\n\u{a0}\u{3000}]{1,5}|[0-9]{1,5}|['’](s|LL|re|ve|x|\u{17f})|[!-/]{1,3}|[é中ß\u{301}ा🙂²Ⅷ٣]|\\PC|.){0,30}";
+        let pairs = ["smollm", "llama-bpe", "gpt-2", "qwen2", "tekken", "default"]
+            .map(|name| (name, splitter(name), published(name)));
+        let texts = "([a-cA-Z ]|[ \t\r\n\u{a0}\u{3000}]{1,5}|[0-9]{1,5}|['’](s|LL|re|ve|x|\u{17f})|[!-/]{1,3}|[é中ßÇǅʰ\u{301}ा🙂²Ⅷ٣]|\\PC|.){0,30}";
         let check = |text: String| {
             for (name, ours_is, theirs_is) in &pairs {
                 assert_eq!(ours(ours_is, &text), theirs(theirs_is, &text), "{name}");

@@ -18,6 +18,8 @@ pub struct TextStream {
     /// The incomplete character at the end, at most 3 bytes.
     partial: Vec<u8>,
     stopped: bool,
+    /// A space is left out if it is the first that comes.
+    drops_space: bool,
 }
 
 impl TextStream {
@@ -28,6 +30,17 @@ impl TextStream {
             held: String::new(),
             partial: Vec::new(),
             stopped: false,
+            drops_space: false,
+        }
+    }
+
+    /// The same, without a space at the beginning: some vocabularies put one before a text that has
+    /// none.
+    #[must_use]
+    pub fn without_first_space(self) -> Self {
+        Self {
+            drops_space: true,
+            ..self
         }
     }
 
@@ -64,6 +77,14 @@ impl TextStream {
 
     /// Appends whole characters to `held`, invalid sequences as U+FFFD, and keeps the rest.
     fn decode(&mut self, bytes: &[u8]) {
+        if bytes.is_empty() {
+            return;
+        }
+        let dropped = std::mem::take(&mut self.drops_space);
+        let bytes = match bytes.strip_prefix(b" ") {
+            Some(rest) if dropped => rest,
+            _ => bytes,
+        };
         self.partial.extend_from_slice(bytes);
         let all = std::mem::take(&mut self.partial);
         let mut rest = all.as_slice();
@@ -219,6 +240,24 @@ mod tests {
         assert_eq!(stream.push(&snowman[2..]).text, "☃");
         assert_eq!(stream.push(&snowman[..1]).text, "");
         assert_eq!(stream.finish(), "\u{FFFD}");
+    }
+
+    #[test]
+    fn one_space_at_the_beginning_is_left_out_where_asked() {
+        for (pieces, wanted) in [
+            (vec![" a", " b"], "a b"),
+            (vec!["", " ", " a"], " a"),
+            (vec!["a", " b"], "a b"),
+            (vec![" "], ""),
+        ] {
+            let mut stream = TextStream::new(&[" x".to_owned()]).without_first_space();
+            let mut text = String::new();
+            for piece in &pieces {
+                text.push_str(&stream.push(piece.as_bytes()).text);
+            }
+            text.push_str(&stream.finish());
+            assert_eq!(text, wanted, "{pieces:?}");
+        }
     }
 
     #[test]

@@ -1,9 +1,10 @@
-//! The vocabulary of a GGUF file: token texts, kinds and the bytes they stand for. Knows how
-//! byte-level vocabularies spell bytes; knows no merging.
+//! The vocabulary of a model: token texts, kinds and the bytes they stand for. Knows how
+//! vocabularies spell bytes and spaces; knows no merging.
 
 use std::collections::HashMap;
 
 use super::TokenizerError;
+use super::pieces::SPACE;
 use crate::format::{Checkpoint, StrArray};
 use crate::limits::VOCAB_MAX;
 
@@ -19,6 +20,19 @@ pub(super) enum Kind {
     Control,
     /// Added whole: found in text before it is cut.
     UserDefined,
+    /// One byte, of a character that is no token.
+    Byte,
+    /// Stands for what is no token; like a control token.
+    Unknown,
+}
+
+/// How a vocabulary spells what normal tokens stand for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Spelling {
+    /// A character for each byte.
+    Bytes,
+    /// As it is, but for spaces; single bytes as `<0x0A>`.
+    Spaces,
 }
 
 /// All tokens of a model.
@@ -32,7 +46,10 @@ pub(super) struct Vocab {
 
 impl Vocab {
     /// Reads tokens and their types.
-    pub(super) fn read(checkpoint: &Checkpoint) -> Result<Self, TokenizerError> {
+    pub(super) fn read(
+        checkpoint: &Checkpoint,
+        spelling: Spelling,
+    ) -> Result<Self, TokenizerError> {
         let texts = checkpoint
             .get_str_array(TOKENS_KEY)?
             .ok_or(TokenizerError::Missing { key: TOKENS_KEY })?
@@ -45,10 +62,12 @@ impl Vocab {
             });
         }
         let kinds = match checkpoint.get_i32_array(TYPES_KEY)? {
-            None => vec![Kind::Normal; texts.len()],
-            Some(types) if types.len() == texts.len() => {
-                types.into_iter().map(kind).collect::<Vec<_>>()
-            }
+            None if spelling == Spelling::Bytes => vec![Kind::Normal; texts.len()],
+            None => texts.iter().map(kind_by_text).collect(),
+            Some(types) if types.len() == texts.len() => types
+                .into_iter()
+                .map(|number| kind(number, spelling))
+                .collect(),
             Some(types) => {
                 return Err(TokenizerError::Lengths {
                     key: TYPES_KEY,
@@ -57,25 +76,11 @@ impl Vocab {
                 });
             }
         };
-        let byte_of: HashMap<char, u8> = byte_chars().into_iter().zip(0_u8..=255).collect();
         let mut bytes = Vec::new();
         let mut ends = Vec::with_capacity(texts.len());
+        let speller = Speller::new(spelling);
         for (text, kind) in texts.iter().zip(&kinds) {
-            let before = bytes.len();
-            let mut spelled = *kind == Kind::Normal;
-            if spelled {
-                for spelling in text.chars() {
-                    match byte_of.get(&spelling) {
-                        Some(byte) => bytes.push(*byte),
-                        None => spelled = false,
-                    }
-                }
-            }
-            if !spelled {
-                // Control and added tokens, and oddities such as padding entries, stand for their text.
-                bytes.truncate(before);
-                bytes.extend_from_slice(text.as_bytes());
-            }
+            speller.bytes(text, *kind, &mut bytes);
             ends.push(u32::try_from(bytes.len()).unwrap_or(u32::MAX));
         }
         Ok(Self {
@@ -117,12 +122,79 @@ impl Vocab {
     }
 }
 
-/// The kind of a GGUF token type. Unknown, unused and byte tokens are never produced by merging of
-/// a byte-level vocabulary unless merges say so, hence they count as normal.
-fn kind(token_type: i32) -> Kind {
-    match token_type {
-        3 => Kind::Control,
-        4 => Kind::UserDefined,
+/// From spelling to bytes.
+struct Speller {
+    spelling: Spelling,
+    byte_of: HashMap<char, u8>,
+}
+
+impl Speller {
+    fn new(spelling: Spelling) -> Self {
+        Self {
+            spelling,
+            byte_of: byte_chars().into_iter().zip(0_u8..=255).collect(),
+        }
+    }
+
+    /// Appends what a token stands for.
+    fn bytes(&self, text: &str, kind: Kind, out: &mut Vec<u8>) {
+        let before = out.len();
+        match (self.spelling, kind) {
+            (Spelling::Bytes, Kind::Normal) => {
+                for spelling in text.chars() {
+                    match self.byte_of.get(&spelling) {
+                        Some(byte) => out.push(*byte),
+                        None => {
+                            // Oddities such as padding entries stand for their text.
+                            out.truncate(before);
+                            out.extend_from_slice(text.as_bytes());
+                            return;
+                        }
+                    }
+                }
+            }
+            (Spelling::Spaces, Kind::Normal) => {
+                let mut parts = text.split(SPACE);
+                out.extend_from_slice(parts.next().unwrap_or_default().as_bytes());
+                for part in parts {
+                    out.push(b' ');
+                    out.extend_from_slice(part.as_bytes());
+                }
+            }
+            (Spelling::Spaces, Kind::Byte) => match byte_of(text) {
+                Some(byte) => out.push(byte),
+                None => out.extend_from_slice(text.as_bytes()),
+            },
+            _ => out.extend_from_slice(text.as_bytes()),
+        }
+    }
+}
+
+/// The byte of a text such as `<0x0A>`.
+pub(super) fn byte_of(text: &str) -> Option<u8> {
+    let digits = text.strip_prefix("<0x")?.strip_suffix('>')?;
+    let hex = digits.len() == 2 && digits.bytes().all(|digit| digit.is_ascii_hexdigit());
+    hex.then(|| u8::from_str_radix(digits, 16).ok())?
+}
+
+/// The kind of a GGUF token type. In byte-level vocabularies unknown and byte tokens are tokens like
+/// others. Unused ones come of no merging unless the file says so.
+fn kind(token_type: i32, spelling: Spelling) -> Kind {
+    match (token_type, spelling) {
+        (2, Spelling::Spaces) => Kind::Unknown,
+        (3, _) => Kind::Control,
+        (4, _) => Kind::UserDefined,
+        (6, Spelling::Spaces) => Kind::Byte,
+        _ => Kind::Normal,
+    }
+}
+
+/// The kind of a SentencePiece token whose file names none.
+fn kind_by_text(text: &str) -> Kind {
+    match text {
+        "<unk>" => Kind::Unknown,
+        "<s>" | "</s>" | "<pad>" => Kind::Control,
+        _ if byte_of(text).is_some() => Kind::Byte,
         _ => Kind::Normal,
     }
 }
@@ -134,7 +206,12 @@ pub(super) fn is_guarded(text: &str, kind: Kind) -> bool {
     let markup = text.len() > 2
         && ((text.starts_with('<') && text.ends_with('>'))
             || (text.starts_with('[') && text.ends_with(']')));
-    kind == Kind::Control || (kind == Kind::UserDefined && markup)
+    matches!(kind, Kind::Control | Kind::Unknown) || (kind == Kind::UserDefined && markup)
+}
+
+/// Tells whether text can be merged into this token.
+pub(super) fn is_mergeable(text: &str, kind: Kind) -> bool {
+    kind != Kind::Byte && !text.is_empty() && !is_guarded(text, kind)
 }
 
 /// The character that byte-level vocabularies write for each byte: printable Latin-1 stands for

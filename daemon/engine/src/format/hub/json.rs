@@ -4,6 +4,7 @@
 use std::fmt;
 
 use serde::de::{Deserialize, Deserializer, Error as _, MapAccess, SeqAccess, Visitor};
+use serde_json::value::RawValue;
 use serde_json::{Map, Number, Value};
 
 use crate::format::FormatError;
@@ -160,6 +161,28 @@ pub(super) fn unsound(error: serde_json::Error) -> FormatError {
     FormatError::Json {
         problem: format!("{}{place}", clip(problem)),
     }
+}
+
+/// A value of bounded size; `null` without the field.
+pub(super) fn small(
+    raw: Option<&RawValue>,
+    field: &'static str,
+    limit: u64,
+) -> Result<Value, FormatError> {
+    let Some(raw) = raw else {
+        return Ok(Value::Null);
+    };
+    let size = u64::try_from(raw.get().len()).unwrap_or(u64::MAX);
+    if size > limit {
+        return Err(FormatError::OverLimit {
+            field: format!("size of {field} in bytes"),
+            value: size,
+            limit,
+        });
+    }
+    serde_json::from_str::<Unique>(raw.get())
+        .map(|unique| unique.0)
+        .map_err(unsound)
 }
 
 /// Any json value in which no object has a name twice.

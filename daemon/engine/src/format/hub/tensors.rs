@@ -130,7 +130,8 @@ impl Module {
             into.tensors.push(whole(grouped, weight, row_order));
         }
         if let Some(raw) = self.parts.remove("bias") {
-            if ends_with_any(gguf, &[".attn_q", ".attn_k", ".attn_v"]) {
+            let biased = [".attn_q", ".attn_k", ".attn_v", ".attn_output"];
+            if ends_with_any(gguf, &biased) {
                 into.tensors
                     .push(plain(raw, format!("{gguf}.bias"), row_order)?);
             } else {

@@ -32,6 +32,7 @@ fn every_kernel_has_a_test() {
             Kernel::Embed(..) => rows::embeddings,
             Kernel::Norm(..) => rows::norms,
             Kernel::Gather(_) => rows::gathers,
+            Kernel::AddBias => rows::biases,
             Kernel::Gemv(..)
             | Kernel::GemvRows(..)
             | Kernel::GemmRows(..)

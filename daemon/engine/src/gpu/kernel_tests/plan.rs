@@ -30,6 +30,7 @@ pub(super) fn matrix(kernel: Kernel) -> Option<(MatrixKernel, Reduction)> {
         | Kernel::AttentionPrefillMatrix(_)
         | Kernel::Combine(_)
         | Kernel::Gather(_)
+        | Kernel::AddBias
         | Kernel::Peaks
         | Kernel::Sample(_)
         | Kernel::Copy => None,

@@ -1,7 +1,9 @@
 //! The kernels that work on rows of one column: embeddings and norms.
 
-use hearth_shaders::params::{CopyParams, EmbedParams, GatherParams, NormParams, TOKEN_FROM_SLOT};
-use hearth_shaders::reference::{embed, gather, rms_norm};
+use hearth_shaders::params::{
+    BiasParams, CopyParams, EmbedParams, GatherParams, NormParams, TOKEN_FROM_SLOT,
+};
+use hearth_shaders::reference::{add_bias, embed, gather, rms_norm};
 use hearth_shaders::{ActivationFormat, Kernel, WeightFormat};
 
 use super::lab::{Buffer, Expected, Lab, UNTOUCHED};
@@ -247,4 +249,37 @@ fn gathered(lab: &mut Lab, random: &mut Random, kernel: Kernel, format: Activati
     }
     let what = format!("{} {params:?} of {columns} columns:", kernel.name());
     expected.check_acts(&what, format, &before, &after[0]);
+}
+
+#[test]
+pub(super) fn biases() {
+    let mut lab = Lab::open();
+    for seed in 0..4 {
+        let mut random = Random::new(seed);
+        let groups = 8 * random.within(1, 60);
+        let columns = random.within(1, 9);
+        let dim = 4 * groups as usize;
+        let x = random.floats(columns as usize * dim);
+        let bias = random.floats(dim);
+        let params = BiasParams {
+            groups,
+            pad: [0; 3],
+        };
+        let buffers = [
+            Buffer::uniform(&params),
+            Buffer::Words(bits(&x)),
+            Buffer::Words(bits(&bias)),
+        ];
+        let grid = [groups.div_ceil(64), columns, 1];
+        let after = lab.run(Kernel::AddBias, &[("WG", 64)], &buffers, grid);
+        let mut expected = Expected::default();
+        for (n, column) in x.chunks_exact(dim).enumerate() {
+            let sums = add_bias(&wide(column), &wide(&bias));
+            for (i, v) in sums.into_iter().enumerate() {
+                expected.set(n * dim + i, v, 1e-7 * v.abs() + 1e-7);
+            }
+        }
+        let what = format!("{params:?} of {columns} columns:");
+        expected.check_floats(&what, &bits(&x), &after[0]);
+    }
 }
