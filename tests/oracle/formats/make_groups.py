@@ -58,7 +58,10 @@ def quantise(source, target, tokenizer, settings):
 
 
 def dequantised(folder):
-    """Returns {module: float32 weight [outputs, inputs]} by the tool's own code."""
+    """Returns {module: float32 weight [outputs, inputs]} by the tool's own code, and all tensors.
+
+    Scales are float16 as stored; the product is taken in float32.
+    """
     scheme = json.loads((folder / "config.json").read_text(encoding="utf-8"))["quantization_config"]
     tensors = {}
     for path in sorted(folder.glob("*.safetensors")):
@@ -68,7 +71,7 @@ def dequantised(folder):
         parts = [[tensors[f"{name}.{part}"] for part in ("qweight", "qzeros", "scales")] for name in names]
         weights = [dequantize_gemm(*part[:2], part[2].float(), 4, scheme["group_size"]).T for part in parts]
         return dict(zip(names, weights)), tensors
-    model = GPTQModel.load(str(folder), backend=BACKEND.TORCH, device="cpu").model
+    model = GPTQModel.load(str(folder), backend=BACKEND.TORCH, device="cpu", dtype=torch.float16).model
     modules = dict(model.named_modules())
     assert all(isinstance(modules[name], BaseQuantLinear) for name in names)
     return {name: modules[name].to(torch.float32).dequantize_weight().T for name in names}, tensors

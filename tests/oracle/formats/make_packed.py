@@ -11,10 +11,12 @@ import tempfile
 from pathlib import Path
 
 import torch
+from compressed_tensors.compressors.pack_quantized.base import PackedQuantizationCompressor
 from compressed_tensors.quantization import QuantizationArgs, QuantizationScheme
 from datasets import Dataset
 from llmcompressor import oneshot
 from llmcompressor.modifiers.quantization import GPTQModifier, QuantizationModifier
+from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM
 
 import expected
@@ -29,7 +31,7 @@ PACKED = {
     "packed_row": (QuantizationModifier, {"strategy": "channel", "symmetric": True}),
     "packed_g64_act": (
         GPTQModifier,
-        {"strategy": "group", "group_size": 64, "symmetric": True, "actorder": "group"},
+        {"strategy": "group", "group_size": 64, "symmetric": True, "actorder": "weight"},
     ),
     "packed_8bit_g64": (QuantizationModifier, {"num_bits": 8, "strategy": "group", "group_size": 64, "symmetric": True}),
 }
@@ -58,12 +60,26 @@ def quantise(source, target, tokenizer, modifier, weights):
 
 
 def as_floats(folder, model):
-    """Returns the model with the weights that compressed-tensors decompresses, in float32."""
-    from transformers import CompressedTensorsConfig
+    """Returns the model with the weights that compressed-tensors decompresses, in float32.
 
-    config = CompressedTensorsConfig(run_compressed=False)
-    stored = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32, quantization_config=config)
-    state = {name: value for name, value in stored.state_dict().items() if name in model.state_dict()}
+    Scales go in as float32: it multiplies in their type, and transformers would round each
+    weight to bfloat16.
+    """
+    config = json.loads((folder / "config.json").read_text(encoding="utf-8"))["quantization_config"]
+    scheme = QuantizationScheme.model_validate(config["config_groups"]["group_0"])
+    tensors = {}
+    for path in sorted(folder.glob("*.safetensors")):
+        tensors |= load_file(path)
+    state = {}
+    for name in model.state_dict():
+        stem = name.removesuffix("weight")
+        if stem + "weight_packed" in tensors:
+            parts = {key.removeprefix(stem): tensors[key] for key in tensors if key.startswith(stem)}
+            parts["weight_scale"] = parts["weight_scale"].float()
+            state[name] = PackedQuantizationCompressor.decompress(parts, scheme)["weight"]
+        else:
+            tied = name == "lm_head.weight" and name not in tensors
+            state[name] = tensors["model.embed_tokens.weight" if tied else name].float()
     model.load_state_dict(state)
     return model.float()
 
