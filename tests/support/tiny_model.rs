@@ -233,8 +233,11 @@ fn metadata(writer: &mut GgufWriter) {
         .metadata("tokenizer.chat_template", TEMPLATE);
 }
 
+/// Takes a tensor: its name, its sizes with columns first, its bytes.
+type TakeTensor<'a> = dyn FnMut(&str, &[u64], Vec<u8>) + 'a;
+
 /// Hands out the tensors: name, columns and rows, values.
-fn tensors(seed: u64, to: &mut dyn FnMut(&str, &[u64], Vec<u8>)) {
+fn tensors(seed: u64, to: &mut TakeTensor<'_>) {
     let mut random = Random(seed);
     let (hidden, ffn) = (u64::from(HIDDEN), u64::from(FFN));
     let kv = u64::from(KV_HEADS * HEAD_DIM);
@@ -243,14 +246,13 @@ fn tensors(seed: u64, to: &mut dyn FnMut(&str, &[u64], Vec<u8>)) {
             .flat_map(|_| 1.0_f32.to_le_bytes())
             .collect::<Vec<u8>>()
     };
-    let mut matrix =
-        |name: &str, columns: u64, rows: u64, to: &mut dyn FnMut(&str, &[u64], Vec<u8>)| {
-            to(
-                name,
-                &[columns, rows],
-                random.matrix(columns * rows, columns),
-            );
-        };
+    let mut matrix = |name: &str, columns: u64, rows: u64, to: &mut TakeTensor<'_>| {
+        to(
+            name,
+            &[columns, rows],
+            random.matrix(columns * rows, columns),
+        );
+    };
     matrix("token_embd.weight", hidden, u64::from(vocab_size()), to);
     for layer in 0..LAYERS {
         let name = |part: &str| format!("blk.{layer}.{part}.weight");

@@ -48,10 +48,9 @@ pub(crate) async fn ps(args: PsArgs, global: &Global, output: Output) -> Result<
     if output.json {
         return Ok(output.object(&json::usage(&status))?);
     }
-    let (rows, none) = if args.apps {
-        let accounts = by_gpu_time(&status).into_iter().map(account).collect();
+    let (rows, none): (Vec<Vec<String>>, _) = if args.apps {
         (
-            accounts,
+            by_gpu_time(&status).into_iter().map(account).collect(),
             "no app is connected, and none has asked for anything",
         )
     } else {

@@ -73,7 +73,7 @@ fn linked(path: &Path, name: String) -> Option<Published> {
     let target = path.read_link().ok()?;
     let hash = Hash::parse(target.file_name()?.to_str()?)?;
     let found = path.metadata().ok()?;
-    found.is_file().then(|| Published {
+    found.is_file().then_some(Published {
         name,
         bytes: found.len(),
         hash: Some(hash),

@@ -74,7 +74,10 @@ def dequantised(folder):
     model = GPTQModel.load(str(folder), backend=BACKEND.TORCH, device="cpu", dtype=torch.float16).model
     modules = dict(model.named_modules())
     assert all(isinstance(modules[name], BaseQuantLinear) for name in names)
-    return {name: modules[name].to(torch.float32).dequantize_weight().T for name in names}, tensors
+    for name in names:
+        # It would multiply in bfloat16, and what it multiplies is to be exact.
+        modules[name].to(torch.float32).scales = tensors[f"{name}.scales"].float()
+    return {name: modules[name].dequantize_weight().T for name in names}, tensors
 
 
 def as_floats(folder, model):
@@ -99,15 +102,23 @@ def make(name):
     with tempfile.TemporaryDirectory() as source:
         hub_folders.save(Path(source), model, tokenizer, torch.float16)
         quantise(source, target, tokenizer, GPTQ.get(name) or AWQ[name])
+    answer(name)
+
+
+def answer(name):
+    """Writes the answers of a folder that is there."""
+    model, tokenizer, _ = base("grouped")
+    target = FIXTURES / name
     answers = expected.answers(as_floats(target, model), tokenizer, tiny_tokenizers.text())
     expected.save(FIXTURES / f"{name}.json", model=name, dequantised_by="gptqmodel", **answers)
     sys.stdout.write(f"MADE {name}: mean nll {answers['mean_nll']:.4f}\n")
 
 
 def main(names):
-    """Makes the named fixtures, or all."""
-    for name in names or [*GPTQ, *AWQ]:
-        make(name)
+    """Makes the named fixtures, or all; after the word `answers`, their answers alone."""
+    work = answer if names[:1] == ["answers"] else make
+    for name in names[work is answer :] or [*GPTQ, *AWQ]:
+        work(name)
 
 
 if __name__ == "__main__":

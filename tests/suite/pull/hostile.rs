@@ -40,6 +40,7 @@ async fn play(case: Case, daemon: &Daemon, places: &Semaphore) -> Result<(), Str
     let dir = tempfile::tempdir().unwrap();
     let home = dir.path().join("home");
     std::fs::create_dir(&home).unwrap();
+    let is_slow = case.is_slow();
     let hub = FakeHub::start(
         dir.path(),
         vec![tiny(dir.path())],
@@ -51,7 +52,7 @@ async fn play(case: Case, daemon: &Daemon, places: &Semaphore) -> Result<(), Str
     environment.push(("HF_TOKEN", TOKEN.to_owned()));
     environment.push(("HOME", home.display().to_string()));
     // Patience, where it is not what is tried: machines that test are slow.
-    if !case.is_slow() {
+    if !is_slow {
         environment.push(("HF_HUB_DOWNLOAD_TIMEOUT", "10".to_owned()));
     }
     let name: String = case.name.replace([' ', ','], "-").to_ascii_lowercase();
