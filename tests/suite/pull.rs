@@ -94,6 +94,11 @@ async fn a_model_comes_from_the_hub_and_answers() {
     assert_eq!(refused.code, Some(2), "{}", refused.stderr);
     assert!(refused.stderr.contains("--yes"), "{}", refused.stderr);
     assert!(hub.asked().is_empty());
+    // While power is saved pulls wait.
+    run(hearth(&daemon, &[], &["power", "saver"])).await;
+    let later = run(hearth(&daemon, &environment, &["pull", "--yes", REPO])).await;
+    assert_eq!(later.code, Some(9), "{}", later.stderr);
+    run(hearth(&daemon, &[], &["power", "auto"])).await;
 
     let pulled = run(hearth(
         &daemon,

@@ -68,9 +68,13 @@ pub(crate) async fn pull(args: PullArgs, global: &Global, output: Output) -> Res
     take_in(&client, &plan, &name, staging, fetched, output).await
 }
 
-/// The folder of the store, as the daemon tells it.
+/// The folder of the store, as the daemon tells it, unless it wants no pull now.
 async fn models_dir(client: &Client) -> Result<PathBuf, Failure> {
     let status = client.status().await?;
+    if status.plan.as_ref().is_some_and(|plan| plan.pulls_paused) {
+        let text = "the daemon saves power, and pulls wait meanwhile";
+        return Err(Failure::new(Kind::Deferred, text).with_hint("`hearth power full` allows them"));
+    }
     match status.models_dir.as_str() {
         "" => Err(Failure::new(
             Kind::Denied,

@@ -13,7 +13,7 @@ pub(super) const SIBLINGS_MAX: usize = 50_000;
 /// Most files of a model.
 pub(super) const FILES_MAX: usize = 512;
 /// Largest file of a model, in bytes.
-pub(super) const FILE_BYTES_MAX: u64 = 1 << 40;
+pub(super) const FILE_BYTES_MAX: u64 = 1 << 44;
 /// Longest name of a file, in bytes.
 pub(super) const FILE_NAME_BYTES_MAX: usize = 200;
 /// Longest licence that is shown, in characters.
@@ -25,7 +25,7 @@ pub(super) const ROOTS_BYTES_MAX: u64 = 16 << 20;
 /// Times that a request is tried while the hub is at fault.
 pub(super) const TRIES_MAX: u32 = 3;
 /// Times that a file is gone on with, one after the other, without [`PROGRESS_BYTES_MIN`] of it coming.
-pub(super) const RESUMES_MAX: u32 = 4;
+pub(super) const RESUMES_MAX: u32 = 3;
 /// Bytes that count as progress.
 pub(super) const PROGRESS_BYTES_MIN: u64 = 1 << 20;
 /// The first pause between two tries; each further one is twice as long.

@@ -86,7 +86,7 @@ pub(super) fn listings() -> Vec<Case> {
             "is none",
             lfs("sha256", "../../x".into()),
         ),
-        listing("the hash of another file", 1, "its hash is", |told| {
+        listing("the hash of another file", 1, "another hash", |told| {
             told["siblings"][0]["lfs"]["sha256"] = "0".repeat(64).into();
         }),
         listing("a size that is too small", 1, "", |told| {
@@ -103,8 +103,8 @@ pub(super) fn listings() -> Vec<Case> {
             1,
             "bytes are needed",
             |told| {
-                told["siblings"][0]["size"] = (1_u64 << 40).into();
-                told["siblings"][0]["lfs"]["size"] = (1_u64 << 40).into();
+                told["siblings"][0]["size"] = (1_u64 << 43).into();
+                told["siblings"][0]["lfs"]["size"] = (1_u64 << 43).into();
             },
         ),
         listing("a negative size", 1, "not sound", file("size", (-1).into())),

@@ -345,8 +345,8 @@ fn status(
 fn statuses() -> Vec<Case> {
     vec![
         status("no such repository", 5, "the hub has no", 404, ""),
-        status("strangers are refused", 3, "strangers", 401, ""),
-        status("a gated model", 3, "accept the licence", 403, ""),
+        status("an account that is refused", 3, "this account", 401, ""),
+        status("a gated model", 3, "accept the model's licence", 403, ""),
         status("too often, for an hour", 6, "3600 s", 429, "3600"),
         status(
             "too often, for ever",
