@@ -5,6 +5,8 @@ mod checkpoint;
 mod cursor;
 mod files;
 mod folder;
+#[cfg(test)]
+mod folder_hostile_tests;
 mod gguf;
 #[cfg(test)]
 mod gguf_hostile_tests;
