@@ -85,6 +85,8 @@ pub const TOKENIZER_PIECE_BYTES_MAX: usize = 1 << 20;
 
 /// Longest chat template, in bytes.
 pub const TEMPLATE_BYTES_MAX: usize = 256 << 10;
+/// Longest tag of a chat template, texts in quotes not counted, in bytes.
+pub const TEMPLATE_TAG_CHARS_MAX: usize = 2048;
 /// Instructions a chat template may run.
 pub const TEMPLATE_FUEL: u64 = 2_000_000;
 /// Deepest nesting of macros in a chat template.

@@ -18,13 +18,19 @@ use serde::Serialize;
 
 use self::environment::{Bounded, Raised, environment};
 use crate::format::{Checkpoint, FormatError};
-use crate::limits::{TEMPLATE_BYTES_MAX, TEMPLATE_MESSAGES_MAX, TEMPLATE_OUTPUT_BYTES_MAX};
+use crate::limits::{
+    TEMPLATE_BYTES_MAX, TEMPLATE_MESSAGES_MAX, TEMPLATE_OUTPUT_BYTES_MAX, TEMPLATE_TAG_CHARS_MAX,
+};
 
 pub use parts::Part;
 
 const TEMPLATE_KEY: &str = "tokenizer.chat_template";
 const NAME: &str = "chat";
 const ROLE_BYTES_MAX: usize = 32;
+
+/// Stack of the thread that compiles: the compiler goes as deep as a template is nested, and a chain of
+/// `elif` is. Memory is taken as it is used.
+const COMPILER_STACK_BYTES: usize = 256 << 20;
 
 /// A template could not be used. Never quotes a message.
 #[derive(Debug, thiserror::Error)]
@@ -122,11 +128,15 @@ impl ChatTemplate {
                 limit: TEMPLATE_BYTES_MAX,
             });
         }
-        let mut env = environment();
-        env.add_template_owned(NAME, source.to_owned())
-            .map_err(|error| TemplateError::Syntax {
-                problem: error.to_string(),
-            })?;
+        if let Some(line) = long_tag(source) {
+            return Err(TemplateError::Syntax {
+                problem: format!(
+                    "a tag in line {line} has over {TEMPLATE_TAG_CHARS_MAX} characters outside its \
+                     texts"
+                ),
+            });
+        }
+        let env = compile(source)?;
         let special_texts = ["<|", bos_token, eos_token]
             .into_iter()
             .filter(|text| !text.is_empty())
@@ -323,4 +333,71 @@ fn check_messages(messages: &[ChatMessage<'_>]) -> Result<(), TemplateError> {
         Some(index) => Err(TemplateError::Role { index }),
         None => Ok(()),
     }
+}
+
+/// The environment with the template in it, compiled where there is room to go deep.
+fn compile(source: &str) -> Result<Environment<'static>, TemplateError> {
+    let failed = |problem: String| TemplateError::Syntax { problem };
+    std::thread::scope(|scope| {
+        let work = || {
+            let mut env = environment();
+            match env.add_template_owned(NAME, source.to_owned()) {
+                Ok(()) => Ok(env),
+                Err(error) => Err(failed(error.to_string())),
+            }
+        };
+        let thread = std::thread::Builder::new().stack_size(COMPILER_STACK_BYTES);
+        let thread = thread
+            .spawn_scoped(scope, work)
+            .map_err(|error| failed(format!("no thread to compile it: {error}")))?;
+        match thread.join() {
+            Ok(compiled) => compiled,
+            Err(panic) => std::panic::resume_unwind(panic),
+        }
+    })
+}
+
+/// The line of a tag whose expression may be deeper than a compiler should go: every operator of a chain
+/// is a level. Texts in quotes do not count.
+fn long_tag(source: &str) -> Option<usize> {
+    let bytes = source.as_bytes();
+    let (mut at, mut line) = (0, 1);
+    while at < bytes.len() {
+        if bytes[at] == b'\n' {
+            line += 1;
+        }
+        if !(source[at..].starts_with("{{") || source[at..].starts_with("{%")) {
+            // To the next character's first byte.
+            at += 1;
+            while !source.is_char_boundary(at) {
+                at += 1;
+            }
+            continue;
+        }
+        let (length, end) = tag(&bytes[at..]);
+        if length > TEMPLATE_TAG_CHARS_MAX {
+            return Some(line);
+        }
+        line += bytes[at..at + end].iter().filter(|b| **b == b'\n').count();
+        at += end;
+    }
+    None
+}
+
+/// Bytes of the tag at the front that are outside of quotes, and bytes of all of it.
+fn tag(bytes: &[u8]) -> (usize, usize) {
+    let (mut length, mut at) = (0, 2);
+    let mut quote = None;
+    while at < bytes.len() {
+        match (quote, bytes[at]) {
+            (Some(_), b'\\') => at += 1,
+            (Some(open), byte) if byte == open => quote = None,
+            (Some(_), _) => {}
+            (None, b'\'' | b'"') => quote = Some(bytes[at]),
+            (None, b'}') if matches!(bytes[at - 1], b'}' | b'%') => return (length, at + 1),
+            (None, _) => length += 1,
+        }
+        at += 1;
+    }
+    (length, bytes.len())
 }
