@@ -339,7 +339,10 @@ fn an_idle_daemon_has_an_empty_ps_and_says_so() {
     assert_eq!(text(&output.stdout), "");
     assert_eq!(text(&output.stderr), "nothing runs and nothing waits\n");
     let output = run(&fake, &["ps", "--json"]);
-    assert_eq!(text(&output.stdout), "{\"sequences\":[],\"apps\":[]}\n");
+    assert_eq!(
+        text(&output.stdout),
+        "{\"sequences\":[],\"deferred\":[],\"apps\":[]}\n"
+    );
     assert_eq!(text(&output.stderr), "");
 }
 

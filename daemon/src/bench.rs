@@ -377,7 +377,7 @@ mod tests {
     fn what_does_not_fit_is_refused_with_what_would() {
         let unknown = parse(&["--shape", "llama-8b"]).unwrap_err();
         assert!(unknown.contains("llama3-8b"), "{unknown}");
-        let unknown = parse(&["--shape", "llama-7b", "--format", "q5_0"]).unwrap_err();
+        let unknown = parse(&["--shape", "llama-7b", "--format", "q3_0"]).unwrap_err();
         assert!(unknown.contains("q4_0"), "{unknown}");
         let both = parse(&["--shape", "llama-7b", "--model", "mine"]).unwrap_err();
         assert!(both.contains("cannot be used with"), "{both}");

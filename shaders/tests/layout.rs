@@ -9,8 +9,8 @@ use std::collections::BTreeMap;
 use std::mem::offset_of;
 
 use hearth_shaders::params::{
-    AttentionParams, CombineParams, CopyParams, EmbedParams, MatrixParams, NormParams,
-    STEP_HEADER_WORDS, SampleParams, Sampling, TOKEN_FROM_SLOT,
+    AttentionParams, BiasParams, CombineParams, CopyParams, EmbedParams, GatherParams,
+    MatrixParams, NormParams, STEP_HEADER_WORDS, SampleParams, Sampling, TOKEN_FROM_SLOT,
 };
 use hearth_shaders::{
     BindingKind, COOPERATIVE_BYTES, COOPERATIVE_COLUMNS, COOPERATIVE_PAIRS, COOPERATIVE_THREADS,
@@ -95,6 +95,8 @@ fn layouts() -> Vec<(&'static str, usize, Members)> {
             eps,
             pad
         }),
+        layout!(GatherParams { blocks, pad }),
+        layout!(BiasParams { groups, pad }),
         layout!(AttentionParams {
             head_dim,
             kv_heads,

@@ -112,19 +112,7 @@ impl Store {
             source: None,
             facts,
         };
-        let ready: Result<Vec<Ready>, StoreError> = model
-            .files
-            .iter()
-            .zip(&parts)
-            .map(|(file, part)| {
-                Ok(Ready {
-                    sha256: file.sha256.clone(),
-                    path: part.path.clone(),
-                    handle: part.file.try_clone().map_err(failed("open", &part.path))?,
-                })
-            })
-            .collect();
-        self.keep(ready?, model)
+        self.keep(ready(&model, &parts)?, model)
     }
 
     /// Gives files their names, unless the store has the same bytes already, and the model its own.
@@ -159,6 +147,20 @@ impl Store {
         manifest::write(&manifests, &model).map_err(failed("write a manifest in", &manifests))?;
         Ok(model)
     }
+}
+
+/// A model's partial files, ready for their names.
+fn ready(model: &Manifest, parts: &[Part]) -> Result<Vec<Ready>, StoreError> {
+    let files = model.files.iter().zip(parts);
+    files
+        .map(|(file, part)| {
+            Ok(Ready {
+                sha256: file.sha256.clone(),
+                path: part.path.clone(),
+                handle: part.file.try_clone().map_err(failed("open", &part.path))?,
+            })
+        })
+        .collect()
 }
 
 /// Reads the headers of a model's open files and what they say together.

@@ -115,7 +115,11 @@ impl ModelFiles {
 }
 
 /// Tells whether a file of this name can be part of a model: weights or known json and template files.
+/// A name that leads elsewhere cannot.
 pub fn is_model_file(name: &str) -> bool {
+    if name.starts_with('.') || name.contains(['/', '\\', '\0']) {
+        return false;
+    }
     SIDE_FILES.contains(&name)
         || [".safetensors", ".gguf"]
             .iter()
@@ -151,6 +155,24 @@ fn open(path: &Path) -> io::Result<File> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn names_that_lead_elsewhere_are_no_model_files() {
+        for name in ["config.json", "a.gguf", "model-00001-of-00002.safetensors"] {
+            assert!(is_model_file(name), "{name}");
+        }
+        for name in [
+            "../a.gguf",
+            "a/b.gguf",
+            "a\\b.gguf",
+            ".gguf",
+            ".a.gguf",
+            "a.bin",
+            "a\0.gguf",
+        ] {
+            assert!(!is_model_file(name), "{name:?}");
+        }
+    }
 
     #[test]
     fn parts_are_named_from_one() {
