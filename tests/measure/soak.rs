@@ -155,27 +155,33 @@ struct Sample {
 enum State {
     Warm,
     Unloaded,
+    /// One of the others is new, or the model is on its way.
     Between,
 }
 
-/// Follows whether the model is there, and for how long it has been so.
+/// Follows whether the weights are there, and for how long it has been so.
 struct States {
-    is_warm: bool,
+    state: State,
     since: Instant,
 }
 
 impl States {
-    fn look(&mut self, is_warm: bool) -> State {
-        if self.is_warm != is_warm {
+    fn look(&mut self, status: &v1::DaemonStatus) -> State {
+        let keeps = status.plan.as_ref().is_some_and(|plan| plan.keep_weights);
+        let state = match (keeps, status.model.is_some()) {
+            (false, _) => State::Unloaded,
+            (true, true) => State::Warm,
+            (true, false) => State::Between,
+        };
+        if self.state != state {
             *self = Self {
-                is_warm,
+                state,
                 since: Instant::now(),
             };
         }
-        match (self.since.elapsed() >= SETTLED, is_warm) {
-            (true, true) => State::Warm,
-            (true, false) => State::Unloaded,
-            (false, _) => State::Between,
+        match self.since.elapsed() >= SETTLED {
+            true => state,
+            false => State::Between,
         }
     }
 }
@@ -213,7 +219,7 @@ async fn watch(
     let begun = Instant::now();
     let pid = client.status().await?.pid;
     let mut states = States {
-        is_warm: false,
+        state: State::Between,
         since: begun,
     };
     let (mut samples, mut turns) = (Vec::new(), 0);
@@ -226,8 +232,7 @@ async fn watch(
             next_turn += TURN;
         }
         let status = client.status().await?;
-        let keeps = status.plan.is_some_and(|plan| plan.keep_weights);
-        let state = states.look(status.model.is_some() && keeps);
+        let state = states.look(&status);
         let (rss, descriptors) = sizes(pid)?;
         let at = begun.elapsed().as_secs_f64();
         samples.push(Sample {
