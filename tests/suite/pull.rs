@@ -198,6 +198,7 @@ async fn a_pull_that_is_killed_goes_on_where_it_was() {
             .unwrap();
         let begun = Instant::now();
         while part_bytes(&daemon) < target {
+            assert_eq!(child.try_wait().unwrap(), None, "it has not all yet");
             assert!(begun.elapsed() < Duration::from_secs(20), "kill {killed}");
             tokio::time::sleep(Duration::from_millis(2)).await;
         }
