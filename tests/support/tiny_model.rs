@@ -47,6 +47,17 @@ pub fn write(path: &Path, seed: u64) {
     writer.write(path).unwrap();
 }
 
+/// Writes the model with a sliding window of so many positions.
+pub fn write_windowed(path: &Path, seed: u64, window: u32) {
+    let mut writer = GgufWriter::new();
+    metadata(&mut writer);
+    writer.metadata("llama.attention.sliding_window", window);
+    tensors(seed, &mut |name, shape, data| {
+        writer.tensor(name, shape, TensorType::F32, data);
+    });
+    writer.write(path).unwrap();
+}
+
 /// Writes the model in two parts, `NAME-00001-of-00002.gguf` and its other. Returns the first.
 pub fn write_split(folder: &Path, name: &str, seed: u64) -> PathBuf {
     let mut parts = [GgufWriter::new(), GgufWriter::new()];
