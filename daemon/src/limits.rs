@@ -57,6 +57,10 @@ pub const STREAMS_TRACKED_MAX: usize = 4 * STREAMS_MAX as usize;
 pub const REQUEST_BYTES_MAX: usize = 4 * MESSAGE_BYTES_MAX;
 /// Bytes of replies buffered for a stream that its reader does not take.
 pub const SEND_BUFFER_BYTES_MAX: usize = 64 << 10;
+/// How long a load waits for the replies of the model whose place it takes.
+pub const LOAD_WAIT_MAX: Duration = Duration::from_secs(60);
+/// How often it looks meanwhile whether it is still wanted.
+pub const LOAD_WAIT_LOOK: Duration = Duration::from_millis(100);
 /// Events of a generation that wait for its reader; the engine pauses the sequence beyond that.
 pub const EVENTS_WAITING_MAX: usize = 256;
 /// Tokens that the reader of a full stream has to take within the engine's `READER_STALL_MAX`, or it
