@@ -57,21 +57,26 @@ fn hostile() -> Vec<String> {
     all
 }
 
+/// So many tokens, the same each time.
+fn greedy(tokens: u32) -> v1::GenerationOptions {
+    v1::GenerationOptions {
+        max_tokens: Some(tokens),
+        ignore_eos: true,
+        sampling: Some(v1::SamplingParams {
+            temperature: Some(0.0),
+            ..Default::default()
+        }),
+        ..Default::default()
+    }
+}
+
 async fn chat(clients: &mut Clients) -> Result<String, Status> {
     let request = v1::ChatRequest {
         messages: vec![v1::ChatMessage {
             role: v1::Role::User.into(),
             content: SECRET.to_owned(),
         }],
-        options: Some(v1::GenerationOptions {
-            max_tokens: Some(4),
-            ignore_eos: true,
-            sampling: Some(v1::SamplingParams {
-                temperature: Some(0.0),
-                ..Default::default()
-            }),
-            ..Default::default()
-        }),
+        options: Some(greedy(4)),
         ..Default::default()
     };
     let stream = clients.inference.chat(request).await?.into_inner();
@@ -80,9 +85,15 @@ async fn chat(clients: &mut Clients) -> Result<String, Status> {
         .text)
 }
 
-/// A daemon's tokens of an endless reply, the same each time.
+/// A reply's tokens.
 async fn steady(mut clients: Clients, tokens: u32) -> Vec<u32> {
-    let stream = clients.endless("hello", tokens).await;
+    let request = v1::GenerateRequest {
+        input: Some(v1::generate_request::Input::Prompt("hello".to_owned())),
+        options: Some(greedy(tokens)),
+        ..Default::default()
+    };
+    let stream = clients.inference.generate(request).await.unwrap();
+    let stream = stream.into_inner();
     let text = text_of(stream, |reply: v1::GenerateResponse| reply.event).await;
     text.unwrap().ids
 }
