@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use hearth_proto::v1;
-use hearth_test_support::{Clients, Process, Setup, reason, text_of, tiny_model};
+use hearth_test_support::{Clients, Process, Setup, long_tests, reason, text_of, tiny_model};
 use rustix::process::{Pid, Signal, kill_process};
 use tonic::{Code, Status};
 
@@ -173,7 +173,9 @@ async fn a_hostile_template_harms_nobody() {
     chat(&mut clients).await.unwrap();
     let renderer = renderer_of(&process);
     let mut wanted = None;
-    for (nth, template) in hostile().into_iter().enumerate() {
+    // One of three will do in the short form: memory and time are among them.
+    let step = if long_tests() { 1 } else { 3 };
+    for (nth, template) in hostile().into_iter().step_by(step).enumerate() {
         let path = setup.dir().join(format!("hostile-{nth}.gguf"));
         tiny_model::write_with_template(&path, 1, &template);
         load(&mut clients, &path).await;
