@@ -190,6 +190,14 @@ pub(crate) fn gpu_lost() -> Status {
         .status()
 }
 
+/// Too many conversations wait to be rendered.
+pub(crate) fn renders_waiting() -> Status {
+    let message = "too many conversations wait to be rendered";
+    fault(Code::ResourceExhausted, "QUEUE_FULL", message)
+        .retry(RETRY_DELAY)
+        .status()
+}
+
 /// The stream's reader took nothing for too long.
 pub(crate) fn reader_stalled() -> Status {
     fault(
