@@ -55,7 +55,7 @@ pub fn write_with_template(path: &Path, seed: u64, template: &str) {
 /// Writes the model with a sliding window of so many positions.
 pub fn write_windowed(path: &Path, seed: u64, window: u32) {
     let mut writer = GgufWriter::new();
-    metadata(&mut writer);
+    metadata(&mut writer, TEMPLATE);
     writer.metadata("llama.attention.sliding_window", window);
     tensors(seed, &mut |name, shape, data| {
         writer.tensor(name, shape, TensorType::F32, data);
