@@ -311,10 +311,7 @@ async fn a_switch_waits_for_the_replies_under_way() {
     let mut others = Clients::connect(&daemon.setup.config().socket).await;
     let switch = tokio::spawn(async move { load(&mut others, "b").await });
     let reply = text(stream).await.unwrap();
-    assert_eq!(
-        reply.end.unwrap().finish_reason(),
-        v1::FinishReason::Length
-    );
+    assert_eq!(reply.end.unwrap().finish_reason(), v1::FinishReason::Length);
     assert_eq!(switch.await.unwrap().unwrap().name, "b");
     assert_eq!(warm_name(&mut clients).await.as_deref(), Some("b"));
 }

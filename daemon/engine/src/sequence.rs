@@ -4,15 +4,16 @@
 
 mod delivery;
 mod drafts;
+mod table;
 
-use std::ops::Range;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use self::delivery::Delivery;
+use self::table::Table;
 use crate::engine::LoadedModel;
 use crate::event::{EndReport, Event, EventSink, FinishReason, TokenOutput};
-use crate::kv_cache::{BLOCK_LEN, Chain, KvCache};
+use crate::kv_cache::KvCache;
 use crate::model::plan::DECODE_COLUMNS_MAX;
 use crate::queue::QueuePlace;
 use crate::request::GenerateRequest;
@@ -22,8 +23,6 @@ use crate::tokenizer::TextStream;
 
 /// Tokens that a sequence should have room for before it starts or goes on.
 const ROOM_AHEAD: u32 = 64;
-/// Positions before a window that are kept with it: kernels go through positions in tiles.
-const WINDOW_MARGIN: u32 = 64;
 
 /// Marks a token of the prompt in a slot's history.
 const HISTORY_IN_PROMPT: u32 = 1 << 31;
@@ -81,26 +80,6 @@ impl NextStep {
             Self::Decode { .. } => 1,
             Self::Verify { drafted, .. } => drafted + 1,
         }
-    }
-}
-
-/// The blocks that hold a sequence's KV.
-#[derive(Debug, Default)]
-pub(crate) struct Table {
-    /// In order of positions.
-    pub(crate) blocks: Vec<u32>,
-    /// Where they stand in the cache of prefixes; `None` until they were looked up, or if they are not
-    /// to be kept.
-    pub(crate) chain: Option<Chain>,
-    /// Places in `blocks` of those that were given back: they lie behind the model's window, where no
-    /// step reads any more.
-    pub(crate) shed: Range<usize>,
-}
-
-impl Table {
-    /// Blocks that it holds.
-    pub(crate) fn held(&self) -> u32 {
-        u32::try_from(self.blocks.len() - self.shed.len()).unwrap_or(u32::MAX)
     }
 }
 
@@ -230,23 +209,8 @@ impl Sequence {
         let known = u32::try_from(self.tokens.len()).unwrap_or(u32::MAX);
         let ahead = known.saturating_add(ROOM_AHEAD);
         let wanted = KvCache::blocks_for(ahead.min(self.positions_max()));
-        match self.model.config.sliding_window {
-            Some(window) => {
-                let step = self.model.prefill_chunk.max(ROOM_AHEAD);
-                let at_once = window.saturating_add(WINDOW_MARGIN).saturating_add(step);
-                wanted.min(KvCache::blocks_for(at_once))
-            }
-            None => wanted,
-        }
-    }
-
-    /// Places in its table of the blocks that no step of it reads any more.
-    pub(crate) fn behind_window(&self) -> usize {
-        let Some(window) = self.model.config.sliding_window else {
-            return 0;
-        };
-        let read = window.saturating_add(WINDOW_MARGIN);
-        (self.computed.saturating_sub(read) / BLOCK_LEN) as usize
+        self.blocks_at_once()
+            .map_or(wanted, |most| wanted.min(most))
     }
 
     /// Blocks that `step` needs and that it does not have.
