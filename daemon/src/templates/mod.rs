@@ -31,6 +31,10 @@ pub(crate) enum RenderError {
     #[error(transparent)]
     Template(#[from] TemplateError),
     /// Too many wait already.
+    #[cfg_attr(
+        not(unix),
+        expect(dead_code, reason = "nobody waits without a renderer")
+    )]
     #[error("too many conversations wait to be rendered")]
     Crowded,
     /// Nobody waits for it any more.

@@ -23,6 +23,10 @@ pub(super) struct Free {
 
 /// An event of memory.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[cfg_attr(
+    not(target_os = "linux"),
+    expect(dead_code, reason = "other systems give no notice of memory")
+)]
 pub(crate) enum MemoryEvent {
     /// Some tasks stalled.
     Some,
