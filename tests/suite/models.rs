@@ -101,9 +101,17 @@ async fn a_model_goes_its_way_from_file_to_gone() {
         (tiny_model::HEADS, tiny_model::HEAD_DIM)
     );
 
+    let need = shown.memory.unwrap();
+    assert!(!need.measured && need.available_bytes > Some(1 << 20));
+
     assert_eq!(
         load(&mut clients, "second").await.unwrap().state(),
         v1::ModelState::Warm
+    );
+    let warm = clients.status().await.model.unwrap();
+    assert_eq!(
+        (need.kv_bytes, need.context_len),
+        (warm.kv_bytes, warm.context_len)
     );
     let stream = clients.endless("hello", 3).await;
     text_of(stream, |reply: v1::GenerateResponse| reply.event)

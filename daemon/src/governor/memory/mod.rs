@@ -87,6 +87,19 @@ fn meminfo(text: &str) -> Option<Free> {
     share(available, total, "meminfo")
 }
 
+/// Bytes of memory that can be had now. Blocks for a moment. `None`: nobody tells.
+pub(crate) fn free_bytes(settings: &Governor) -> Option<u64> {
+    let free = free(settings)?;
+    #[expect(
+        clippy::cast_precision_loss,
+        clippy::cast_possible_truncation,
+        clippy::cast_sign_loss,
+        reason = "a share of a total is no more than that, and need not be exact"
+    )]
+    let bytes = (free.total_bytes as f64 * free.percent.clamp(0.0, 100.0) / 100.0) as u64;
+    Some(bytes)
+}
+
 /// A share of a total that is not zero.
 #[expect(
     clippy::cast_precision_loss,
