@@ -6,6 +6,7 @@ mod listings;
 mod tricks;
 
 use std::path::{Path, PathBuf};
+use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
 use hearth_proto::v1;
@@ -184,45 +185,31 @@ async fn a_pull_that_is_killed_goes_on_where_it_was() {
     let file = tiny(daemon.setup.dir());
     let (sha256, size) = (file.sha256(), file.bytes.len());
     let kills = if long_tests() { 50 } else { 5 };
-    // About 45 pieces of 8 KiB: slow enough to be killed between any two.
-    let pause = Duration::from_millis(if long_tests() { 60 } else { 20 });
-    let hub = FakeHub::start(
-        daemon.setup.dir(),
-        vec![file],
-        pause,
-        Box::new(|_, _, _| false),
-    );
+    let hub = FakeHub::sound(daemon.setup.dir(), vec![file]);
     let environment = hub.environment(&home);
     let (mut state, mut killed, mut longest) = (7, 0, 0);
-    while killed < kills {
+    for _ in 0..kills {
+        // So many more bytes come, or none; the rest never does, so that it cannot be done before.
+        let target = longest + chance(&mut state) % (size as u64 / kills);
+        let gate = usize::try_from(target).unwrap();
+        hub.facts.gate.store(gate, Ordering::Relaxed);
         let mut child = hearth(&daemon, &environment, &["pull", "--yes", REPO])
             .spawn()
             .unwrap();
-        // It lives until so many more bytes have come, or a moment before anything has.
-        let more = chance(&mut state) % (size as u64 / kills);
         let begun = Instant::now();
-        let mut ended = None;
-        while begun.elapsed() < Duration::from_secs(20) {
-            ended = child.try_wait().unwrap();
-            if ended.is_some() || part_bytes(&daemon) >= longest + more {
-                break;
-            }
+        while part_bytes(&daemon) < target {
+            assert!(begun.elapsed() < Duration::from_secs(20), "kill {killed}");
             tokio::time::sleep(Duration::from_millis(2)).await;
         }
-        if ended.is_some() {
-            break;
-        }
+        assert_eq!(child.try_wait().unwrap(), None, "it waits for more");
         child.kill().await.unwrap();
         killed += 1;
-        let now = part_bytes(&daemon);
-        assert!(
-            now >= longest,
-            "{now} bytes after {longest}: nothing is fetched twice"
-        );
-        longest = now;
+        longest = part_bytes(&daemon);
+        assert_eq!(longest, target, "what came is kept, and nothing else");
         assert!(names_in(&daemon, "blobs").is_empty() && names_in(&daemon, "manifests").is_empty());
     }
-    assert!(killed * 2 > kills, "{killed} kills of {kills}");
+    assert_eq!(killed, kills);
+    hub.facts.gate.store(usize::MAX, Ordering::Relaxed);
     let done = run(hearth(&daemon, &environment, &["pull", "--yes", REPO])).await;
     assert_eq!(done.code, Some(0), "{}", done.stderr);
     let shown = show(&mut clients, "tiny.q4_0").await;

@@ -5,9 +5,9 @@ use std::collections::BTreeMap;
 use std::io::{Read, Write};
 use std::net::{TcpListener, TcpStream};
 use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use rcgen::{BasicConstraints, CertificateParams, CertifiedIssuer, IsCa, KeyPair};
 use rustls::pki_types::{PrivateKeyDer, PrivatePkcs8KeyDer};
@@ -20,6 +20,9 @@ pub const REPO: &str = "maker/tiny";
 pub const COMMIT: &str = "0123456789abcdef0123456789abcdef01234567";
 /// The token that a test gives; see [`Asked::authorized`].
 pub const TOKEN: &str = "hf_secret";
+
+/// How long it waits at a gate before it breaks the connection off.
+const PATIENCE: Duration = Duration::from_secs(20);
 
 /// A file that the hub has.
 #[derive(Debug, Clone)]
@@ -38,6 +41,8 @@ pub struct Facts {
     pub storage: String,
     /// How long it pauses after each 8 KiB of a file.
     pub pause: Duration,
+    /// Up to where it sends a file; it waits there until this is raised, or for [`PATIENCE`].
+    pub gate: AtomicUsize,
 }
 
 /// One request.
@@ -101,6 +106,7 @@ impl FakeHub {
                 hub: format!("https://localhost:{}", ports[0]),
                 storage: format!("https://127.0.0.1:{}", ports[1]),
                 pause,
+                gate: AtomicUsize::new(usize::MAX),
             }),
             roots,
             asked: Arc::default(),
@@ -286,13 +292,22 @@ fn send(asked: &Asked, facts: &Facts, file: &HubFile, out: &mut dyn Write) {
         None => 200,
     };
     answer(out, status, &headers, b"");
-    for piece in body.chunks(8 << 10) {
+    let (mut at, mut waiting) = (total - body.len(), Instant::now());
+    while at < total && waiting.elapsed() < PATIENCE {
+        let end = facts.gate.load(Ordering::Relaxed).min(total);
+        if end <= at {
+            std::thread::sleep(Duration::from_millis(2));
+            continue;
+        }
+        let piece = &file.bytes[at..end.min(at + (8 << 10))];
         if out.write_all(piece).and_then(|()| out.flush()).is_err() {
             return;
         }
+        at += piece.len();
         if !facts.pause.is_zero() {
             std::thread::sleep(facts.pause);
         }
+        waiting = Instant::now();
     }
 }
 
