@@ -16,7 +16,7 @@ PREFIX ?= $(HOME)/.local
 unexport PROMPT
 MAKEOVERRIDES :=
 
-.PHONY: help setup run stop test test-long build release fmt lint bench doc deny install clean
+.PHONY: help setup run stop test test-long fuzz build release fmt lint bench doc deny install clean
 
 help: ## This list
 	@awk 'BEGIN { FS = ":.*## " } /^[a-z-]+:.*## / { printf "  make %-9s %s\n", $$1, $$2 }' Makefile
@@ -37,6 +37,9 @@ test: ## Format, lints, all tests, doc tests, the Python service test, licences
 test-long: export HEARTH_LONG_TESTS := 1
 test-long: ## As test, with every kernel, every text and the perplexity of a long one
 	@tests/setup/test.sh
+
+fuzz: ## A bounded run of every fuzz target (FUZZ_RUNS, FUZZ_SECONDS); needs Linux
+	@tests/setup/fuzz.sh
 
 build: ## Debug build of everything, tests included
 	@tests/setup/setup.sh tools

@@ -214,6 +214,7 @@ pub(crate) fn memory_need(need: &v1::MemoryNeed) -> Value {
         "scratch_bytes": need.scratch_bytes,
         "context_len": need.context_len,
         "measured": need.measured,
+        "available_bytes": need.available_bytes,
     })
 }
 

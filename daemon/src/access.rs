@@ -82,6 +82,11 @@ pub(crate) fn own_model(model: v1::ShowResponse) -> v1::ShowResponse {
         path: String::new(),
         files: Vec::new(),
         source: None,
+        memory: model.memory.map(|need| v1::MemoryNeed {
+            // The machine's, and others change it.
+            available_bytes: None,
+            ..need
+        }),
         ..model
     }
 }

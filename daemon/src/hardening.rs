@@ -73,6 +73,20 @@ impl Protection {
     }
 }
 
+/// Gives up what a renderer of chat templates has no use for: as [`begin`], but it writes no file at all
+/// and runs no program. Does what the system offers, and says nothing.
+#[cfg(unix)]
+pub(crate) fn confine_renderer() {
+    forbid_core_files();
+    #[cfg(target_os = "linux")]
+    {
+        let _ = rustix::thread::set_no_new_privs(true);
+        let _ = files::confine_wholly();
+        let _ = syscalls::deny_needless();
+        let _ = syscalls::deny_programs();
+    }
+}
+
 /// Gives up, as far as the system offers it: new privileges, system calls that a local service has
 /// no use for, and writing outside the daemon's own folders, which are made here if they are missing.
 /// Must be called before the process has other threads. What fails is logged, and the daemon runs

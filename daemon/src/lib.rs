@@ -28,6 +28,7 @@ mod status;
 pub mod store;
 pub mod supervisor;
 mod sys_files;
+pub mod templates;
 mod warmth;
 mod wire;
 
@@ -41,6 +42,7 @@ use store::{Store, StoreError};
 
 use hardening::Protection;
 use supervisor::Supervisor;
+use templates::Templates;
 
 pub use hardening::forbid_core_files;
 pub use heap::give_back_what_is_freed;
@@ -67,6 +69,8 @@ pub struct OwnProcess {
     pub supervisor: Supervisor,
     /// What it has given up.
     pub protection: Protection,
+    /// Where chat templates are rendered.
+    pub templates: Templates,
 }
 
 /// As [`serve_as`], in a process that belongs to somebody else.

@@ -57,6 +57,10 @@ pub const STREAMS_TRACKED_MAX: usize = 4 * STREAMS_MAX as usize;
 pub const REQUEST_BYTES_MAX: usize = 4 * MESSAGE_BYTES_MAX;
 /// Bytes of replies buffered for a stream that its reader does not take.
 pub const SEND_BUFFER_BYTES_MAX: usize = 64 << 10;
+/// How long a load waits for the replies of the model whose place it takes.
+pub const LOAD_WAIT_MAX: Duration = Duration::from_secs(60);
+/// How often it looks meanwhile whether it is still wanted.
+pub const LOAD_WAIT_LOOK: Duration = Duration::from_millis(100);
 /// Events of a generation that wait for its reader; the engine pauses the sequence beyond that.
 pub const EVENTS_WAITING_MAX: usize = 256;
 /// Tokens that the reader of a full stream has to take within the engine's `READER_STALL_MAX`, or it
@@ -149,3 +153,16 @@ pub const WATCHDOG_TURN_PERIODS: u32 = 4;
 /// Watchdog periods that opening the GPU, or a load without progress, may take: 10 minutes with the
 /// unit's 30 s.
 pub const WATCHDOG_LOAD_PERIODS: u32 = 20;
+/// Memory of one rendering of a chat template beyond what the renderer has, in bytes.
+pub const RENDER_HEAP_BYTES_MAX: usize = 256 << 20;
+/// CPU time of one rendering of a chat template, in seconds.
+pub const RENDER_CPU_SECONDS_MAX: u64 = 2;
+/// How long one rendering of a chat template may take, whatever else the machine does,
+pub const RENDER_TIME_MAX: Duration = Duration::from_secs(10);
+/// and how much later the renderer that says so counts as gone.
+pub const RENDER_ANSWER_DELAY_MAX: Duration = Duration::from_secs(5);
+/// Most conversations that wait to be rendered.
+pub const RENDERS_WAITING_MAX: usize = 64;
+/// Largest frame to or from a renderer, in bytes: the largest request or prompt, every byte escaped,
+/// and a vocabulary's special tokens.
+pub const RENDER_FRAME_BYTES_MAX: usize = 64 << 20;

@@ -10,7 +10,7 @@ use tokio::sync::watch;
 use tonic::{Code, Status};
 
 use crate::lifecycle::LoadingNow;
-use crate::limits::RETRY_DELAY;
+use crate::limits::{LOAD_WAIT_LOOK, LOAD_WAIT_MAX, RETRY_DELAY};
 use crate::state::{Shared, Warm, software_warning};
 use crate::status;
 use crate::store::{Manifest, StoreError, name};
@@ -166,16 +166,17 @@ pub(crate) struct Wish {
     pub(crate) keep_alive: Option<std::time::Duration>,
 }
 
-/// Makes a model warm in the place of the one that is. With a `wish`, what was asked for the former model
-/// is void.
+/// Makes a model warm in the place of the one that is, as soon as that has no replies under way. With a
+/// `wish`, what was asked for the former model is void.
 ///
 /// # Errors
-/// Another load runs, the engine does not, or the load failed; no model is warm in the last case.
+/// Another load runs, the engine does not, the former model stays, or the load failed; no model is warm in
+/// the last case.
 pub(crate) async fn load(
     shared: &Arc<Shared>,
     target: Target,
     wish: Option<Wish>,
-    on_progress: OnProgress,
+    mut on_progress: OnProgress,
 ) -> Result<Arc<Warm>, Status> {
     let Ok(lock) = shared.load_lock.try_lock() else {
         let message = "another model is being loaded";
@@ -190,16 +191,16 @@ pub(crate) async fn load(
         let reason = shared.lifecycle.now().reason;
         return Err(reason.map_or_else(status::loading, |reason| status::no_gpu(&reason)));
     };
-    if let Some(wish) = wish {
-        shared.warmth.reset(wish.keep_alive);
-    }
     let loading = |done_bytes, total_bytes| LoadingNow {
         name: target.name.clone(),
         done_bytes,
         total_bytes,
     };
     shared.lifecycle.loading(loading(0, 0));
-    shared.set_warm(None).await;
+    make_way(shared, &engine, &mut on_progress).await?;
+    if let Some(wish) = wish {
+        shared.warmth.reset(wish.keep_alive);
+    }
     let begun = std::time::Instant::now();
     let job = (Arc::clone(shared), target.clone());
     let loaded = tokio::task::spawn_blocking(move || {
@@ -235,6 +236,52 @@ pub(crate) async fn load(
         shared.lifecycle.ready(Some(reason));
     }
     Err(status::of_load(&error))
+}
+
+/// Has the warm model make way for another: its replies under way are finished first. Requests that come
+/// meanwhile wait for the other.
+///
+/// # Errors
+/// It is pinned, its replies take too long, or nobody wants the other any more: it stays warm.
+async fn make_way(
+    shared: &Arc<Shared>,
+    engine: &Engine,
+    on_progress: &mut OnProgress,
+) -> Result<(), Status> {
+    let Some(warm) = shared.warm() else {
+        return Ok(());
+    };
+    if shared.warmth.is_pinned() {
+        shared.lifecycle.ready(None);
+        return Err(status::model_pinned(&warm.name));
+    }
+    let mut activity = shared.activity.subscribe();
+    shared.set_warm(None).await;
+    let until = tokio::time::Instant::now() + LOAD_WAIT_MAX;
+    let nothing_yet = LoadProgress {
+        done_bytes: 0,
+        total_bytes: 0,
+    };
+    let stays = loop {
+        let stats = engine.stats();
+        if stats.active_now + stats.queued_now == 0 {
+            return Ok(());
+        }
+        if shared.lifecycle.is_draining() {
+            return Err(status::draining());
+        }
+        if !on_progress(nothing_yet) {
+            break status::of_load(&LoadError::Cancelled);
+        }
+        if tokio::time::Instant::now() >= until {
+            break status::model_busy(&warm.name);
+        }
+        // Their ends are heard of at once; that nobody wants the load is looked for.
+        let _ = tokio::time::timeout(LOAD_WAIT_LOOK, activity.changed()).await;
+    };
+    shared.set_warm(Some(warm)).await;
+    shared.lifecycle.ready(None);
+    Err(stays)
 }
 
 fn load_blocking(

@@ -12,6 +12,7 @@ use hearthd::bench::BenchArgs;
 use hearthd::config::{self, Config};
 use hearthd::socket::{self, BoundSocket, SocketError};
 use hearthd::supervisor::Supervisor;
+use hearthd::templates::Templates;
 
 /// Exit code of a configuration that cannot be used (`EX_CONFIG`).
 const EXIT_CONFIG: u8 = 78;
@@ -47,6 +48,10 @@ enum Command {
         #[command(flatten)]
         what: BenchArgs,
     },
+    /// Renders chat templates for the daemon that starts it.
+    #[cfg(unix)]
+    #[command(name = hearthd::templates::RENDERER_COMMAND, hide = true)]
+    RenderTemplates,
 }
 
 /// One flag for each setting that is worth one; each overrides the setting of the same name.
@@ -172,11 +177,21 @@ impl Settings {
 fn main() -> ExitCode {
     let cli = Cli::parse();
     let variable = |name: &str| std::env::var(name).ok();
-    if let Some(Command::Bench { settings, what }) = cli.command {
-        return match config::load(cli.config.as_deref(), &variable, &settings.pairs()) {
-            Ok(config) => bench(&config, &what),
-            Err(error) => complain(&error, EXIT_CONFIG),
-        };
+    match cli.command {
+        Some(Command::Bench { settings, what }) => {
+            return match config::load(cli.config.as_deref(), &variable, &settings.pairs()) {
+                Ok(config) => bench(&config, &what),
+                Err(error) => complain(&error, EXIT_CONFIG),
+            };
+        }
+        #[cfg(unix)]
+        Some(Command::RenderTemplates) => {
+            return match hearthd::templates::render_for_parent() {
+                Ok(()) => ExitCode::SUCCESS,
+                Err(error) => complain(&error, 1),
+            };
+        }
+        None => {}
     }
     let config = match config::load(cli.config.as_deref(), &variable, &cli.settings.pairs()) {
         Ok(config) => config,
@@ -203,6 +218,8 @@ fn serve(mut config: Config) -> ExitCode {
     }
     let process = OwnProcess {
         supervisor: Supervisor::from_environment(),
+        // Before the process is confined, and while it is small.
+        templates: Templates::start(),
         protection: hearthd::hardening::begin(&config),
     };
     let runtime = tokio::runtime::Builder::new_multi_thread()

@@ -153,6 +153,25 @@ pub(crate) fn not_warm(asked: &str, warm: &str) -> Status {
         .status()
 }
 
+/// A pinned model gives its place to no other.
+pub(crate) fn model_pinned(name: &str) -> Status {
+    let message = format!("model `{name}` is pinned; `hearth unpin` lets another take its place");
+    fault(Code::FailedPrecondition, "MODEL_PINNED", message)
+        .facts([("pinned", name.to_owned())])
+        .status()
+}
+
+/// The replies of the warm model are not done in time.
+pub(crate) fn model_busy(name: &str) -> Status {
+    let message = format!(
+        "model `{name}` still answers; try again later, or end its replies with `hearth unload`"
+    );
+    fault(Code::Unavailable, "MODEL_BUSY", message)
+        .facts([("busy", name.to_owned())])
+        .retry(RETRY_DELAY)
+        .status()
+}
+
 /// A bug of ours. The log has the details.
 pub(crate) fn bug() -> Status {
     fault(
@@ -167,6 +186,14 @@ pub(crate) fn bug() -> Status {
 pub(crate) fn gpu_lost() -> Status {
     let message = "the GPU failed, and the reply could not go on";
     fault(Code::Unavailable, "GPU_LOST", message)
+        .retry(RETRY_DELAY)
+        .status()
+}
+
+/// Too many conversations wait to be rendered.
+pub(crate) fn renders_waiting() -> Status {
+    let message = "too many conversations wait to be rendered";
+    fault(Code::ResourceExhausted, "QUEUE_FULL", message)
         .retry(RETRY_DELAY)
         .status()
 }

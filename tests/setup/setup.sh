@@ -1,7 +1,7 @@
 #!/bin/sh
 # Installs what is missing: `setup.sh tools` (Rust and C toolchains), `vulkan` (a driver), `model`
-# (the default model, checked), `tokenizers` (published ones, for tests), `all`. Idempotent: when
-# nothing is missing it takes no time.
+# (the default model, checked), `tokenizers` (published ones, for tests), `fuzz` (cargo-fuzz and what
+# it builds with), `all`. Idempotent: when nothing is missing it takes no time.
 set -eu
 . "$(dirname -- "$0")/common.sh"
 
@@ -84,6 +84,21 @@ dbus() {
     fi
 }
 
+# What `make fuzz` needs beyond `tools`: libFuzzer is C++, its first inputs are written in Python.
+fuzz() {
+    [ "$(uname -s)" = Linux ] || fail "make fuzz needs Linux" "its inputs are files in memory (memfd_create)"
+    tools
+    command -v c++ >/dev/null 2>&1 || apt_install "a C++ compiler, which builds libFuzzer," g++
+    command -v python3 >/dev/null 2>&1 || apt_install "Python 3, which writes the first inputs," python3
+    if ! command -v cargo-fuzz >/dev/null 2>&1; then
+        say "installing cargo-fuzz"
+        cargo install --quiet --locked cargo-fuzz ||
+            fail "cargo-fuzz is missing and could not be installed" "cargo install --locked cargo-fuzz"
+    fi
+    PATH=$PATH:${CARGO_HOME:-$HOME/.cargo}/bin command -v cargo-fuzz >/dev/null 2>&1 ||
+        fail "cargo-fuzz was installed, but not where it is looked for" "put the folder that cargo install names on PATH"
+}
+
 model() {
     if [ -n "${HEARTH_MODEL_FILE:-}" ]; then
         [ -f "$model_file" ] || fail "HEARTH_MODEL_FILE names no file: $model_file"
@@ -110,10 +125,11 @@ python) python ;;
 dbus) dbus ;;
 model) model ;;
 tokenizers) tokenizers ;;
+fuzz) fuzz ;;
 all)
     tools
     vulkan
     model
     ;;
-*) fail "no such part: $1" "tools, vulkan, python, dbus, model, tokenizers or all" ;;
+*) fail "no such part: $1" "tools, vulkan, python, dbus, model, tokenizers, fuzz or all" ;;
 esac

@@ -31,6 +31,8 @@ mod socket;
 mod speculation;
 mod standby;
 mod store;
+#[cfg(target_os = "linux")]
+mod templates;
 mod tidy;
 mod together;
 mod units;

@@ -2,6 +2,7 @@
 //! refused.
 
 use std::path::Path;
+use std::time::Duration;
 
 use hearth_proto::v1;
 use hearth_test_support::{Clients, Daemon, Setup, reason, text_of, tiny_model};
@@ -100,9 +101,17 @@ async fn a_model_goes_its_way_from_file_to_gone() {
         (tiny_model::HEADS, tiny_model::HEAD_DIM)
     );
 
+    let need = shown.memory.unwrap();
+    assert!(!need.measured && need.available_bytes > Some(1 << 20));
+
     assert_eq!(
         load(&mut clients, "second").await.unwrap().state(),
         v1::ModelState::Warm
+    );
+    let warm = clients.status().await.model.unwrap();
+    assert_eq!(
+        (need.kv_bytes, need.context_len),
+        (warm.kv_bytes, warm.context_len)
     );
     let stream = clients.endless("hello", 3).await;
     text_of(stream, |reply: v1::GenerateResponse| reply.event)
@@ -162,10 +171,14 @@ async fn the_only_model_is_loaded_at_start_and_two_are_not() {
     let other = daemon.setup.dir().join("b.gguf");
     tiny_model::write(&other, 2);
     import(&mut clients, &other, "").await.unwrap();
-    // Streams of the former model end when another takes its place.
+    // Whoever does not wait for streams unloads their model.
     let mut stream = clients.endless("hello", 1900).await;
     stream.message().await.unwrap().unwrap();
-    load(&mut clients, "b").await.unwrap();
+    clients
+        .models
+        .unload(v1::UnloadRequest::default())
+        .await
+        .unwrap();
     let ended = text_of(stream, |reply: v1::GenerateResponse| reply.event)
         .await
         .err()
@@ -174,6 +187,7 @@ async fn the_only_model_is_loaded_at_start_and_two_are_not() {
         (ended.code(), reason(&ended).as_str()),
         (Code::Unavailable, "MODEL_GONE")
     );
+    load(&mut clients, "b").await.unwrap();
     let states = names(&mut clients).await;
     assert_eq!(states[0], ("a".to_owned(), v1::ModelState::Stored));
     assert_eq!(states[1], ("b".to_owned(), v1::ModelState::Warm));
@@ -279,4 +293,80 @@ fn what_a_killed_import_left_is_removed_and_links_are_not_followed() {
     std::fs::copy(manifests.join("a.json"), manifests.join("c.json")).unwrap();
     assert!(store.get("c").is_err());
     assert_eq!(store.list().unwrap().len(), 1);
+}
+
+/// Two models in the store, `a` warm.
+async fn two_models() -> (Daemon, Clients) {
+    let (daemon, mut clients) = Daemon::ready(Setup::empty()).await;
+    for (name, seed) in [("a", 1), ("b", 2)] {
+        let file = daemon.setup.dir().join(format!("{name}.gguf"));
+        tiny_model::write(&file, seed);
+        import(&mut clients, &file, name).await.unwrap();
+    }
+    load(&mut clients, "a").await.unwrap();
+    (daemon, clients)
+}
+
+async fn warm_name(clients: &mut Clients) -> Option<String> {
+    Some(clients.status().await.model?.info.unwrap().name)
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_switch_waits_for_the_replies_under_way() {
+    let (daemon, mut clients) = two_models().await;
+    let text = |stream| text_of(stream, |reply: v1::GenerateResponse| reply.event);
+    let stream = clients.endless("hello", 150).await;
+    let mut others = Clients::connect(&daemon.setup.config().socket).await;
+    let switch = tokio::spawn(async move { load(&mut others, "b").await });
+    let reply = text(stream).await.unwrap();
+    assert_eq!(reply.end.unwrap().finish_reason(), v1::FinishReason::Length);
+    assert_eq!(switch.await.unwrap().unwrap().name, "b");
+    assert_eq!(warm_name(&mut clients).await.as_deref(), Some("b"));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_switch_that_is_given_up_changes_nothing() {
+    let (daemon, mut clients) = two_models().await;
+    let mut stream = clients.endless("hello", 100_000).await;
+    stream.message().await.unwrap();
+    let mut others = Clients::connect(&daemon.setup.config().socket).await;
+    let request = v1::LoadRequest {
+        model: "b".to_owned(),
+        ..Default::default()
+    };
+    let switch = others.models.load(request).await.unwrap();
+    while clients.status().await.loading.is_none() {
+        tokio::time::sleep(Duration::from_millis(2)).await;
+    }
+    // Whoever asks for the model that is leaving is told so.
+    let request = v1::TokenizeRequest {
+        model: "a".to_owned(),
+        ..Default::default()
+    };
+    let status = clients.inference.tokenize(request).await.unwrap_err();
+    assert_eq!(reason(&status), "MODEL_NOT_WARM");
+    drop(switch);
+    while warm_name(&mut clients).await.as_deref() != Some("a") {
+        tokio::time::sleep(Duration::from_millis(2)).await;
+    }
+    assert!(stream.message().await.unwrap().is_some(), "it goes on");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_pinned_model_gives_its_place_to_no_other() {
+    let (_daemon, mut clients) = two_models().await;
+    clients.models.pin(v1::PinRequest::default()).await.unwrap();
+    let status = load(&mut clients, "b").await.unwrap_err();
+    assert_eq!(
+        (status.code(), reason(&status).as_str()),
+        (Code::FailedPrecondition, "MODEL_PINNED")
+    );
+    assert_eq!(warm_name(&mut clients).await.as_deref(), Some("a"));
+    clients
+        .models
+        .unpin(v1::UnpinRequest::default())
+        .await
+        .unwrap();
+    load(&mut clients, "b").await.unwrap();
+    assert_eq!(warm_name(&mut clients).await.as_deref(), Some("b"));
 }

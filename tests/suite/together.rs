@@ -1,7 +1,7 @@
 //! Many streams on one model: each has the reply that it has alone, whoever joins, leaves, pauses or
 //! takes its memory; what was computed once is found again, by those who may find it.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use hearth_engine::{
@@ -57,7 +57,7 @@ fn mixed(count: u32) -> Vec<GenerateRequest> {
         .collect()
 }
 
-fn alone(path: &std::path::Path, requests: &[GenerateRequest]) -> Vec<hearth_test_support::Reply> {
+fn alone(path: &Path, requests: &[GenerateRequest]) -> Vec<hearth_test_support::Reply> {
     let engine = started(
         path,
         EngineConfig {
@@ -72,13 +72,16 @@ fn alone(path: &std::path::Path, requests: &[GenerateRequest]) -> Vec<hearth_tes
 /// Waits until nothing runs, and checks that nothing is held.
 fn assert_at_rest(engine: &Engine) {
     let until = Instant::now() + Duration::from_secs(20);
-    while engine.stats().active_now + engine.stats().queued_now > 0 {
+    let busy = || {
+        let stats = engine.stats();
+        stats.active_now + stats.queued_now > 0 || !engine.usage().sequences.is_empty()
+    };
+    while busy() {
         assert!(Instant::now() < until, "{:?}", engine.stats());
         std::thread::sleep(Duration::from_millis(2));
     }
     let stats = engine.stats();
     assert_eq!(stats.kv_blocks_used_now, 0, "{stats:?}");
-    assert!(engine.usage().sequences.is_empty());
 }
 
 #[test]
@@ -108,6 +111,56 @@ fn together_each_reply_is_as_alone() {
     }
 }
 
+/// GPU memory of a block of the tiny model.
+fn block_bytes() -> u64 {
+    u64::from(tiny_model::LAYERS * tiny_model::KV_HEADS * tiny_model::HEAD_DIM) * 2 * 2 * 16
+}
+
+#[test]
+fn what_lies_behind_a_window_makes_room() {
+    let folder = tempfile::tempdir().unwrap();
+    let (windowed, plain) = (folder.path().join("windowed"), folder.path().join("plain"));
+    tiny_model::write_windowed(&windowed, 7, 64);
+    tiny_model::write(&plain, 7);
+    // Three of 380 positions are 72 blocks; of their windows, with what kernels read beside them, they are
+    // 27.
+    let requests: Vec<_> = (0..3)
+        .map(|n| of_app(request(prompt(n, 250), 130), &format!("app{n}")))
+        .collect();
+    let wanted = alone(&windowed, &requests);
+    assert_ne!(wanted, alone(&plain, &requests), "the window counts");
+    let found = |path: &Path| {
+        let config = EngineConfig {
+            slots: 4,
+            kv_bytes_max: Some(48 * block_bytes()),
+            prefill_chunk: 32,
+            ..EngineConfig::default()
+        };
+        let engine = started(path, config);
+        let streams: Vec<_> = requests.iter().map(|r| submit(&engine, r)).collect();
+        let begun: Vec<_> = streams.iter().map(|events| events.recv().is_ok()).collect();
+        assert_eq!(begun, [true; 3]);
+        let mut most = 0;
+        while engine.stats().active_now + engine.stats().queued_now > 0 {
+            most = engine.stats().active_now.max(most);
+            std::thread::sleep(Duration::from_millis(1));
+        }
+        let found: Vec<_> = streams.into_iter().map(|events| reply(events).0).collect();
+        let stats = engine.stats();
+        assert_eq!(
+            (stats.replayed_tokens, stats.preempted),
+            (0, 0),
+            "{stats:?}"
+        );
+        // What was kept of them is found again, and what was given back is not.
+        assert_eq!(replies(&engine, &requests), found);
+        assert_at_rest(&engine);
+        (found, most)
+    };
+    assert_eq!(found(&windowed), (wanted, 3));
+    assert!(found(&plain).1 < 3, "without a window two have room");
+}
+
 #[test]
 fn short_memory_costs_time_and_no_reply() {
     let (_folder, path) = model();
@@ -118,14 +171,12 @@ fn short_memory_costs_time_and_no_reply() {
         request.max_tokens = Some(60 + n * 17 % 100);
     }
     let wanted = alone(&path, &requests);
-    let block_bytes =
-        u64::from(tiny_model::LAYERS * tiny_model::KV_HEADS * tiny_model::HEAD_DIM) * 2 * 2 * 16;
     for slots in [4, 8] {
         let engine = started(
             &path,
             EngineConfig {
                 slots,
-                kv_bytes_max: Some(40 * block_bytes),
+                kv_bytes_max: Some(40 * block_bytes()),
                 ..EngineConfig::default()
             },
         );

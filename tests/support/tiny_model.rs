@@ -39,8 +39,24 @@ pub fn vocab_size() -> u32 {
 
 /// Writes the model. Another `seed` gives another file of the same shape.
 pub fn write(path: &Path, seed: u64) {
+    write_with_template(path, seed, TEMPLATE);
+}
+
+/// As [`write`], with another chat template.
+pub fn write_with_template(path: &Path, seed: u64, template: &str) {
     let mut writer = GgufWriter::new();
-    metadata(&mut writer);
+    metadata(&mut writer, template);
+    tensors(seed, &mut |name, shape, data| {
+        writer.tensor(name, shape, TensorType::F32, data);
+    });
+    writer.write(path).unwrap();
+}
+
+/// Writes the model with a sliding window of so many positions.
+pub fn write_windowed(path: &Path, seed: u64, window: u32) {
+    let mut writer = GgufWriter::new();
+    metadata(&mut writer, TEMPLATE);
+    writer.metadata("llama.attention.sliding_window", window);
     tensors(seed, &mut |name, shape, data| {
         writer.tensor(name, shape, TensorType::F32, data);
     });
@@ -50,7 +66,7 @@ pub fn write(path: &Path, seed: u64) {
 /// Writes the model in two parts, `NAME-00001-of-00002.gguf` and its other. Returns the first.
 pub fn write_split(folder: &Path, name: &str, seed: u64) -> PathBuf {
     let mut parts = [GgufWriter::new(), GgufWriter::new()];
-    metadata(&mut parts[0]);
+    metadata(&mut parts[0], TEMPLATE);
     let mut count = 0;
     tensors(seed, &mut |name, shape, data| {
         parts[count % 2].tensor(name, shape, TensorType::F32, data);
@@ -200,7 +216,7 @@ fn tokens() -> Vec<String> {
     tokens
 }
 
-fn metadata(writer: &mut GgufWriter) {
+fn metadata(writer: &mut GgufWriter, template: &str) {
     let tokens = tokens();
     let types = (0..tokens.len())
         .map(|i| if i < SPECIALS.len() { 3 } else { 1 })
@@ -230,7 +246,7 @@ fn metadata(writer: &mut GgufWriter) {
         .metadata("tokenizer.ggml.bos_token_id", IM_START)
         .metadata("tokenizer.ggml.eos_token_id", IM_END)
         .metadata("tokenizer.ggml.add_bos_token", false)
-        .metadata("tokenizer.chat_template", TEMPLATE);
+        .metadata("tokenizer.chat_template", template);
 }
 
 /// Takes a tensor: its name, its sizes with columns first, its bytes.

@@ -78,6 +78,7 @@ async fn run(
             asked = signals.next() => match asked {
                 // The terminal interrupts the command too: whether it ends is its affair.
                 Asked::Interrupt => {}
+                #[cfg(unix)]
                 Asked::Terminate => terminate(&mut child),
             },
             error = socket.closed(), if is_open => {
@@ -124,14 +125,10 @@ fn terminate(child: &mut Child) {
     }
 }
 
-#[cfg(not(unix))]
-fn terminate(child: &mut Child) {
-    let _ = child.start_kill();
-}
-
 /// What a signal asks for.
 enum Asked {
     Interrupt,
+    #[cfg(unix)]
     Terminate,
 }
 

@@ -120,9 +120,14 @@ fn memory(shown: &v1::ShowResponse) -> String {
         0 => String::new(),
         scratch => format!(", {} others", bytes(scratch)),
     };
+    let available = match need.available_bytes {
+        None => String::new(),
+        Some(free) if free < all => format!("; only {} can be had now", bytes(free)),
+        Some(free) => format!("; {} can be had now", bytes(free)),
+    };
     format!(
         "{about}{} for a context of {} tokens: {} weights, {} keys and values ({per_1024} for 1024 \
-         tokens){scratch}",
+         tokens){scratch}{available}",
         bytes(all),
         need.context_len,
         bytes(need.weights_bytes),

@@ -200,6 +200,10 @@ impl Staging {
 
 /// Makes a folder for the owner alone, or finds it: a link could lead anywhere and is none.
 fn make_folder(folder: &Path) -> Result<(), HubError> {
+    #[cfg_attr(
+        not(unix),
+        expect(unused_mut, reason = "a mode is set where there are such")
+    )]
     let mut builder = DirBuilder::new();
     #[cfg(unix)]
     std::os::unix::fs::DirBuilderExt::mode(&mut builder, 0o700);

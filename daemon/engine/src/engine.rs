@@ -11,7 +11,7 @@ use std::time::{Duration, Instant};
 use crate::allowance::Allowance;
 use crate::chat_template::ChatTemplate;
 use crate::condition::{Condition, OnCondition};
-use crate::engine_loop::{Command, EngineLoop};
+use crate::engine_loop::{Command, EngineLoop, limits};
 use crate::error::{EngineError, LoadError, SubmitError};
 use crate::event::EventSink;
 use crate::format::ModelFiles;
@@ -83,6 +83,26 @@ pub struct LoadedModel {
     pub chosen_kernels: Vec<ChosenKernel>,
     /// Descriptions of kernels that the driver refused and that others took the place of.
     pub refused_kernels: Vec<String>,
+}
+
+/// What a model's KV cache takes when it is loaded.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct KvNeed {
+    /// Longest context of a sequence, in tokens.
+    pub context_len: u32,
+    /// Bytes of the KV cache, less if memory is short then.
+    pub kv_bytes: u64,
+}
+
+impl KvNeed {
+    /// That of `model` on `adapter` with these settings.
+    pub fn of(adapter: &AdapterInfo, config: &EngineConfig, model: &ModelConfig) -> Self {
+        let limits = limits(adapter, config, model);
+        Self {
+            context_len: limits.context_len,
+            kv_bytes: limits.kv_bytes(model),
+        }
+    }
 }
 
 /// How far a load is.

@@ -220,6 +220,26 @@ impl KvCache {
         }
     }
 
+    /// A sequence keeps nothing any more: its blocks in `table` that are kept, and that nobody shares, are
+    /// its own again. Returns how many of its first blocks are still kept. Kept blocks that nobody uses go
+    /// meanwhile: this happens when room is wanted.
+    pub(crate) fn leave(&mut self, chain: &Chain, table: &[u32]) -> usize {
+        while let Some(block) = self.prefixes.evict() {
+            self.dropped(block);
+        }
+        for (at, &block) in table.iter().enumerate().take(chain.len).rev() {
+            let state = &mut self.blocks[block as usize];
+            match state.kept {
+                Some(node) if state.users == 1 && self.prefixes.is_last(node) => {
+                    self.prefixes.forget(node);
+                    state.kept = None;
+                }
+                _ => return at + 1,
+            }
+        }
+        0
+    }
+
     /// Takes the list of blocks that were freed since the last call: their values must be zeroed before
     /// anything is written to them.
     pub(crate) fn take_unclean(&mut self) -> Vec<u32> {

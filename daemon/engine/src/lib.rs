@@ -38,7 +38,9 @@ mod usage;
 pub use allowance::Allowance;
 pub use condition::{Condition, OnCondition};
 pub use energy::{EnergyMeter, MeterReading};
-pub use engine::{AdapterInfo, AdapterKind, Engine, EngineStats, LoadProgress, LoadedModel};
+pub use engine::{
+    AdapterInfo, AdapterKind, Engine, EngineStats, KvNeed, LoadProgress, LoadedModel,
+};
 pub use error::{EngineError, LoadError, SubmitError};
 pub use event::{
     EndReport, Event, EventSink, FinishReason, SendOutcome, TokenLogprob, TokenOutput,

@@ -188,6 +188,16 @@ impl PrefixCache {
         Some(self.remove(id))
     }
 
+    /// Tells whether nothing follows a node.
+    pub(crate) fn is_last(&self, id: NodeId) -> bool {
+        self.nodes.get(&id).is_some_and(|node| node.children == 0)
+    }
+
+    /// Forgets a node that nothing follows, though a sequence uses its block.
+    pub(crate) fn forget(&mut self, id: NodeId) {
+        self.remove(id);
+    }
+
     /// Forgets the idle child of `parent` that holds a part of a block which `tokens` begin with:
     /// another block has taken its place. Returns its block.
     pub(crate) fn supersede(&mut self, parent: NodeId, tokens: &[u32]) -> Option<u32> {

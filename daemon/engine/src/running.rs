@@ -39,6 +39,9 @@ const AHEAD_STEP_MAX: Duration = Duration::from_millis(20);
 /// The same without company, which may come.
 const AHEAD_STEP_ALONE_MAX: Duration = Duration::from_millis(80);
 
+/// Free blocks are few below this part of all.
+const LOW_SHARE: u32 = 8;
+
 /// See the module.
 pub(crate) struct Running {
     pub(crate) model: Arc<LoadedModel>,
@@ -268,6 +271,9 @@ impl Running {
     /// Hands out slots.
     fn arrange(&mut self, gpu: &Gpu, shared: &Shared) {
         let now = self.now();
+        if self.kv.available() < self.kv.total() / LOW_SHARE {
+            self.shed_behind_windows();
+        }
         let (sequences, kv) = (&self.sequences, &self.kv);
         let moves = self.scheduler.arrange(now, |scheduler, id| {
             memory::fits(scheduler, sequences, kv, id, now)

@@ -4,14 +4,16 @@
 
 mod delivery;
 mod drafts;
+mod table;
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use self::delivery::Delivery;
+use self::table::Table;
 use crate::engine::LoadedModel;
 use crate::event::{EndReport, Event, EventSink, FinishReason, TokenOutput};
-use crate::kv_cache::{Chain, KvCache};
+use crate::kv_cache::KvCache;
 use crate::model::plan::DECODE_COLUMNS_MAX;
 use crate::queue::QueuePlace;
 use crate::request::GenerateRequest;
@@ -79,16 +81,6 @@ impl NextStep {
             Self::Verify { drafted, .. } => drafted + 1,
         }
     }
-}
-
-/// The blocks that hold a sequence's KV.
-#[derive(Debug, Default)]
-pub(crate) struct Table {
-    /// In order of positions.
-    pub(crate) blocks: Vec<u32>,
-    /// Where they stand in the cache of prefixes; `None` until they were looked up, or if they are not
-    /// to be kept.
-    pub(crate) chain: Option<Chain>,
 }
 
 /// See the module.
@@ -216,7 +208,9 @@ impl Sequence {
     pub(crate) fn blocks_wanted(&self) -> u32 {
         let known = u32::try_from(self.tokens.len()).unwrap_or(u32::MAX);
         let ahead = known.saturating_add(ROOM_AHEAD);
-        KvCache::blocks_for(ahead.min(self.positions_max()))
+        let wanted = KvCache::blocks_for(ahead.min(self.positions_max()));
+        self.blocks_at_once()
+            .map_or(wanted, |most| wanted.min(most))
     }
 
     /// Blocks that `step` needs and that it does not have.

@@ -30,12 +30,12 @@ use tokio::task::JoinSet;
 #[cfg(target_os = "linux")]
 use tokio::time::Instant;
 
-use crate::config::{self, PowerSource};
+use crate::config;
 use crate::limits::SIGNALS_WAITING_MAX;
 #[cfg(target_os = "linux")]
 use crate::limits::{BUS_RETRY_MAX, BUS_RETRY_MIN};
 use crate::state::Shared;
-pub(crate) use memory::MemoryEvent;
+pub(crate) use memory::{MemoryEvent, free_bytes};
 pub(crate) use plan::{Base, MemoryLevel, Plan, PowerLevel};
 pub(crate) use signals::PowerMode;
 use signals::{Battery, Profile};
@@ -135,7 +135,7 @@ fn start_sources(shared: &Arc<Shared>, signals: &mpsc::Sender<Signal>, tasks: &m
             tasks.spawn(memory::cgroup::follow(dir, signals.clone()));
         }
     }
-    if settings.power_source == PowerSource::Auto {
+    if settings.power_source == config::PowerSource::Auto {
         tasks.spawn(follow_bus(Arc::clone(shared), signals.clone()));
     }
 }

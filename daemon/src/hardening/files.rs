@@ -30,6 +30,11 @@ pub(super) fn confine(config: &Config) -> Result<String, Box<dyn Error>> {
     }
 }
 
+/// Lets this thread, and all that it starts, write nothing.
+pub(super) fn confine_wholly() -> Result<RulesetStatus, Box<dyn Error>> {
+    confine_to(&[], &[])
+}
+
 /// Lets everything be done in `folders` and below, what is there be written in `files` and below,
 /// and nothing be written elsewhere.
 fn confine_to(folders: &[PathBuf], files: &[PathBuf]) -> Result<RulesetStatus, Box<dyn Error>> {

@@ -188,9 +188,10 @@ async fn submit(
     let max_tokens = request.max_tokens;
     // The assistant's turn is a text of its own.
     request.new_text = matches!(ask, Ask::Chat(..));
+    let (_asker, renders) = prompt::Renders::of(&shared);
     let (prompt, truncation) = blocking(move || {
         let truncates = allow_truncation.then_some(max_tokens);
-        prompt::fitting_tokens(&model, &ask, context_len, truncates)
+        prompt::fitting_tokens(&renders, &model, &ask, context_len, truncates)
     })
     .await?;
     check_stop_tokens(&request, warm.model.config.vocab_size)?;

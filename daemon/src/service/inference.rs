@@ -128,10 +128,11 @@ impl Inference for InferenceService {
         let request = request.into_inner();
         check_text("text", &request.text)?;
         let warm = self.shared.warm_now(&request.model)?;
+        let (_asker, renders) = prompt::Renders::of(&self.shared);
         let reply = blocking(move || {
             let options = encode_options(request.special_tokens, false);
             let ask = Ask::Text(request.text, options, "text");
-            let ids = prompt::tokens(&warm.model, &ask)?;
+            let ids = prompt::tokens(&renders, &warm.model, &ask)?;
             let piece = |id: &u32| {
                 warm.model
                     .tokenizer
@@ -207,8 +208,9 @@ impl Inference for InferenceService {
         let warm = self.shared.warm_now(&request.model)?;
         let engine = self.shared.engine().ok_or_else(crate::status::loading)?;
         let context_len = engine.context_len(&warm.model);
+        let (_asker, renders) = prompt::Renders::of(&self.shared);
         let reply = blocking(move || {
-            let ids = prompt::tokens(&warm.model, &ask)?;
+            let ids = prompt::tokens(&renders, &warm.model, &ask)?;
             let tokens = u32::try_from(ids.len()).unwrap_or(u32::MAX);
             Ok(v1::CountTokensResponse {
                 tokens,

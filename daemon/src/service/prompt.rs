@@ -2,14 +2,18 @@
 //!
 //! All of it is CPU work of some milliseconds: callers run it off the async threads.
 
+use std::sync::{Arc, Weak};
+
 use hearth_engine::LoadedModel;
-use hearth_engine::chat_template::{ChatMessage, ChatTemplate, TemplateError};
+use hearth_engine::chat_template::{ChatMessage, ChatTemplate};
 use hearth_engine::tokenizer::{EncodeOptions, Tokenizer, TokenizerError};
 use hearth_proto::v1;
 use tonic::{Code, Status};
 
 use crate::limits::CHAT_MESSAGES_MAX;
-use crate::status::{bad_field, context_overflow, fault};
+use crate::state::Shared;
+use crate::status::{self, bad_field, context_overflow, fault};
+use crate::templates::RenderError;
 
 /// What to read. Holds a user's text, so it has no `Debug`.
 pub(super) enum Ask {
@@ -78,11 +82,31 @@ fn role(role: i32) -> Option<&'static str> {
     }
 }
 
+/// Where a request's template is rendered, as long as the request is there.
+pub(super) struct Renders {
+    shared: Arc<Shared>,
+    asker: Weak<()>,
+}
+
+impl Renders {
+    /// For a request that holds the first of the two while it waits.
+    pub(super) fn of(shared: &Arc<Shared>) -> (Arc<()>, Self) {
+        let held = Arc::new(());
+        let asker = Arc::downgrade(&held);
+        let shared = Arc::clone(shared);
+        (held, Self { shared, asker })
+    }
+}
+
 /// The tokens of a request, uncut.
 ///
 /// # Errors
 /// The template or the tokenizer refuses.
-pub(super) fn tokens(model: &LoadedModel, ask: &Ask) -> Result<Vec<u32>, Status> {
+pub(super) fn tokens(
+    renders: &Renders,
+    model: &LoadedModel,
+    ask: &Ask,
+) -> Result<Vec<u32>, Status> {
     match ask {
         Ask::Tokens(ids) => Ok(ids.clone()),
         Ask::Text(text, options, field) => model
@@ -91,7 +115,13 @@ pub(super) fn tokens(model: &LoadedModel, ask: &Ask) -> Result<Vec<u32>, Status>
             .map_err(|error| unreadable(field, &error)),
         Ask::Chat(messages, field) => {
             let messages: Vec<&v1::ChatMessage> = messages.iter().collect();
-            chat_tokens(template(model)?, &model.tokenizer, &messages, field)
+            chat_tokens(
+                renders,
+                template(model)?,
+                &model.tokenizer,
+                &messages,
+                field,
+            )
         }
     }
 }
@@ -102,12 +132,13 @@ pub(super) fn tokens(model: &LoadedModel, ask: &Ask) -> Result<Vec<u32>, Status>
 /// # Errors
 /// As [`tokens`], and CONTEXT_OVERFLOW if nothing more may be cut.
 pub(super) fn fitting_tokens(
+    renders: &Renders,
     model: &LoadedModel,
     ask: &Ask,
     context_len: u32,
     truncates: Option<Option<u32>>,
 ) -> Result<(Vec<u32>, Option<v1::Truncation>), Status> {
-    let all = tokens(model, ask)?;
+    let all = tokens(renders, model, ask)?;
     let Some(max_tokens) = truncates.filter(|_| count(&all) >= context_len) else {
         return Ok((all, None));
     };
@@ -122,9 +153,10 @@ pub(super) fn fitting_tokens(
             Ok((kept, Some(cut)))
         }
         Ask::Chat(messages, field) => {
-            let (kept, dropped) = shorter_chat(model, messages, room, field)?.ok_or_else(|| {
-                context_overflow(all.len() as u64, [context_len, model.context_len], field)
-            })?;
+            let (kept, dropped) =
+                shorter_chat(renders, model, messages, room, field)?.ok_or_else(|| {
+                    context_overflow(all.len() as u64, [context_len, model.context_len], field)
+                })?;
             let cut = truncation(&all, &kept, dropped);
             Ok((kept, Some(cut)))
         }
@@ -143,6 +175,7 @@ fn truncation(all: &[u32], kept: &[u32], dropped_messages: u32) -> v1::Truncatio
 /// The longest end of a conversation that has at most `room` tokens, with all its system messages
 /// and at least its last message. `None`: not even that fits.
 fn shorter_chat(
+    renders: &Renders,
     model: &LoadedModel,
     messages: &[v1::ChatMessage],
     room: u32,
@@ -161,7 +194,7 @@ fn shorter_chat(
             .filter(|(i, _)| dropped.binary_search(i).is_err())
             .map(|(_, message)| message)
             .collect();
-        chat_tokens(template, &model.tokenizer, &left, field)
+        chat_tokens(renders, template, &model.tokenizer, &left, field)
     };
     // The fewest to drop: fewer messages never make more tokens.
     let (mut too_few, mut best) = (0, None);
@@ -195,6 +228,7 @@ fn template(model: &LoadedModel) -> Result<&ChatTemplate, Status> {
 
 /// A conversation's tokens. What users wrote can never become control tokens.
 fn chat_tokens(
+    renders: &Renders,
     template: &ChatTemplate,
     tokenizer: &Tokenizer,
     messages: &[&v1::ChatMessage],
@@ -207,9 +241,10 @@ fn chat_tokens(
             content: &message.content,
         })
         .collect();
-    let parts = template
-        .render_parts(&messages, true)
-        .map_err(|error| refused_by_template(field, &error))?;
+    let templates = &renders.shared.own.process.templates;
+    let parts = templates
+        .render_parts(&renders.asker, template, &messages)
+        .map_err(|error| not_rendered(field, &error))?;
     tokenizer
         .encode_parts(&parts)
         .map_err(|error| unreadable(field, &error))
@@ -219,11 +254,15 @@ fn unreadable(field: &str, error: &TokenizerError) -> Status {
     bad_field(field, format!("cannot be tokenized: {error}"))
 }
 
-fn refused_by_template(field: &str, error: &TemplateError) -> Status {
-    bad_field(
-        field,
-        format!("the model's chat template refuses it: {error}"),
-    )
+fn not_rendered(field: &str, error: &RenderError) -> Status {
+    match error {
+        RenderError::Template(error) => bad_field(
+            field,
+            format!("the model's chat template refuses it: {error}"),
+        ),
+        RenderError::Crowded => status::renders_waiting(),
+        RenderError::AskerGone => Status::cancelled("the caller is gone"),
+    }
 }
 
 fn count(ids: &[u32]) -> u32 {

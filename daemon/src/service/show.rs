@@ -1,7 +1,10 @@
 //! What `Show` tells of a model, warm or stored.
 
+use hearth_engine::model::ModelConfig;
+use hearth_engine::{AdapterKind, KvNeed};
 use hearth_proto::v1;
 
+use crate::governor;
 use crate::state::{Shared, Warm};
 use crate::store::{BadModel, Manifest, ModelFacts, StoreError, StoredFile};
 use crate::wire;
@@ -25,6 +28,7 @@ pub(super) fn show_warm(warm: &Warm) -> v1::ShowResponse {
             scratch_bytes: model.scratch_bytes,
             context_len: model.context_len,
             measured: true,
+            available_bytes: None,
         }),
         ..show(warm.info(), &facts, warm.path.display().to_string())
     }
@@ -51,24 +55,33 @@ pub(super) fn show_stored(
         .map(|(_, path)| path.display().to_string());
     let info = wire::stored_model(&model, state);
     let shown = show(info, &model.facts, path.unwrap_or_default());
-    let context_len = model
-        .facts
-        .context_len
-        .min(shared.config.engine.context_len_max);
-    let kv_per_token = shown.kv_bytes_per_1024_tokens / 1024;
+    let config = ModelConfig::of(&checkpoint).map_err(BadModel::Model)?;
     Ok(v1::ShowResponse {
         chat_template: template.map(str::to_owned),
         weights_bytes: model.file_bytes(),
         files: files_of(Some(&model)),
         source: model.source.clone(),
-        memory: Some(v1::MemoryNeed {
-            weights_bytes: model.file_bytes(),
-            kv_bytes: kv_per_token.saturating_mul(u64::from(context_len)),
-            scratch_bytes: 0,
-            context_len,
-            measured: false,
-        }),
+        memory: need(shared, &config, model.file_bytes()),
         ..shown
+    })
+}
+
+/// What a load would take as things are; `None` until the GPU is open.
+fn need(shared: &Shared, model: &ModelConfig, weights_bytes: u64) -> Option<v1::MemoryNeed> {
+    let adapter = shared.engine()?.adapter();
+    let need = KvNeed::of(adapter, &shared.config.engine, model);
+    let allowed = shared.governor.plan().allowance.context_len_max;
+    let available_bytes = match adapter.kind {
+        AdapterKind::Discrete => None,
+        _ => governor::free_bytes(&shared.config.governor),
+    };
+    Some(v1::MemoryNeed {
+        weights_bytes,
+        kv_bytes: need.kv_bytes,
+        scratch_bytes: 0,
+        context_len: need.context_len.min(allowed),
+        measured: false,
+        available_bytes,
     })
 }
 

@@ -2,7 +2,7 @@
 
 use std::fmt::Write as _;
 
-use crate::{MEMORY_MAX, examine, memory, open};
+use super::{MEMORY_MAX, examine, memory, open};
 
 /// The config.json of a sound small model.
 pub(crate) const PLAIN_CONFIG: &str = r#"{"architectures":["LlamaForCausalLM"],"model_type":"llama",

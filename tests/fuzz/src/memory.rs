@@ -10,10 +10,10 @@ static LIVE: AtomicUsize = AtomicUsize::new(0);
 static LIMIT: AtomicUsize = AtomicUsize::new(usize::MAX);
 
 /// The system's allocator, counted.
-pub(crate) struct Counting;
+pub(super) struct Counting;
 
 /// Runs `f`; live memory may grow by `most` bytes at any moment of it.
-pub(crate) fn within(most: usize, f: impl FnOnce()) {
+pub(super) fn within(most: usize, f: impl FnOnce()) {
     LIMIT.store(LIVE.load(Relaxed).saturating_add(most), Relaxed);
     f();
     LIMIT.store(usize::MAX, Relaxed);

@@ -224,7 +224,7 @@ fn load(
     let batch = options.batches.iter().copied().max().unwrap_or(1);
     let blocks = sequence_blocks(options);
     let kv_blocks = blocks.saturating_mul(batch);
-    let mut limits = limits(gpu, config, model);
+    let mut limits = limits(&gpu.info, config, model);
     limits.slots = batch;
     limits.columns_max = limits.columns_max.max(batch);
     limits.kv_blocks = kv_blocks;

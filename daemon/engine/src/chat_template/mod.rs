@@ -1,9 +1,9 @@
 //! Chat templates: messages to prompt text, with the template's own text told from the users'.
 //! Knows minijinja and which texts are special tokens; knows no tokens and no model.
 //!
-//! A template may use much memory before its output is measured (a loop that doubles a string):
-//! fuel bounds its steps, not its strings. Templates come with models; import only models whose
-//! maker you trust with that.
+//! Fuel bounds a template's steps, not the sizes of its values. Templates come with models, from
+//! strangers: whoever compiles or renders one should do it in a process whose memory and time are
+//! bounded, as the daemon does. A template and its errors travel by serde for that.
 
 mod clock;
 mod environment;
@@ -12,9 +12,10 @@ mod parts;
 mod tests;
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::OnceLock;
 
 use minijinja::{Environment, Error, ErrorKind, context};
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
 use self::environment::{Bounded, Raised, environment};
 use crate::format::{Checkpoint, FormatError};
@@ -30,12 +31,13 @@ const ROLE_BYTES_MAX: usize = 32;
 
 /// Stack of the thread that compiles: the compiler goes as deep as a template is nested, and a chain of
 /// `elif` is. Memory is taken as it is used.
-const COMPILER_STACK_BYTES: usize = 256 << 20;
+pub const COMPILER_STACK_BYTES: usize = 256 << 20;
 
 /// A template could not be used. Never quotes a message.
-#[derive(Debug, thiserror::Error)]
+#[derive(Debug, Serialize, Deserialize, thiserror::Error)]
 pub enum TemplateError {
-    /// Metadata of a wrong type.
+    /// Metadata of a wrong type. Met when a file is read, never when a template is rendered.
+    #[serde(skip)]
     #[error(transparent)]
     Format(#[from] FormatError),
     /// The template itself is too long.
@@ -69,6 +71,15 @@ pub enum TemplateError {
     /// It ran for too long.
     #[error("the chat template ran for more steps than are allowed")]
     OutOfFuel,
+    /// It wanted more memory than it may have, or went too deep. Of a process apart.
+    #[error("the chat template needs more memory than is allowed")]
+    TooMuchMemory,
+    /// It took longer than it may. Of a process apart.
+    #[error("the chat template takes more time than is allowed")]
+    TooSlow,
+    /// Its process failed in another way.
+    #[error("the chat template made its interpreter fail")]
+    Failed,
     /// Its output is too long.
     #[error("the rendered prompt is over {TEMPLATE_OUTPUT_BYTES_MAX} bytes")]
     OutputTooLong,
@@ -105,9 +116,11 @@ pub struct ChatMessage<'a> {
     pub content: &'a str,
 }
 
-/// A compiled chat template.
+/// A chat template, compiled when it is rendered for the first time. It travels as text.
+#[derive(Serialize, Deserialize)]
 pub struct ChatTemplate {
-    env: Environment<'static>,
+    #[serde(skip)]
+    compiled: OnceLock<Environment<'static>>,
     source: String,
     bos_token: String,
     eos_token: String,
@@ -122,6 +135,13 @@ impl ChatTemplate {
     /// # Errors
     /// The template is too long or not valid.
     pub fn new(source: &str, bos_token: &str, eos_token: &str) -> Result<Self, TemplateError> {
+        let template = Self::of_text(source, bos_token, eos_token)?;
+        template.environment()?;
+        Ok(template)
+    }
+
+    /// Takes a template as it is, not compiled.
+    fn of_text(source: &str, bos_token: &str, eos_token: &str) -> Result<Self, TemplateError> {
         if source.len() > TEMPLATE_BYTES_MAX {
             return Err(TemplateError::TooLong {
                 bytes: source.len(),
@@ -136,14 +156,13 @@ impl ChatTemplate {
                 ),
             });
         }
-        let env = compile(source)?;
         let special_texts = ["<|", bos_token, eos_token]
             .into_iter()
             .filter(|text| !text.is_empty())
             .map(str::to_owned)
             .collect();
         Ok(Self {
-            env,
+            compiled: OnceLock::new(),
             source: source.to_owned(),
             bos_token: bos_token.to_owned(),
             eos_token: eos_token.to_owned(),
@@ -151,10 +170,10 @@ impl ChatTemplate {
         })
     }
 
-    /// The template of a model file; `None` if it has none.
+    /// The template of a model file, not compiled; `None` if it has none.
     ///
     /// # Errors
-    /// As [`ChatTemplate::new`].
+    /// The template is too long, or not a text.
     pub fn of(checkpoint: &Checkpoint) -> Result<Option<Self>, TemplateError> {
         let Some(source) = checkpoint.get_str(TEMPLATE_KEY)? else {
             return Ok(None);
@@ -171,7 +190,7 @@ impl ChatTemplate {
         };
         let bos_token = text_of("tokenizer.ggml.bos_token_id")?;
         let eos_token = text_of("tokenizer.ggml.eos_token_id")?;
-        let mut template = Self::new(source, &bos_token, &eos_token)?;
+        let mut template = Self::of_text(source, &bos_token, &eos_token)?;
         let types = checkpoint
             .get_i32_array("tokenizer.ggml.token_type")?
             .unwrap_or_default();
@@ -195,7 +214,7 @@ impl ChatTemplate {
     /// own there: use [`ChatTemplate::render_parts`] for anything that becomes tokens.
     ///
     /// # Errors
-    /// The template fails, refuses the messages, or goes over a limit.
+    /// The template is not valid, fails, refuses the messages, or goes over a limit.
     pub fn render(
         &self,
         messages: &[ChatMessage<'_>],
@@ -267,7 +286,7 @@ impl ChatTemplate {
         add_generation_prompt: bool,
     ) -> Result<String, TemplateError> {
         let template = self
-            .env
+            .environment()?
             .get_template(NAME)
             .map_err(|error| self.explain(&error))?;
         let mut out = Bounded::default();
@@ -289,6 +308,14 @@ impl ChatTemplate {
             line: 0,
             kind: "the output is not UTF-8".to_owned(),
         })
+    }
+
+    fn environment(&self) -> Result<&Environment<'static>, TemplateError> {
+        if let Some(env) = self.compiled.get() {
+            return Ok(env);
+        }
+        let env = compile(&self.source)?;
+        Ok(self.compiled.get_or_init(|| env))
     }
 
     /// An error without any text of a message: minijinja's own words may quote values.

@@ -8,6 +8,8 @@
 use std::collections::hash_map::RandomState;
 use std::hash::BuildHasher;
 
+use serde::{Deserialize, Serialize};
+
 use super::ChatMessage;
 
 /// First of the 4096 private-use code points that spell a mark's random number.
@@ -16,7 +18,7 @@ const MARK_BEGIN: char = '\u{F8F0}';
 const MARK_END: char = '\u{F8F1}';
 
 /// A piece of a rendered prompt. Holds a user's text, so it has no `Debug`.
-#[derive(Clone, PartialEq, Eq)]
+#[derive(Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Part {
     /// The text; not empty.
     pub text: String,

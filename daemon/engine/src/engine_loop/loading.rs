@@ -9,11 +9,11 @@ use std::time::{Duration, Instant, SystemTime};
 use super::EngineLoop;
 use crate::chat_template::ChatTemplate;
 use crate::condition::Condition;
-use crate::engine::{LoadProgress, LoadedModel};
+use crate::engine::{AdapterInfo, LoadProgress, LoadedModel};
 use crate::error::{EngineError, LoadError};
 use crate::event::FinishReason;
 use crate::format::{Checkpoint, FormatError, ModelFiles};
-use crate::gpu::{Gpu, OutOfMemory};
+use crate::gpu::OutOfMemory;
 use crate::kv_cache::BLOCK_LEN;
 use crate::limits::{KV_TOKENS_MIN, LOAD_TRIES_MAX};
 use crate::model::{Canary, Forward, ForwardLimits, ModelConfig, WeightSource};
@@ -114,7 +114,7 @@ impl EngineLoop {
         let tokenizer = Tokenizer::of(&checkpoint)?;
         let chat_template = ChatTemplate::of(&checkpoint)?;
         let engine = self.config.clone();
-        let wanted = limits(self.open()?, &engine, &config);
+        let wanted = limits(&self.open()?.info, &engine, &config);
         let floor = KV_TOKENS_MIN.min(wanted.context_len);
         let watcher = Watcher {
             progress,
@@ -294,7 +294,11 @@ pub(super) fn smaller(limits: &ForwardLimits, floor: u32) -> Option<ForwardLimit
 }
 
 /// Sizes for this model on this adapter under this configuration.
-pub(crate) fn limits(gpu: &Gpu, engine: &EngineConfig, model: &ModelConfig) -> ForwardLimits {
+pub(crate) fn limits(
+    adapter: &AdapterInfo,
+    engine: &EngineConfig,
+    model: &ModelConfig,
+) -> ForwardLimits {
     let block_bytes = ForwardLimits::kv_block_bytes(model, BLOCK_LEN);
     let layer_bytes = 2 * block_bytes * u64::from(model.n_layers);
     let context = model.context_len.min(engine.context_len_max).max(1);
@@ -309,7 +313,7 @@ pub(crate) fn limits(gpu: &Gpu, engine: &EngineConfig, model: &ModelConfig) -> F
                 .max(most(1, KV_BYTES_FOR_ONE_MAX))
         }
     };
-    let blocks = wanted.min(gpu.info.binding_bytes_max / block_bytes).max(1);
+    let blocks = wanted.min(adapter.binding_bytes_max / block_bytes).max(1);
     let kv_blocks = u32::try_from(blocks).unwrap_or(u32::MAX);
     ForwardLimits {
         columns_max: engine.prefill_chunk.max(1),

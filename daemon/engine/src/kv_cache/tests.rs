@@ -1,6 +1,7 @@
 //! Random lives of sequences over a small pool, against a plain record of what every block holds.
 
 use std::collections::{HashMap, HashSet};
+use std::ops::Range;
 
 use proptest::prelude::*;
 
@@ -41,7 +42,10 @@ struct Life {
     tokens: Vec<u32>,
     computed: usize,
     table: Vec<u32>,
-    chain: Chain,
+    /// `None`: it keeps nothing any more.
+    chain: Option<Chain>,
+    /// Places in the table of blocks that it gave back.
+    shed: Range<usize>,
 }
 
 struct World {
@@ -105,7 +109,8 @@ impl World {
             app,
             table: found.blocks.clone(),
             computed: positions,
-            chain: found.chain,
+            chain: Some(found.chain),
+            shed: 0..0,
             tokens,
         };
         if let Some((from, len)) = found.tail {
@@ -162,27 +167,62 @@ impl World {
         }
         life.computed = end;
         let tokens = &life.tokens[..end];
-        self.kv
-            .keep(&mut life.chain, tokens, &mut life.table, false);
+        if let Some(chain) = &mut life.chain {
+            self.kv.keep(chain, tokens, &mut life.table, false);
+        }
+    }
+
+    /// A sequence needs its first blocks no more.
+    fn shed(&mut self, at: usize) {
+        let first = self.random.index(4);
+        let life = &mut self.lives[at];
+        let end = (life.computed / 16).min(life.shed.end + first);
+        if end <= life.shed.end {
+            return;
+        }
+        if let Some(chain) = life.chain.take() {
+            let shared = self.kv.leave(&chain, &life.table);
+            assert!(shared <= chain.len);
+            let own = |id: u32| {
+                let state = &self.kv.blocks[id as usize];
+                state.users == 1 && state.kept.is_none()
+            };
+            assert!(life.table[shared..].iter().all(|&id| own(id)));
+            life.shed = shared..shared;
+        }
+        let from = life.shed.end;
+        if from < end {
+            self.kv.release(&life.table[from..end]);
+            life.shed.end = end;
+        }
     }
 
     fn end(&mut self, at: usize) {
         let mut life = self.lives.swap_remove(at);
         let tokens = &life.tokens[..life.computed];
-        self.kv.keep(&mut life.chain, tokens, &mut life.table, true);
-        self.kv.release(&life.table);
+        if let Some(chain) = &mut life.chain {
+            self.kv.keep(chain, tokens, &mut life.table, true);
+        }
+        self.kv.release(&life.table[life.shed.end..]);
+        self.kv.release(&life.table[..life.shed.start]);
     }
 
     fn check(&self) {
         let mut users = vec![0; self.kv.blocks.len()];
         for life in &self.lives {
-            for &block in &life.table {
-                users[block as usize] += 1;
+            let held = |n: &usize| !life.shed.contains(n);
+            for n in (0..life.table.len()).filter(held) {
+                users[life.table[n] as usize] += 1;
             }
-            for (n, &block) in life.table.iter().enumerate().take(life.computed / 16) {
-                let held = &self.content[&block];
-                assert_eq!(held.app, life.app, "a block of another app");
-                assert_eq!(held.history, life.tokens[..n * 16 + 16], "another's tokens");
+            for n in (0..life.computed / 16).filter(held) {
+                let block = life.table[n];
+                let content = &self.content[&block];
+                assert_eq!(content.app, life.app, "a block of another app");
+                assert_eq!(
+                    content.history,
+                    life.tokens[..n * 16 + 16],
+                    "another's tokens"
+                );
             }
         }
         let free: HashSet<u32> = self.kv.free.iter().copied().collect();
@@ -209,14 +249,19 @@ proptest! {
         let mut world = World::new(seed);
         for _ in 0..30 {
             let lives = world.lives.len();
-            match world.random.below(7) {
+            match world.random.below(9) {
                 0 | 1 => world.start(),
                 6 => {
                     let most = world.random.count(20);
                     world.kv.keep_at_most(most);
                     world.clean();
                 }
-                2..=4 if lives > 0 => {
+                7 if lives > 0 => {
+                    let at = world.random.index(lives);
+                    world.shed(at);
+                    world.clean();
+                }
+                2..=4 | 8 if lives > 0 => {
                     let at = world.random.index(lives);
                     world.grow(at);
                 }

@@ -21,7 +21,7 @@ pub(super) fn fits(
     id: SequenceId,
     now: Duration,
 ) -> bool {
-    let held = |s: &Sequence| u32::try_from(s.table.blocks.len()).unwrap_or(u32::MAX);
+    let held = |s: &Sequence| s.table.held();
     let missing = |s: &Sequence| s.blocks_wanted().saturating_sub(held(s));
     let Some(sequence) = sequences.get(&id) else {
         return false;
@@ -118,6 +118,9 @@ impl Running {
             return true;
         }
         let mut blocks = self.kv.allocate(missing);
+        if blocks.is_none() && self.shed_behind_windows() {
+            blocks = self.kv.allocate(missing);
+        }
         if blocks.is_none() {
             for other in self.scheduler.giving_way_to(id, now) {
                 self.drop_kv(shared, other);
@@ -137,6 +140,30 @@ impl Running {
             sequence.table.blocks.extend(blocks);
         }
         true
+    }
+
+    /// Takes back the blocks that lie behind the window of a model that has one. They are held until room
+    /// is wanted: a later prompt that begins the same way may find them. True: there are more free blocks.
+    pub(super) fn shed_behind_windows(&mut self) -> bool {
+        let before = self.kv.available();
+        for sequence in self.sequences.values_mut() {
+            let end = sequence.behind_window();
+            let table = &mut sequence.table;
+            if end <= table.shed.end {
+                continue;
+            }
+            if let Some(chain) = table.chain.take() {
+                // What others share with it stays.
+                let shared = self.kv.leave(&chain, &table.blocks);
+                table.shed = shared..shared;
+            }
+            let from = table.shed.end;
+            if from < end {
+                self.kv.release(&table.blocks[from..end]);
+                table.shed.end = end;
+            }
+        }
+        self.kv.available() > before
     }
 
     /// Takes the KV of a sequence, and its slot: it waits, and its KV is computed again later.
@@ -190,7 +217,8 @@ impl Running {
             let tokens = sequence.computed_tokens();
             self.kv.keep(&mut chain, tokens, &mut table.blocks, true);
         }
-        self.kv.release(&table.blocks);
+        self.kv.release(&table.blocks[table.shed.end..]);
+        self.kv.release(&table.blocks[..table.shed.start]);
     }
 
     /// Zeroes the blocks that were freed.

@@ -82,7 +82,7 @@ impl Running {
             .map(|(at, account)| (Arc::clone(&account.app), at))
             .collect();
         for (id, sequence) in &self.sequences {
-            let kv_blocks = u32::try_from(sequence.table.blocks.len()).unwrap_or(u32::MAX);
+            let kv_blocks = sequence.table.held();
             let caller = &sequence.request.caller;
             let ahead = line.get(id).copied();
             if let Some(&at) = at.get(&caller.app) {

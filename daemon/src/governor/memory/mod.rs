@@ -23,6 +23,10 @@ pub(super) struct Free {
 
 /// An event of memory.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[cfg_attr(
+    not(target_os = "linux"),
+    expect(dead_code, reason = "other systems give no notice of memory")
+)]
 pub(crate) enum MemoryEvent {
     /// Some tasks stalled.
     Some,
@@ -81,6 +85,19 @@ fn meminfo(text: &str) -> Option<Free> {
     let total = kilobytes("MemTotal:")?.checked_mul(1024)?;
     let available = kilobytes("MemAvailable:")?.checked_mul(1024)?;
     share(available, total, "meminfo")
+}
+
+/// Bytes of memory that can be had now. Blocks for a moment. `None`: nobody tells.
+pub(crate) fn free_bytes(settings: &Governor) -> Option<u64> {
+    let free = free(settings)?;
+    #[expect(
+        clippy::cast_precision_loss,
+        clippy::cast_possible_truncation,
+        clippy::cast_sign_loss,
+        reason = "a share of a total is no more than that, and need not be exact"
+    )]
+    let bytes = (free.total_bytes as f64 * free.percent.clamp(0.0, 100.0) / 100.0) as u64;
+    Some(bytes)
 }
 
 /// A share of a total that is not zero.
