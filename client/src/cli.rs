@@ -77,13 +77,13 @@ pub(crate) enum Command {
     /// Remove a model from the store
     #[command(visible_alias = "remove")]
     Rm(RmArgs),
-    /// Load a model onto the GPU and keep it warm
+    /// Load a model onto the GPU, beside those that are warm if there is room, and keep it warm
     Load(LoadArgs),
-    /// Take the warm model off the GPU
-    Unload,
-    /// Keep the warm model warm, however long nobody asks
+    /// Take a model off the GPU, or all
+    Unload(OptionalNameArg),
+    /// Keep a warm model warm, however long nobody asks
     Pin(OptionalNameArg),
-    /// Let the warm model be unloaded again when nobody asks for a while
+    /// Let a warm model be unloaded again when nobody asks for a while
     Unpin(OptionalNameArg),
     /// Open a socket for one sandboxed app, which may ask the model and manage nothing
     AppSocket(AppSocketArgs),

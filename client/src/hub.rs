@@ -86,6 +86,7 @@ impl Hub {
             if let (Some(http), None) = (&self.http, &file.hash) {
                 listing::ask_for_hash(http, &source.repo, &listing.commit, file)?;
             }
+            source.hold(file)?;
         }
         Ok(Plan {
             repo: source.repo.clone(),

@@ -257,8 +257,8 @@ fn another_version_is_warned_of_and_a_software_adapter_only_by_status() {
     assert!(text(&output.stdout).contains("a software adapter"));
 }
 
-/// A daemon with one sequence at work, one in the queue and two apps.
-fn at_work() -> Fake {
+/// A daemon with one sequence at work, one in the queue and two apps; these models are warm.
+fn at_work(models: &[&str]) -> Fake {
     let sequence = v1::SequenceStatus {
         id: 9,
         app: "notes".to_owned(),
@@ -270,6 +270,7 @@ fn at_work() -> Fake {
         kv_blocks: 3,
         ahead: None,
         replays: false,
+        model: models[0].to_owned(),
         gpu_time: Some(prost_types::Duration {
             seconds: 1,
             nanos: 500_000_000,
@@ -289,8 +290,16 @@ fn at_work() -> Fake {
         gpu_time: Some(prost_types::Duration { seconds, nanos: 0 }),
         ..Default::default()
     };
+    let warm = |name: &&str| v1::WarmModel {
+        info: Some(v1::ModelInfo {
+            name: (*name).to_owned(),
+            ..Default::default()
+        }),
+        ..Default::default()
+    };
     Fake::with_status(v1::DaemonStatus {
         version: VERSION.to_owned(),
+        models: models.iter().map(warm).collect(),
         sequences: vec![sequence, waiting],
         apps: vec![app("indexer", 1), app("notes", 30)],
         ..Default::default()
@@ -298,8 +307,29 @@ fn at_work() -> Fake {
 }
 
 #[test]
+fn ps_and_status_tell_models_apart_where_several_are_warm() {
+    let fake = at_work(&["big", "small"]);
+    assert_eq!(
+        text(&run(&fake, &["ps"]).stdout),
+        "ID  APP      PID  CLASS        MODEL  STATE     PROMPT  CACHED  GENERATED  KV  GPU-TIME\n \
+         9  notes    321  interactive  big    decode        40      32          5   3     1.5 s\n\
+         10  indexer  321  background   big    queued 4      40      32          5   3     1.5 s\n"
+    );
+    let status = text(&run(&fake, &["status"]).stdout);
+    let lines: Vec<&str> = status.lines().collect();
+    for (name, model) in [("model", "big"), ("beside it", "small")] {
+        let wanted = format!("{name:<11} {model} ");
+        assert!(lines.iter().any(|l| l.starts_with(&wanted)), "{status}");
+    }
+    let stdout = text(&run(&fake, &["status", "--json"]).stdout);
+    let object: serde_json::Value = serde_json::from_str(&stdout).unwrap();
+    assert_eq!(object["models"][1]["info"]["name"], "small");
+    assert_eq!(object["sequences"][1]["model"], "big");
+}
+
+#[test]
 fn ps_shows_who_runs_what() {
-    let fake = at_work();
+    let fake = at_work(&["big"]);
     let output = run(&fake, &["ps"]);
     assert_eq!(output.status.code(), Some(0), "{}", text(&output.stderr));
     assert_eq!(

@@ -115,7 +115,14 @@ pub(crate) fn own_view(status: v1::DaemonStatus, app: &str, connections: u32) ->
         uptime: status.uptime,
         adapter: status.adapter,
         activations: status.activations,
-        model: status.model.map(|model| own_warm_model(model, &own)),
+        model: status
+            .model
+            .map(|model| own_warm_model(model, &sequences, &own)),
+        models: status
+            .models
+            .into_iter()
+            .map(|model| own_warm_model(model, &sequences, &own))
+            .collect(),
         loading: status.loading,
         counters: status.counters.map(|_| own_counters(&own)),
         queue: status.queue.map(|queue| v1::Queue {
@@ -147,18 +154,25 @@ fn own_plan(plan: v1::Plan) -> v1::Plan {
     }
 }
 
-fn own_warm_model(model: v1::WarmModel, own: &v1::AppStatus) -> v1::WarmModel {
+fn own_warm_model(
+    model: v1::WarmModel,
+    own_sequences: &[v1::SequenceStatus],
+    own: &v1::AppStatus,
+) -> v1::WarmModel {
+    let name = model.info.as_ref().map_or("", |info| info.name.as_str());
+    let on_it = own_sequences.iter().filter(|row| row.model == name);
     v1::WarmModel {
+        kv_blocks_used: on_it.map(|row| row.kv_blocks).sum(),
         info: model.info,
         context_len: model.context_len,
         weights_bytes: model.weights_bytes,
         kv_bytes: model.kv_bytes,
         scratch_bytes: model.scratch_bytes,
-        kv_blocks_used: own.kv_blocks,
         kv_blocks_total: model.kv_blocks_total,
         // Requests of others put it off.
         unloads_in: None,
         pinned: false,
+        // Told for no single model.
         kv_blocks_cached: own.kv_blocks_cached,
     }
 }
@@ -284,6 +298,7 @@ mod tests {
         };
         let sequence = |app: &str| v1::SequenceStatus {
             id: 77,
+            kv_blocks: if app == "own" { 3 } else { 77 },
             app: app.to_owned(),
             ..Default::default()
         };
@@ -292,16 +307,18 @@ mod tests {
             pid,
             ..Default::default()
         };
+        let warm = v1::WarmModel {
+            kv_blocks_used: 77,
+            kv_blocks_cached: 77,
+            kv_blocks_total: 100,
+            unloads_in: Some(prost_types::Duration::default()),
+            pinned: true,
+            ..Default::default()
+        };
         let status = v1::DaemonStatus {
             pid: 77,
-            model: Some(v1::WarmModel {
-                kv_blocks_used: 77,
-                kv_blocks_cached: 77,
-                kv_blocks_total: 100,
-                unloads_in: Some(prost_types::Duration::default()),
-                pinned: true,
-                ..Default::default()
-            }),
+            model: Some(warm.clone()),
+            models: vec![warm.clone(), warm],
             counters: Some(v1::Counters {
                 requests: 77,
                 refused: 77,

@@ -78,7 +78,7 @@ fn still(status: &v1::DaemonStatus) -> v1::DaemonStatus {
         rss_bytes: None,
         ..status.clone()
     };
-    if let Some(model) = &mut still.model {
+    for model in still.model.iter_mut().chain(&mut still.models) {
         model.unloads_in = None;
     }
     still

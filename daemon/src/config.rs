@@ -14,7 +14,7 @@ use std::time::Duration;
 use hearth_engine::EngineConfig;
 use hearth_proto::endpoint::{self, EndpointError};
 
-use crate::limits::METRICS_INTERVAL;
+use crate::limits::{METRICS_INTERVAL, WARM_MODELS_MAX};
 pub use governor::{Governor, PowerSource};
 use keys::Key;
 
@@ -28,6 +28,8 @@ pub struct Config {
     /// What to load at start: a name in the store or an absolute path of a file. `None`: the only
     /// model in the store, if there is exactly one.
     pub model: Option<String>,
+    /// Most models that are warm at once, where memory allows it.
+    pub models_max: usize,
     /// What the engine does.
     pub engine: EngineConfig,
     /// Watts that the GPU draws at work, to estimate energy where nothing on the machine tells it.
@@ -183,6 +185,7 @@ fn defaults() -> Result<Config, ConfigError> {
         socket: endpoint::socket_path()?,
         models_dir: endpoint::models_dir()?,
         model: None,
+        models_max: WARM_MODELS_MAX,
         engine: EngineConfig {
             // Without a home the kernels are timed at every start; nothing else is lost.
             cache_dir: endpoint::cache_dir().ok(),

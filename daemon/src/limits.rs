@@ -57,6 +57,8 @@ pub const STREAMS_TRACKED_MAX: usize = 4 * STREAMS_MAX as usize;
 pub const REQUEST_BYTES_MAX: usize = 4 * MESSAGE_BYTES_MAX;
 /// Bytes of replies buffered for a stream that its reader does not take.
 pub const SEND_BUFFER_BYTES_MAX: usize = 64 << 10;
+/// Models that may be warm at once unless it is set otherwise.
+pub const WARM_MODELS_MAX: usize = 3;
 /// How long a load waits for the replies of the model whose place it takes.
 pub const LOAD_WAIT_MAX: Duration = Duration::from_secs(60);
 /// How often it looks meanwhile whether it is still wanted.

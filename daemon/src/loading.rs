@@ -4,16 +4,18 @@
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Weak};
 
-use hearth_engine::format::{FormatError, ModelFiles};
-use hearth_engine::{AdapterKind, Condition, Engine, LoadError, LoadProgress};
+use hearth_engine::format::{Checkpoint, FormatError, ModelFiles};
+use hearth_engine::model::ModelConfig;
+use hearth_engine::{AdapterKind, Condition, Engine, KvNeed, LoadError, LoadProgress, LoadedModel};
 use tokio::sync::watch;
 use tonic::{Code, Status};
 
 use crate::lifecycle::LoadingNow;
 use crate::limits::{LOAD_WAIT_LOOK, LOAD_WAIT_MAX, RETRY_DELAY};
 use crate::state::{Shared, Warm, software_warning};
-use crate::status;
 use crate::store::{Manifest, StoreError, name};
+use crate::warmth::{Stay, Wish};
+use crate::{governor, status};
 
 /// A model to load.
 #[derive(Debug, Clone)]
@@ -80,7 +82,11 @@ pub(crate) async fn start(shared: Arc<Shared>) {
     match resolve(&shared, "") {
         Ok(Some(target)) => {
             // The reason of a failure is in the lifecycle and in the log.
-            let _ = load(&shared, target, None, Box::new(|_| true)).await;
+            let wish = Wish {
+                chosen: shared.warmth.choice(),
+                ..Wish::default()
+            };
+            let _ = load(&shared, target, wish, By::Person, Box::new(|_| true)).await;
         }
         Ok(None) => {
             tracing::info!("no model is configured and the store does not hold exactly one");
@@ -104,7 +110,9 @@ async fn follow(shared: Weak<Shared>, mut changes: watch::Receiver<()>) {
         if let Some(Condition::Failed { .. }) = condition(&shared) {
             let _lock = shared.load_lock.lock().await;
             if let Some(Condition::Failed { reason }) = condition(&shared) {
-                shared.set_warm(None).await;
+                for warm in shared.models() {
+                    shared.remove(&warm).await;
+                }
                 let reason = format!("the GPU was lost and does not come back: {reason}");
                 shared.lifecycle.ready(Some(reason));
             }
@@ -161,29 +169,91 @@ pub(crate) fn resolve(shared: &Shared, asked: &str) -> Result<Option<Target>, St
     }))
 }
 
-/// What a person asked for with a load: how long the model is to stay without requests.
-pub(crate) struct Wish {
-    pub(crate) keep_alive: Option<std::time::Duration>,
+/// Who has a model loaded.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum By {
+    /// Somebody who said so.
+    Person,
+    /// A request for one that sleeps.
+    Request,
 }
 
-/// Makes a model warm in the place of the one that is, as soon as that has no replies under way. With a
-/// `wish`, what was asked for the former model is void.
+/// Makes a model warm beside those that are. If there is no room beside them, those that were not asked for
+/// longest make way as soon as they have no replies under way.
 ///
 /// # Errors
-/// Another load runs, the engine does not, the former model stays, or the load failed; no model is warm in
-/// the last case.
+/// Another load runs, the engine does not, a model that should make way stays, or the load failed; models
+/// that made way sleep in that case.
 pub(crate) async fn load(
     shared: &Arc<Shared>,
     target: Target,
-    wish: Option<Wish>,
+    wish: Wish,
+    by: By,
     mut on_progress: OnProgress,
 ) -> Result<Arc<Warm>, Status> {
-    let Ok(lock) = shared.load_lock.try_lock() else {
+    if shared.lifecycle.now().loading.is_some() {
         let message = "another model is being loaded";
         return Err(status::fault(Code::Aborted, "LOAD_IN_PROGRESS", message)
             .retry(RETRY_DELAY)
             .status());
+    }
+    // An unloading that is under way takes a moment.
+    let lock = shared.load_lock.lock().await;
+    if let Some(warm) = already(shared, &target) {
+        // Somebody else was faster.
+        warm.stay.change(|present| *present = wish);
+        return Ok(warm);
+    }
+    let engine = engine_for_loads(shared)?;
+    let loading = |done_bytes, total_bytes| LoadingNow {
+        name: target.name.clone(),
+        done_bytes,
+        total_bytes,
     };
+    shared.lifecycle.loading(loading(0, 0));
+    let begun = std::time::Instant::now();
+    let mut made_way = Vec::new();
+    let loaded = load_with_room(shared, &engine, &target, &mut made_way, &mut on_progress).await;
+    let failed = loaded.is_err();
+    for former in made_way {
+        // What a person put in its place counts; a request only borrows the room.
+        if failed || by == By::Request {
+            shared.warmth.put_to_sleep(&former);
+        }
+    }
+    let error = match loaded {
+        Ok(loaded) => {
+            let warm = Arc::new(loaded.warm(target, wish, shared));
+            shared.warmth.forget(Some(&warm.name));
+            shared.add(Arc::clone(&warm)).await;
+            // Who hears of it may want to load or unload at once.
+            drop(lock);
+            shared.lifecycle.ready(None);
+            let ms = begun.elapsed().as_millis();
+            tracing::info!(model = warm.name, ms, "the model is warm");
+            return Ok(warm);
+        }
+        Err(error) => error,
+    };
+    let (reason, status) = match error {
+        Stopped::Cancelled => (None, status::of_load(&LoadError::Cancelled)),
+        Stopped::Stays(status) => (None, status),
+        Stopped::Panicked => (Some("a bug: the load panicked".to_owned()), status::bug()),
+        Stopped::Failed(error) => {
+            let reason = format!("cannot load `{}`: {}", target.name, status::chain(&error));
+            tracing::error!(reason, "the load failed");
+            (Some(reason), status::of_load(&error))
+        }
+    };
+    shared.lifecycle.ready(reason);
+    Err(status)
+}
+
+/// The engine, if it may be given a model now.
+///
+/// # Errors
+/// The daemon drains, there is no engine, or models that are warm wait for memory.
+fn engine_for_loads(shared: &Shared) -> Result<Arc<Engine>, Status> {
     if shared.lifecycle.is_draining() {
         return Err(status::draining());
     }
@@ -191,105 +261,192 @@ pub(crate) async fn load(
         let reason = shared.lifecycle.now().reason;
         return Err(reason.map_or_else(status::loading, |reason| status::no_gpu(&reason)));
     };
-    let loading = |done_bytes, total_bytes| LoadingNow {
-        name: target.name.clone(),
-        done_bytes,
-        total_bytes,
-    };
-    shared.lifecycle.loading(loading(0, 0));
-    make_way(shared, &engine, &mut on_progress).await?;
-    if let Some(wish) = wish {
-        shared.warmth.reset(wish.keep_alive);
+    if engine.condition() == Condition::Suspended
+        && let Some(why) = shared.warmth.is_short()
+    {
+        // Those come first; when there is some, the engine brings them back and loads.
+        return Err(status::memory_short(&why));
     }
-    let begun = std::time::Instant::now();
-    let job = (Arc::clone(shared), target.clone());
-    let loaded = tokio::task::spawn_blocking(move || {
-        let (shared, target) = job;
-        load_blocking(&shared, &engine, &target, on_progress)
-    })
-    .await;
-    let error = match loaded {
-        Ok(Ok(warm)) => {
-            let warm = Arc::new(warm);
-            shared.warmth.touch();
-            shared.set_warm(Some(Arc::clone(&warm))).await;
-            // Who hears of it may want to load or unload at once.
-            drop(lock);
-            shared.lifecycle.ready(None);
-            let ms = begun.elapsed().as_millis();
-            tracing::info!(model = target.name, ms, "the model is warm");
-            return Ok(warm);
-        }
-        Ok(Err(error)) => error,
-        Err(_) => {
-            shared
-                .lifecycle
-                .ready(Some("a bug: the load panicked".to_owned()));
-            return Err(status::bug());
-        }
-    };
-    if matches!(error, LoadError::Cancelled) {
-        shared.lifecycle.ready(None);
-    } else {
-        let reason = format!("cannot load `{}`: {}", target.name, status::chain(&error));
-        tracing::error!(reason, "the load failed");
-        shared.lifecycle.ready(Some(reason));
-    }
-    Err(status::of_load(&error))
+    Ok(engine)
 }
 
-/// Has the warm model make way for another: its replies under way are finished first. Requests that come
-/// meanwhile wait for the other.
+/// The warm model of this name, if it is of the same file.
+pub(crate) fn already(shared: &Shared, target: &Target) -> Option<Arc<Warm>> {
+    let warm = shared.warm(&target.name);
+    warm.filter(|warm| warm.path == target.path)
+}
+
+/// Why a model did not become warm.
+enum Stopped {
+    /// Nobody wants it any more.
+    Cancelled,
+    /// One that should make way stays, or the daemon drains.
+    Stays(Status),
+    /// A bug.
+    Panicked,
+    /// The load failed.
+    Failed(LoadError),
+}
+
+/// Loads a model; others make way for it as long as there is no room.
+async fn load_with_room(
+    shared: &Arc<Shared>,
+    engine: &Arc<Engine>,
+    target: &Target,
+    made_way: &mut Vec<Arc<Warm>>,
+    on_progress: &mut OnProgress,
+) -> Result<Loaded, Stopped> {
+    let mut need = None;
+    if shared.present().is_some() {
+        // A model that cannot be loaded is no reason for another to go.
+        let job = (Arc::clone(shared), Arc::clone(engine), target.clone());
+        let looked = blocking(move || look(&job.0, &job.1, &job.2)).await?;
+        need = Some(looked.map_err(Stopped::Failed)?);
+    }
+    let mut full = false;
+    loop {
+        let models = shared.models();
+        let replaced = models.iter().find(|warm| warm.name == target.name);
+        let has_room = models.len() < shared.config.models_max
+            && replaced.is_none()
+            && !full
+            && need.is_none_or(|bytes| governor::stays_calm(&shared.config.governor, bytes));
+        if has_room || models.is_empty() {
+            let mut lent = std::mem::replace(on_progress, Box::new(|_| true));
+            let job = (Arc::clone(shared), Arc::clone(engine), target.clone());
+            let (loaded, lent) = blocking(move || {
+                let loaded = load_blocking(&job.0, &job.1, &job.2, &mut lent);
+                (loaded, lent)
+            })
+            .await?;
+            *on_progress = lent;
+            match loaded {
+                Ok(loaded) => return Ok(loaded),
+                Err(LoadError::Cancelled) => return Err(Stopped::Cancelled),
+                // The memory of a GPU of its own tells only so.
+                Err(LoadError::OutOfMemory { .. }) if !models.is_empty() => full = true,
+                Err(error) => return Err(Stopped::Failed(error)),
+            }
+            continue;
+        }
+        let next = replaced.or_else(|| next_to_go(&models));
+        let Some(next) = next.filter(|warm| !warm.stay.wish().pinned) else {
+            let pinned = replaced.unwrap_or(&models[0]);
+            return Err(Stopped::Stays(status::model_pinned(&pinned.name)));
+        };
+        make_way(shared, next, on_progress).await?;
+        free(shared, next).await;
+        made_way.push(Arc::clone(next));
+        full = false;
+    }
+}
+
+async fn blocking<T: Send + 'static>(
+    work: impl FnOnce() -> T + Send + 'static,
+) -> Result<T, Stopped> {
+    let done = tokio::task::spawn_blocking(work).await;
+    done.map_err(|_| Stopped::Panicked)
+}
+
+/// The one that was not asked for longest, if it is not pinned; one that answers just now only if all do.
+fn next_to_go(models: &[Arc<Warm>]) -> Option<&Arc<Warm>> {
+    let unpinned = models.iter().filter(|warm| !warm.stay.wish().pinned);
+    unpinned.min_by_key(|warm| (!warm.stay.is_idle(), warm.stay.idle_since()))
+}
+
+/// Has a warm model make way for another: its replies under way are finished first. Requests do not find it
+/// meanwhile.
 ///
 /// # Errors
-/// It is pinned, its replies take too long, or nobody wants the other any more: it stays warm.
+/// Its replies take too long, or nobody wants the other any more: it stays warm.
 async fn make_way(
     shared: &Arc<Shared>,
-    engine: &Engine,
+    warm: &Arc<Warm>,
     on_progress: &mut OnProgress,
-) -> Result<(), Status> {
-    let Some(warm) = shared.warm() else {
-        return Ok(());
-    };
-    if shared.warmth.is_pinned() {
-        shared.lifecycle.ready(None);
-        return Err(status::model_pinned(&warm.name));
-    }
+) -> Result<(), Stopped> {
     let mut activity = shared.activity.subscribe();
-    shared.set_warm(None).await;
+    shared.remove(warm).await;
     let until = tokio::time::Instant::now() + LOAD_WAIT_MAX;
     let nothing_yet = LoadProgress {
         done_bytes: 0,
         total_bytes: 0,
     };
     let stays = loop {
-        let stats = engine.stats();
-        if stats.active_now + stats.queued_now == 0 {
+        if warm.stay.is_idle() {
+            tracing::info!(model = warm.name, "the model makes way for another");
             return Ok(());
         }
         if shared.lifecycle.is_draining() {
-            return Err(status::draining());
+            break Stopped::Stays(status::draining());
         }
         if !on_progress(nothing_yet) {
-            break status::of_load(&LoadError::Cancelled);
+            break Stopped::Cancelled;
         }
         if tokio::time::Instant::now() >= until {
-            break status::model_busy(&warm.name);
+            break Stopped::Stays(status::model_busy(&warm.name));
         }
         // Their ends are heard of at once; that nobody wants the load is looked for.
         let _ = tokio::time::timeout(LOAD_WAIT_LOOK, activity.changed()).await;
     };
-    shared.set_warm(Some(warm)).await;
-    shared.lifecycle.ready(None);
+    shared.add(Arc::clone(warm)).await;
     Err(stays)
+}
+
+fn files_of(shared: &Shared, target: &Target) -> Result<ModelFiles, FormatError> {
+    match &target.manifest {
+        Some(manifest) => shared
+            .store
+            .files(manifest)
+            .map_err(|error| FormatError::Io {
+                what: format!("the files of `{}`", target.name),
+                source: std::io::Error::other(error),
+            }),
+        None => ModelFiles::at(&target.path),
+    }
+}
+
+fn size_of(files: &ModelFiles) -> u64 {
+    let size = |path: &Path| std::fs::metadata(path).map_or(0, |found| found.len());
+    files.iter().map(|(_, path)| size(path)).sum()
+}
+
+/// Looks at a model's files: how much of the machine's memory it will take, in bytes. Nothing, where the GPU
+/// has memory of its own.
+fn look(shared: &Shared, engine: &Engine, target: &Target) -> Result<u64, LoadError> {
+    let files = files_of(shared, target)?;
+    let config = ModelConfig::of(&Checkpoint::open(&files)?)?;
+    let need = KvNeed::of(engine.adapter(), &shared.config.engine, &config);
+    Ok(match engine.adapter().kind {
+        AdapterKind::Discrete => 0,
+        _ => size_of(&files).saturating_add(need.kv_bytes),
+    })
+}
+
+/// A model that is in GPU memory.
+struct Loaded {
+    model: Arc<LoadedModel>,
+    file_bytes: u64,
+}
+
+impl Loaded {
+    fn warm(self, target: Target, wish: Wish, shared: &Shared) -> Warm {
+        Warm {
+            name: target.name,
+            manifest: target.manifest,
+            path: target.path,
+            file_bytes: self.file_bytes,
+            model: self.model,
+            stay: Stay::new(wish, Arc::clone(&shared.activity)),
+        }
+    }
 }
 
 fn load_blocking(
     shared: &Shared,
     engine: &Engine,
     target: &Target,
-    mut on_progress: OnProgress,
-) -> Result<Warm, LoadError> {
+    on_progress: &mut OnProgress,
+) -> Result<Loaded, LoadError> {
     let mut progress = |progress: LoadProgress| {
         shared.lifecycle.loading(LoadingNow {
             name: target.name.clone(),
@@ -298,72 +455,55 @@ fn load_blocking(
         });
         !shared.lifecycle.is_draining() && on_progress(progress)
     };
-    let files = match &target.manifest {
-        Some(manifest) => shared
-            .store
-            .files(manifest)
-            .map_err(|error| FormatError::Io {
-                what: format!("the files of `{}`", target.name),
-                source: std::io::Error::other(error),
-            })?,
-        None => ModelFiles::at(&target.path)?,
-    };
-    let model = engine.load(&files, &mut progress)?;
-    let size = |path: &Path| std::fs::metadata(path).map_or(0, |found| found.len());
-    let file_bytes = files.iter().map(|(_, path)| size(path)).sum();
-    Ok(Warm {
-        name: target.name.clone(),
-        manifest: target.manifest.clone(),
-        path: target.path.clone(),
-        file_bytes,
-        model,
+    let files = files_of(shared, target)?;
+    Ok(Loaded {
+        model: engine.load(&files, &mut progress)?,
+        file_bytes: size_of(&files),
     })
 }
 
-/// Unloads the warm model `asked` (empty: whichever).
+/// Unloads the warm model `asked` (empty: all of them), or forgets one that sleeps.
 ///
 /// # Errors
-/// It is not warm, or a load runs.
+/// There is none such, or a load runs.
 pub(crate) async fn unload(shared: &Arc<Shared>, asked: &str) -> Result<(), Status> {
     if shared.lifecycle.now().loading.is_some() {
         return Err(status::loading());
     }
     // An unloading that is under way takes a moment.
     let _lock = shared.load_lock.lock().await;
-    let Some(warm) = shared.warm() else {
-        return match shared.warmth.sleeping() {
-            // It leaves nothing to unload, and is not loaded again by itself.
-            Some(name) if asked.is_empty() || asked == name => {
-                shared.warmth.reset(None);
-                shared.lifecycle.ready(None);
-                shared.report_health().await;
-                Ok(())
-            }
-            Some(name) => Err(status::not_warm(asked, &name)),
-            None => Err(status::no_model(None)),
-        };
-    };
-    if !asked.is_empty() && asked != warm.name {
-        return Err(status::not_warm(asked, &warm.name));
+    let mut models = shared.models();
+    models.retain(|warm| asked.is_empty() || asked == warm.name);
+    // One that sleeps leaves nothing to unload, and is not loaded again by itself.
+    let forgotten = shared
+        .warmth
+        .forget(Some(asked).filter(|name| !name.is_empty()));
+    if models.is_empty() && !forgotten {
+        let others = shared.present().map(|warm| warm.name.clone());
+        let others = others.or_else(|| Some(shared.warmth.sleeping()?.0));
+        return Err(match others {
+            Some(other) => status::not_warm(asked, &other),
+            None => status::no_model(None),
+        });
     }
-    let name = warm.name.clone();
-    // The last reference goes with this one, so that the tokenizer's memory is given back too.
-    drop(warm);
-    shared.warmth.reset(None);
-    shared.set_warm(None).await;
-    free(shared).await;
+    for warm in models {
+        shared.remove(&warm).await;
+        free(shared, &warm).await;
+        tracing::info!(model = warm.name, "the model is unloaded");
+    }
     shared.lifecycle.ready(None);
+    shared.report_health().await;
     shared.activity.send_replace(());
-    tracing::info!(model = name, "the model is unloaded");
     Ok(())
 }
 
-/// Frees the memory of the engine's model.
-pub(crate) async fn free(shared: &Arc<Shared>) {
+/// Frees the memory of a model.
+pub(crate) async fn free(shared: &Arc<Shared>, warm: &Warm) {
     let Some(engine) = shared.engine().cloned() else {
         return;
     };
-    if tokio::task::spawn_blocking(move || engine.unload())
+    let model = Arc::clone(&warm.model);
+    if tokio::task::spawn_blocking(move || engine.unload_model(&model))
         .await
         .is_err()
     {

@@ -66,6 +66,9 @@ struct Settings {
     /// Model to load at start: a name in the store or an absolute path of a file [HEARTH_MODEL].
     #[arg(long, value_name = "NAME|FILE")]
     model: Option<String>,
+    /// Most models that are warm at once, where memory allows it [HEARTH_MODELS_MAX].
+    #[arg(long, value_name = "N")]
+    models_max: Option<String>,
     /// GPU: auto, integrated, discrete, software or name:TEXT [HEARTH_ADAPTER].
     #[arg(long, value_name = "WHICH")]
     adapter: Option<String>,
@@ -144,6 +147,7 @@ impl Settings {
             ("socket", self.socket),
             ("models_dir", self.models_dir),
             ("model", self.model),
+            ("models_max", self.models_max),
             ("adapter", self.adapter),
             ("activations", self.activations),
             ("speculation", self.speculation),

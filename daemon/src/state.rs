@@ -1,11 +1,11 @@
-//! What all services share: the engine, the warm model, the store, counters.
+//! What all services share: the engine, the warm models, the store, counters.
 //!
 //! It holds state and answers questions about it. Loading is in `loading.rs`, serving in
 //! `server.rs`.
 
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, OnceLock, PoisonError, RwLock};
+use std::sync::{Arc, OnceLock, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
 use std::time::Instant;
 
 use hearth_engine::{AdapterKind, Condition, Engine, LoadedModel};
@@ -24,7 +24,7 @@ use crate::loading::Target;
 use crate::places::Places;
 use crate::service::Deferred;
 use crate::store::{Manifest, ModelFacts, Store};
-use crate::warmth::{Waking, Warmth};
+use crate::warmth::{InFlight, Stay, Waking, Warmth};
 use crate::{OwnProcess, status, wire};
 
 /// A warm model and where it came from.
@@ -39,6 +39,8 @@ pub(crate) struct Warm {
     pub(crate) file_bytes: u64,
     /// The model.
     pub(crate) model: Arc<LoadedModel>,
+    /// How long it stays.
+    pub(crate) stay: Stay,
 }
 
 impl Warm {
@@ -96,6 +98,8 @@ pub(crate) struct Shared {
     pub(crate) store: Store,
     pub(crate) lifecycle: Lifecycle,
     pub(crate) health: HealthReporter,
+    /// Whether it was told last that requests can be answered.
+    serving: Mutex<bool>,
     /// Held while a model is loaded or unloaded.
     pub(crate) load_lock: Mutex<()>,
     /// Permits of imports.
@@ -115,7 +119,8 @@ pub(crate) struct Shared {
     /// What tells energy, if anything does.
     pub(crate) meter: Option<Meter>,
     engine: OnceLock<Arc<Engine>>,
-    warm: RwLock<Option<Arc<Warm>>>,
+    /// In the order in which they became warm.
+    warm: RwLock<Vec<Arc<Warm>>>,
     started: Instant,
 }
 
@@ -137,6 +142,7 @@ impl Shared {
             store,
             lifecycle: Lifecycle::default(),
             health,
+            serving: Mutex::new(false),
             load_lock: Mutex::new(()),
             imports: Semaphore::new(IMPORTS_MAX),
             activity: Arc::clone(&activity),
@@ -147,7 +153,7 @@ impl Shared {
             deferred: Deferred::new(activity),
             idle_turn: Mutex::new(()),
             engine: OnceLock::new(),
-            warm: RwLock::new(None),
+            warm: RwLock::default(),
             started: Instant::now(),
         }
     }
@@ -162,31 +168,62 @@ impl Shared {
         let _ = self.engine.set(Arc::new(engine));
     }
 
-    /// The warm model.
-    pub(crate) fn warm(&self) -> Option<Arc<Warm>> {
-        self.warm
-            .read()
-            .unwrap_or_else(PoisonError::into_inner)
-            .clone()
+    /// The warm models, the one chosen last first.
+    pub(crate) fn models(&self) -> Vec<Arc<Warm>> {
+        let mut models = self.read().clone();
+        models.sort_by_key(|warm| std::cmp::Reverse(warm.stay.wish().chosen));
+        models
     }
 
-    /// Changes the warm model and tells the health service.
-    pub(crate) async fn set_warm(&self, warm: Option<Arc<Warm>>) {
-        *self.warm.write().unwrap_or_else(PoisonError::into_inner) = warm;
+    /// The warm model that was chosen last.
+    pub(crate) fn present(&self) -> Option<Arc<Warm>> {
+        self.models().into_iter().next()
+    }
+
+    /// The warm model of this name; the one chosen last if the name is empty.
+    pub(crate) fn warm(&self, asked: &str) -> Option<Arc<Warm>> {
+        let named = |warm: &Arc<Warm>| asked.is_empty() || asked == warm.name;
+        self.models().into_iter().find(named)
+    }
+
+    fn read(&self) -> RwLockReadGuard<'_, Vec<Arc<Warm>>> {
+        self.warm.read().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn write(&self) -> RwLockWriteGuard<'_, Vec<Arc<Warm>>> {
+        self.warm.write().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Requests find this model from now on.
+    pub(crate) async fn add(&self, warm: Arc<Warm>) {
+        self.write().push(warm);
         self.report_health().await;
     }
 
-    /// Takes the warm model if no request is in flight. From then on requests find it asleep.
-    pub(crate) fn take_idle(&self) -> Option<Arc<Warm>> {
-        let mut warm = self.warm.write().unwrap_or_else(PoisonError::into_inner);
-        let taken = warm.take_if(|_| self.warmth.is_idle())?;
-        self.warmth.put_to_sleep(taken.target());
-        Some(taken)
+    /// Requests do not find this model any more.
+    pub(crate) async fn remove(&self, gone: &Arc<Warm>) {
+        self.write().retain(|warm| !Arc::ptr_eq(warm, gone));
+        self.report_health().await;
+    }
+
+    /// Takes a warm model away if no request uses it. From then on requests find it asleep. False: one
+    /// does, or it is not there.
+    pub(crate) fn take_idle(&self, meant: &Arc<Warm>) -> bool {
+        let mut models = self.write();
+        let found = models.iter().position(|warm| Arc::ptr_eq(warm, meant));
+        let Some(at) = found.filter(|_| meant.stay.is_idle()) else {
+            return false;
+        };
+        models.remove(at);
+        self.warmth.put_to_sleep(meant);
+        true
     }
 
     /// Tells the health service whether requests can be answered: with a warm model, or with one that
-    /// sleeps until then; and not while the GPU is lost.
+    /// sleeps until then; and not while the GPU is lost. Those who watch it hear of changes only.
     pub(crate) async fn report_health(&self) {
+        // Looked at under the lock, so that what was before overtakes nothing.
+        let mut told = self.serving.lock().await;
         let condition = self.engine().map(|engine| engine.condition());
         let lost = condition.is_some_and(|condition| {
             matches!(
@@ -194,24 +231,29 @@ impl Shared {
                 Condition::Rebuilding { .. } | Condition::Failed { .. }
             )
         });
-        let has_model = self.warm().is_some() || self.warmth.sleeping().is_some();
+        let has_model = !self.read().is_empty() || self.warmth.sleeping().is_some();
         let serving = has_model && !lost && !self.lifecycle.is_draining();
-        crate::server::report_health(&self.health, serving).await;
+        if *told != serving {
+            *told = serving;
+            crate::server::report_health(&self.health, serving).await;
+        }
     }
 
-    /// The model to answer a request for `asked` with (empty: any).
+    /// The model to answer a request for `asked` with (empty: the one chosen last). The request, if it is
+    /// one in flight, uses it from now on.
     ///
     /// # Errors
-    /// There is none and none is coming, or it is another.
-    pub(crate) fn available(&self, asked: &str) -> Result<Availability, Status> {
+    /// There is none and none is coming, or others are there.
+    pub(crate) fn available(
+        &self,
+        asked: &str,
+        in_flight: Option<&mut InFlight>,
+    ) -> Result<Availability, Status> {
         let phase = self.lifecycle.now();
         if phase.state >= State::Draining {
             return Err(status::draining());
         }
-        if let Some(warm) = self.warm() {
-            if !asked.is_empty() && asked != warm.name {
-                return Err(status::not_warm(asked, &warm.name));
-            }
+        if let Some(warm) = self.meant(asked, in_flight) {
             return match self.warmth.is_short() {
                 // Replies under way wait for memory; more are not taken.
                 Some(why) => Err(status::memory_short(&why)),
@@ -220,18 +262,46 @@ impl Shared {
         }
         match (phase.state, phase.loading, phase.reason) {
             (State::Starting, _, Some(reason)) => Err(status::no_gpu(&reason)),
-            (State::Loading, Some(loading), _) if !asked.is_empty() && asked != loading.name => {
+            (State::Loading, Some(loading), _)
+                if !asked.is_empty() && asked != loading.name && !self.warmth.sleeps(asked) =>
+            {
                 Err(status::not_warm(asked, &loading.name))
             }
+            // One that sleeps is woken after that load.
             (State::Starting | State::Loading, ..) => Ok(Availability::Loading),
             (_, _, reason) => match self.warmth.wake(asked) {
                 Waking::Loading => Ok(Availability::Loading),
                 Waking::Short(why) => Err(status::memory_short(&why)),
                 Waking::Failed(status) => Err(status),
-                Waking::Other(name) => Err(status::not_warm(asked, &name)),
-                Waking::Nothing => Err(status::no_model(reason.as_deref())),
+                Waking::Nothing => {
+                    let others = self.present().map(|warm| warm.name.clone());
+                    let others = others.or_else(|| Some(self.warmth.sleeping()?.0));
+                    Err(match others {
+                        Some(other) => status::not_warm(asked, &other),
+                        None => status::no_model(reason.as_deref()),
+                    })
+                }
             },
         }
+    }
+
+    /// The warm model that a request for `asked` means. None of them can be taken away meanwhile.
+    fn meant(&self, asked: &str, in_flight: Option<&mut InFlight>) -> Option<Arc<Warm>> {
+        let models = self.read();
+        let chosen = |warm: &&Arc<Warm>| warm.stay.wish().chosen;
+        let warm = match asked {
+            "" => {
+                let last = models.iter().max_by_key(chosen)?;
+                let sleeping = self.warmth.sleeping();
+                // Whoever names none means the same model whether it sleeps or not.
+                (sleeping.is_none_or(|(_, mark)| mark < chosen(&last))).then_some(last)?
+            }
+            name => models.iter().find(|warm| warm.name == name)?,
+        };
+        if let Some(in_flight) = in_flight {
+            in_flight.join(&warm.stay);
+        }
+        Some(Arc::clone(warm))
     }
 
     /// Whether the machine is on mains power, as far as is known.
@@ -244,7 +314,7 @@ impl Shared {
     /// # Errors
     /// As [`Shared::available`], and if it is being loaded.
     pub(crate) fn warm_now(&self, asked: &str) -> Result<Arc<Warm>, Status> {
-        match self.available(asked)? {
+        match self.available(asked, None)? {
             Availability::Warm(warm) => Ok(warm),
             Availability::Loading => Err(status::loading()),
         }
@@ -264,7 +334,14 @@ impl Shared {
         let stats = engine.map(|engine| engine.stats()).unwrap_or_default();
         let usage = engine.map(|engine| engine.usage()).unwrap_or_default();
         let connections = self.places.by_app();
-        let warm = self.warm();
+        let models: Vec<_> = self.models();
+        let names = |id: u64| {
+            let found = models.iter().find(|warm| warm.model.id == id);
+            found.map_or_else(String::new, |warm| warm.name.clone())
+        };
+        let sequences = usage.sequences.into_iter();
+        let sequences = sequences.map(|row| wire::sequence(names(row.model), row));
+        let sequences = sequences.collect();
         let slots = self.config.engine.slots;
         v1::DaemonStatus {
             state: wire::state(phase.state).into(),
@@ -273,24 +350,14 @@ impl Shared {
             pid: std::process::id(),
             uptime: Some(wire::duration(self.started.elapsed())),
             adapter: engine.map(|engine| wire::adapter(engine.adapter())),
-            activations: warm
-                .as_ref()
+            activations: models
+                .first()
                 .map_or(v1::Activations::Unspecified, |warm| {
                     wire::activations(warm.model.activations)
                 })
                 .into(),
-            model: warm.as_ref().map(|warm| v1::WarmModel {
-                info: Some(warm.info()),
-                context_len: warm.model.context_len,
-                weights_bytes: warm.model.weights_bytes,
-                kv_bytes: warm.model.kv_bytes,
-                scratch_bytes: warm.model.scratch_bytes,
-                kv_blocks_used: stats.kv_blocks_used_now,
-                kv_blocks_total: stats.kv_blocks_total,
-                unloads_in: self.warmth.unloads_in().map(wire::duration),
-                kv_blocks_cached: stats.kv_blocks_cached_now,
-                pinned: self.warmth.is_pinned(),
-            }),
+            model: models.first().map(|warm| self.describe_warm(warm)),
+            models: models.iter().map(|warm| self.describe_warm(warm)).collect(),
             loading: phase.loading.map(wire::loading),
             counters: Some(wire::counters(
                 &stats,
@@ -307,7 +374,7 @@ impl Shared {
             plan: Some(self.plan()),
             connections: connections.values().sum(),
             apps: wire::apps(usage.apps, connections, self.meter.as_ref()),
-            sequences: usage.sequences.into_iter().map(wire::sequence).collect(),
+            sequences,
             warnings: self.warnings(),
             socket_path: self.config.socket.display().to_string(),
             models_dir: self.store.root().display().to_string(),
@@ -318,15 +385,35 @@ impl Shared {
         }
     }
 
+    fn describe_warm(&self, warm: &Warm) -> v1::WarmModel {
+        let model = &warm.model;
+        let stats = self.engine().map(|engine| engine.stats_of(model));
+        let stats = stats.unwrap_or_default();
+        v1::WarmModel {
+            info: Some(warm.info()),
+            context_len: model.context_len,
+            weights_bytes: model.weights_bytes,
+            kv_bytes: model.kv_bytes,
+            scratch_bytes: model.scratch_bytes,
+            kv_blocks_used: stats.kv_blocks_used,
+            kv_blocks_total: stats.kv_blocks_total,
+            unloads_in: self.warmth.unloads_in(&warm.stay).map(wire::duration),
+            kv_blocks_cached: stats.kv_blocks_cached,
+            pinned: warm.stay.wish().pinned,
+        }
+    }
+
     /// What the engine has, with everything allowed.
     pub(crate) fn base(&self) -> Base {
         let engine = &self.config.engine;
-        let warm = self.warm();
-        let model = warm.as_ref().map(|warm| &warm.model);
+        let models = self.read();
+        let most = |of: fn(&LoadedModel) -> u32| models.iter().map(|warm| of(&warm.model)).max();
+        let context_len = most(|model| model.context_len);
+        let prefill_chunk = most(|model| model.prefill_chunk);
         Base {
             slots: engine.slots,
-            context_len: model.map_or(engine.context_len_max, |model| model.context_len),
-            prefill_chunk: model.map_or(engine.prefill_chunk, |model| model.prefill_chunk),
+            context_len: context_len.unwrap_or(engine.context_len_max),
+            prefill_chunk: prefill_chunk.unwrap_or(engine.prefill_chunk),
         }
     }
 

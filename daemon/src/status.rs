@@ -144,32 +144,46 @@ pub(crate) fn no_gpu(why: &str) -> Status {
     fault(Code::FailedPrecondition, "NO_GPU", message).status()
 }
 
-/// The model that was asked for is not the one that is warm.
-pub(crate) fn not_warm(asked: &str, warm: &str) -> Status {
-    let message = format!("model `{asked}` is not warm; `{warm}` is");
+/// The reason of [`model_pinned`].
+const MODEL_PINNED: &str = "MODEL_PINNED";
+
+/// The model that was asked for is not warm, and `other` is, or will be.
+pub(crate) fn not_warm(asked: &str, other: &str) -> Status {
+    let message = format!("model `{asked}` is not warm; `{other}` is");
     fault(Code::NotFound, "MODEL_NOT_WARM", message)
-        .facts([("asked", asked.to_owned()), ("warm", warm.to_owned())])
+        .facts([("asked", asked.to_owned()), ("warm", other.to_owned())])
         .at("model")
         .status()
 }
 
-/// A pinned model gives its place to no other.
+/// A pinned model makes way for no other.
 pub(crate) fn model_pinned(name: &str) -> Status {
-    let message = format!("model `{name}` is pinned; `hearth unpin` lets another take its place");
-    fault(Code::FailedPrecondition, "MODEL_PINNED", message)
+    let message = format!(
+        "there is no room beside model `{name}`, which is pinned; `hearth unpin {name}` lets another \
+         take its place"
+    );
+    fault(Code::FailedPrecondition, MODEL_PINNED, message)
         .facts([("pinned", name.to_owned())])
         .status()
 }
 
-/// The replies of the warm model are not done in time.
+/// The replies of a model that is to make way are not done in time.
 pub(crate) fn model_busy(name: &str) -> Status {
     let message = format!(
-        "model `{name}` still answers; try again later, or end its replies with `hearth unload`"
+        "model `{name}` still answers; try again later, or end its replies with `hearth unload {name}`"
     );
     fault(Code::Unavailable, "MODEL_BUSY", message)
         .facts([("busy", name.to_owned())])
         .retry(RETRY_DELAY)
         .status()
+}
+
+/// Whether what stopped a load may be otherwise soon: there was no room, or the GPU failed.
+pub(crate) fn may_pass(status: &Status) -> bool {
+    use tonic_types::StatusExt as _;
+    let pinned = |info: tonic_types::ErrorInfo| info.reason == MODEL_PINNED;
+    matches!(status.code(), Code::ResourceExhausted | Code::Unavailable)
+        || status.get_details_error_info().is_some_and(pinned)
 }
 
 /// A bug of ours. The log has the details.

@@ -99,10 +99,15 @@ fn describe(phase: &Phase, shared: &Shared) -> String {
         (State::Starting, _) => "opening the GPU".to_owned(),
         (State::Loading, Some(loading)) => format!("loading {}", loading.name),
         (State::Loading, None) => "loading".to_owned(),
-        (State::Ready, _) => shared.warm().map_or_else(
-            || "ready, no model is warm".to_owned(),
-            |warm| format!("ready, {} is warm", warm.name),
-        ),
+        (State::Ready, _) => {
+            let models = shared.models();
+            let names: Vec<_> = models.iter().map(|warm| warm.name.as_str()).collect();
+            match names.as_slice() {
+                [] => "ready, no model is warm".to_owned(),
+                [name] => format!("ready, {name} is warm"),
+                names => format!("ready, {} are warm", names.join(", ")),
+            }
+        }
         (State::Draining, _) => "draining: what runs may finish".to_owned(),
         (State::Stopped, _) => "stopped".to_owned(),
     };

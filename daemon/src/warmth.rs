@@ -1,9 +1,9 @@
-//! How long a model stays warm: it is unloaded when nobody has asked for a while, or when memory is
+//! How long models stay warm: each is unloaded when nobody has asked it for a while, or when memory is
 //! short, and loaded again for the next request.
 //!
-//! No timer runs but the one that ends the wait, and that only while a model is warm and idle.
+//! No timer runs but the one that ends the next wait, and that only while a model is warm and idle.
 
-use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -13,8 +13,8 @@ use tokio::time::Instant;
 use tonic::{Code, Status};
 
 use crate::limits::RETRY_DELAY;
-use crate::loading::{self, Target};
-use crate::state::Shared;
+use crate::loading::{self, By, Target};
+use crate::state::{Shared, Warm};
 use crate::status;
 
 /// Whether and for how long weights may stay, as power and memory allow.
@@ -30,17 +30,59 @@ pub(crate) struct Keep {
     pub(crate) reason: String,
 }
 
-/// What a person asked for.
-#[derive(Debug, Default)]
-struct Wish {
-    pinned: bool,
-    keep_alive: Option<Duration>,
+/// What a person asked for, for one model.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct Wish {
+    pub(crate) pinned: bool,
+    pub(crate) keep_alive: Option<Duration>,
+    /// When it was chosen, among others: the model chosen last answers whoever names none.
+    pub(crate) chosen: u64,
+}
+
+/// How long one warm model stays: what was asked for it, and who uses it.
+pub(crate) struct Stay {
+    wish: Mutex<Wish>,
+    flights: Arc<Flights>,
+}
+
+impl Stay {
+    /// The idle time begins now.
+    pub(crate) fn new(wish: Wish, activity: Arc<watch::Sender<()>>) -> Self {
+        Self {
+            wish: Mutex::new(wish),
+            flights: Arc::new(Flights::new(activity)),
+        }
+    }
+
+    /// What was asked for it.
+    pub(crate) fn wish(&self) -> Wish {
+        lock(&self.wish).clone()
+    }
+
+    /// Changes what was asked for it. The idle time begins now.
+    pub(crate) fn change(&self, change: impl FnOnce(&mut Wish)) {
+        change(&mut lock(&self.wish));
+        *lock(&self.flights.idle_since) = Instant::now();
+    }
+
+    /// Whether no request uses it. Its answer holds only where nobody can find the model.
+    pub(crate) fn is_idle(&self) -> bool {
+        self.flights.is_none()
+    }
+
+    /// When a request was done with it last, or it was loaded or chosen.
+    pub(crate) fn idle_since(&self) -> Instant {
+        *lock(&self.flights.idle_since)
+    }
 }
 
 /// A model that the next request loads again.
 #[derive(Debug, Clone)]
 struct Asleep {
     target: Target,
+    wish: Wish,
+    /// A request waits for it.
+    wanted: bool,
     /// The last try to load it again, if that failed.
     failed: Option<(Instant, Status)>,
 }
@@ -52,7 +94,7 @@ impl Asleep {
     }
 }
 
-/// What a request finds where no model is warm.
+/// What a request finds where no model that it may have is warm.
 pub(crate) enum Waking {
     /// The model is being loaded from now on.
     Loading,
@@ -60,24 +102,32 @@ pub(crate) enum Waking {
     Short(String),
     /// It could not be loaded just now.
     Failed(Status),
-    /// Another model sleeps; its name.
-    Other(String),
-    /// Nothing sleeps.
+    /// It does not sleep.
     Nothing,
 }
 
 /// See the module.
 pub(crate) struct Warmth {
     keep: watch::Sender<Keep>,
-    wish: Mutex<Wish>,
-    asleep: Mutex<Option<Asleep>>,
+    asleep: Mutex<Vec<Asleep>>,
     wake: Notify,
-    flights: Arc<Flights>,
+    /// All requests in flight.
+    all: Arc<Flights>,
+    /// Those that have no model yet.
+    waiting: Arc<Flights>,
+    /// Choices so far.
+    choices: AtomicU64,
 }
 
-/// A request in flight: as long as one is, the model stays. The engine holds it, and drops it when it is
+/// A request in flight: as long as one is, its model stays. The engine holds it, and drops it when it is
 /// done with the request: a reader that takes nothing does not keep the model.
-pub(crate) struct InFlight(Arc<Flights>);
+pub(crate) struct InFlight {
+    _all: Flight,
+    model: Flight,
+}
+
+/// Counts for as long as it is there.
+struct Flight(Arc<Flights>);
 
 /// What requests in flight leave behind. They hold nothing else of the daemon's: the last of them may go on
 /// the engine's own thread.
@@ -87,20 +137,47 @@ struct Flights {
     activity: Arc<watch::Sender<()>>,
 }
 
-impl InFlight {
-    /// Must be there before the warm model is looked up.
-    pub(crate) fn new(shared: &Arc<Shared>) -> Self {
-        let flights = &shared.warmth.flights;
+impl Flights {
+    fn new(activity: Arc<watch::Sender<()>>) -> Self {
+        Self {
+            count: AtomicU32::new(0),
+            idle_since: Mutex::new(Instant::now()),
+            activity,
+        }
+    }
+
+    fn is_none(&self) -> bool {
+        self.count.load(Ordering::SeqCst) == 0
+    }
+}
+
+impl Flight {
+    fn begin(flights: &Arc<Flights>) -> Self {
         flights.count.fetch_add(1, Ordering::SeqCst);
         Self(Arc::clone(flights))
     }
 }
 
-impl Drop for InFlight {
+impl Drop for Flight {
     fn drop(&mut self) {
         *lock(&self.0.idle_since) = Instant::now();
         self.0.count.fetch_sub(1, Ordering::SeqCst);
         self.0.activity.send_replace(());
+    }
+}
+
+impl InFlight {
+    /// One that has no model yet. While there is such a one, no model is unloaded for want of requests.
+    pub(crate) fn new(shared: &Arc<Shared>) -> Self {
+        Self {
+            _all: Flight::begin(&shared.warmth.all),
+            model: Flight::begin(&shared.warmth.waiting),
+        }
+    }
+
+    /// It uses this model from now on. Must be called where the model cannot be taken away meanwhile.
+    pub(crate) fn join(&mut self, stay: &Stay) {
+        self.model = Flight::begin(&stay.flights);
     }
 }
 
@@ -114,14 +191,11 @@ impl Warmth {
                 strict: false,
                 reason: String::new(),
             }),
-            wish: Mutex::default(),
             asleep: Mutex::default(),
             wake: Notify::new(),
-            flights: Arc::new(Flights {
-                count: AtomicU32::new(0),
-                idle_since: Mutex::new(Instant::now()),
-                activity,
-            }),
+            all: Arc::new(Flights::new(Arc::clone(&activity))),
+            waiting: Arc::new(Flights::new(activity)),
+            choices: AtomicU64::new(0),
         }
     }
 
@@ -134,68 +208,57 @@ impl Warmth {
         });
     }
 
-    /// Whether no request is in flight. Its answer holds only where nobody can find the warm model.
+    /// Whether no request is in flight.
     pub(crate) fn is_idle(&self) -> bool {
-        self.flights.count.load(Ordering::SeqCst) == 0
+        self.all.is_none()
     }
 
-    /// The idle time begins now.
-    pub(crate) fn touch(&self) {
-        *lock(&self.flights.idle_since) = Instant::now();
+    /// The mark of a model that a person chooses now.
+    pub(crate) fn choice(&self) -> u64 {
+        self.choices.fetch_add(1, Ordering::SeqCst) + 1
     }
 
-    /// Another model will be warm, or none by a person's wish: what was asked for the former is void.
-    pub(crate) fn reset(&self, keep_alive: Option<Duration>) {
-        *lock(&self.asleep) = None;
-        *lock(&self.wish) = Wish {
-            pinned: false,
-            keep_alive,
-        };
-        self.touch();
+    /// A model that sleeps is forgotten (`None`: all): it is loaded, or nobody wants it again. False: none
+    /// such slept.
+    pub(crate) fn forget(&self, name: Option<&str>) -> bool {
+        let mut asleep = lock(&self.asleep);
+        let before = asleep.len();
+        asleep.retain(|a| name.is_some_and(|name| a.target.name != name));
+        asleep.len() < before
     }
 
-    /// Changes how long the warm model stays; `None`: as the plan says.
-    pub(crate) fn set_keep_alive(&self, keep_alive: Option<Duration>) {
-        lock(&self.wish).keep_alive = keep_alive;
-        self.touch();
+    /// The model that was chosen last among those that sleep: its name, and its mark.
+    pub(crate) fn sleeping(&self) -> Option<(String, u64)> {
+        let asleep = lock(&self.asleep);
+        let last = asleep.iter().max_by_key(|a| a.wish.chosen)?;
+        Some((last.target.name.clone(), last.wish.chosen))
     }
 
-    /// Keeps the warm model for ever, or no longer so.
-    pub(crate) fn pin(&self, pinned: bool) {
-        lock(&self.wish).pinned = pinned;
-        self.touch();
+    /// Whether this model sleeps.
+    pub(crate) fn sleeps(&self, name: &str) -> bool {
+        lock(&self.asleep).iter().any(|a| a.target.name == name)
     }
 
-    /// Whether the warm model is pinned.
-    pub(crate) fn is_pinned(&self) -> bool {
-        lock(&self.wish).pinned
-    }
-
-    /// The name of the model that sleeps.
-    pub(crate) fn sleeping(&self) -> Option<String> {
-        lock(&self.asleep).as_ref().map(|a| a.target.name.clone())
-    }
-
-    /// When the idle model is to be unloaded; `None`: not as things are.
-    fn due(&self) -> Option<Instant> {
+    /// When an idle model is to be unloaded; `None`: not as things are.
+    fn due(&self, stay: &Stay) -> Option<Instant> {
         let keep = self.keep.borrow().clone();
         if !keep.weights {
             return Some(Instant::now());
         }
-        let wish = lock(&self.wish);
+        let wish = stay.wish();
         let idle = match (wish.pinned, wish.keep_alive, keep.strict) {
             (_, _, true) => keep.idle,
             (true, ..) => None,
             (_, Some(wished), _) => Some(wished),
             (_, None, _) => keep.idle,
         };
-        idle.filter(|_| self.is_idle())
-            .and_then(|idle| lock(&self.flights.idle_since).checked_add(idle))
+        idle.filter(|_| stay.is_idle() && self.waiting.is_none())
+            .and_then(|idle| stay.idle_since().checked_add(idle))
     }
 
-    /// Time left until the warm model is unloaded for want of requests.
-    pub(crate) fn unloads_in(&self) -> Option<Duration> {
-        let due = self.due()?;
+    /// Time left until a warm model is unloaded for want of requests.
+    pub(crate) fn unloads_in(&self, stay: &Stay) -> Option<Duration> {
+        let due = self.due(stay)?;
         Some(due.saturating_duration_since(Instant::now()))
     }
 
@@ -205,57 +268,66 @@ impl Warmth {
         (!keep.weights).then(|| keep.reason.clone())
     }
 
-    /// A request for `asked` (empty: any) finds no warm model: wakes the one that sleeps.
+    /// A request for `asked` (empty: the one chosen last) finds it not warm: wakes it if it sleeps.
     pub(crate) fn wake(&self, asked: &str) -> Waking {
-        let asleep = lock(&self.asleep);
-        let Some(asleep) = &*asleep else {
+        let mut asleep = lock(&self.asleep);
+        let found = match asked {
+            "" => asleep.iter_mut().max_by_key(|a| a.wish.chosen),
+            name => asleep.iter_mut().find(|a| a.target.name == name),
+        };
+        let Some(found) = found else {
             return Waking::Nothing;
         };
-        if !asked.is_empty() && asked != asleep.target.name {
-            return Waking::Other(asleep.target.name.clone());
-        }
         let keep = self.keep.borrow();
         if !keep.weights {
             return Waking::Short(keep.reason.clone());
         }
-        if let Some(status) = asleep.just_failed() {
+        if let Some(status) = found.just_failed() {
             return Waking::Failed(status);
         }
+        found.wanted = true;
         self.wake.notify_one();
         Waking::Loading
     }
 
-    /// The model to load now: the one that sleeps, unless that failed just now.
-    fn wakes(&self) -> Option<Target> {
-        let asleep = lock(&self.asleep);
-        let asleep = asleep
-            .as_ref()
-            .filter(|asleep| asleep.just_failed().is_none())?;
-        Some(asleep.target.clone())
+    /// A model to load now: one that sleeps and is waited for, unless that failed just now.
+    fn wakes(&self) -> Option<(Target, Wish)> {
+        let mut asleep = lock(&self.asleep);
+        let wanted = |a: &&mut Asleep| a.wanted && a.just_failed().is_none();
+        let found = asleep.iter_mut().find(wanted)?;
+        // Whoever still waits after this load will say so.
+        found.wanted = false;
+        Some((found.target.clone(), found.wish.clone()))
     }
 
-    /// The load of the model that slept is over.
-    fn woken(&self, error: Option<Status>) {
+    /// The load of a model that slept is over.
+    fn woken(&self, name: &str, error: Option<Status>) {
         let mut asleep = lock(&self.asleep);
-        let Some(status) = error else {
-            *asleep = None;
+        let Some(at) = asleep.iter().position(|a| a.target.name == name) else {
             return;
         };
-        match (&mut *asleep, status.code()) {
+        let Some(status) = error else {
+            asleep.remove(at);
+            return;
+        };
+        if status.code() == Code::Aborted {
             // Another load runs: it has the last word.
-            (_, Code::Aborted) => {}
-            // There was no room, or the GPU failed: both may pass.
-            (Some(asleep), Code::ResourceExhausted | Code::Unavailable) => {
-                asleep.failed = Some((Instant::now(), status));
-            }
-            _ => *asleep = None,
+            return;
+        }
+        if status::may_pass(&status) {
+            asleep[at].failed = Some((Instant::now(), status));
+        } else {
+            asleep.remove(at);
         }
     }
 
-    /// The next request loads this model.
-    pub(crate) fn put_to_sleep(&self, target: Target) {
-        *lock(&self.asleep) = Some(Asleep {
-            target,
+    /// The next request for this model loads it again.
+    pub(crate) fn put_to_sleep(&self, warm: &Warm) {
+        self.forget(Some(&warm.name));
+        lock(&self.asleep).push(Asleep {
+            target: warm.target(),
+            wish: warm.stay.wish(),
+            wanted: false,
             failed: None,
         });
     }
@@ -269,12 +341,19 @@ pub(crate) async fn follow(shared: Arc<Shared>) {
     let mut life = shared.lifecycle.watch();
     while !shared.lifecycle.is_draining() {
         weigh(&shared).await;
-        let due = shared.warm().and_then(|_| warmth.due());
-        if due.is_some_and(|due| due <= Instant::now()) && rest(&shared).await {
+        let due = |warm: Arc<Warm>| Some((warmth.due(&warm.stay)?, warm));
+        let mut due: Vec<_> = shared.models().into_iter().filter_map(due).collect();
+        due.sort_by_key(|(at, _)| *at);
+        let now = Instant::now();
+        let mut rested = false;
+        for (_, warm) in due.iter().filter(|(at, _)| *at <= now) {
+            rested |= rest(&shared, warm).await;
+        }
+        if rested {
             continue;
         }
-        // If it cannot rest now, something that is waited for here will change.
-        let due = due.filter(|due| *due > Instant::now());
+        // If one cannot rest now, something that is waited for here will change.
+        let due = due.into_iter().map(|(at, _)| at).find(|at| *at > now);
         let sleep = async {
             match due {
                 Some(due) => tokio::time::sleep_until(due).await,
@@ -286,21 +365,22 @@ pub(crate) async fn follow(shared: Arc<Shared>) {
             _ = activity.changed() => {}
             _ = keep.changed() => {}
             _ = life.changed() => {}
-            () = warmth.wake.notified() => wake(&shared).await,
+            // Power and memory are followed meanwhile.
+            () = warmth.wake.notified() => drop(tokio::spawn(wake(Arc::clone(&shared)))),
             () = sleep => {}
         }
     }
 }
 
-/// Takes the weights of a model at work off the GPU while memory is short, and brings them back after;
+/// Takes the weights of models at work off the GPU while memory is short, and brings them back after;
 /// replies that are under way wait meanwhile.
 async fn weigh(shared: &Arc<Shared>) {
-    let (Some(engine), Some(_)) = (shared.engine().cloned(), shared.warm()) else {
+    let (Some(engine), Some(_)) = (shared.engine().cloned(), shared.present()) else {
         return;
     };
     let may_stay = shared.warmth.keep.borrow().weights;
     let away = engine.condition() == Condition::Suspended;
-    // An idle model is unloaded as a whole.
+    // Idle models are unloaded as a whole.
     if may_stay != away || (!may_stay && shared.warmth.is_idle()) {
         return;
     }
@@ -319,55 +399,54 @@ async fn weigh(shared: &Arc<Shared>) {
     };
     tracing::error!(
         error,
-        "the model cannot be brought back; replies under way end"
+        "what was on the GPU cannot be brought back; replies under way end"
     );
-    if let Some(warm) = shared.warm() {
-        shared.warmth.put_to_sleep(warm.target());
-        shared.set_warm(None).await;
-        unload(shared, &warm.name, &error).await;
+    for warm in shared.models() {
+        shared.warmth.put_to_sleep(&warm);
+        shared.remove(&warm).await;
+        unload(shared, &warm, &error).await;
     }
 }
 
-/// Unloads the warm model until the next request. False: somebody asks just now, or a load runs.
-async fn rest(shared: &Arc<Shared>) -> bool {
+/// Unloads a warm model until the next request. False: somebody asks just now, or a load runs.
+async fn rest(shared: &Arc<Shared>, warm: &Arc<Warm>) -> bool {
     let Ok(_lock) = shared.load_lock.try_lock() else {
         return false;
     };
-    let Some(warm) = shared.take_idle() else {
+    if !shared.take_idle(warm) {
         return false;
-    };
+    }
     let keep = shared.warmth.keep.borrow().clone();
     let why = if keep.weights {
         "nobody asked for a while".to_owned()
     } else {
         keep.reason
     };
-    let name = warm.name.clone();
-    drop(warm);
-    unload(shared, &name, &why).await;
+    unload(shared, warm, &why).await;
     true
 }
 
 /// Frees the memory of a model that sleeps from now on, and says so.
-async fn unload(shared: &Arc<Shared>, name: &str, why: &str) {
+async fn unload(shared: &Arc<Shared>, warm: &Warm, why: &str) {
+    let name = &warm.name;
     let why = format!("`{name}` is unloaded, the next request loads it: {why}");
     tracing::info!("{why}");
     shared.lifecycle.ready(Some(why));
-    loading::free(shared).await;
+    loading::free(shared, warm).await;
     shared.activity.send_replace(());
     shared.report_health().await;
 }
 
-/// Loads the model that sleeps.
-async fn wake(shared: &Arc<Shared>) {
-    let Some(target) = shared.warmth.wakes() else {
-        return;
-    };
-    let loaded = loading::load(shared, target, None, Box::new(|_| true)).await;
-    shared.warmth.woken(loaded.err());
-    // Those that wait for it look again: what they find may have changed after the load's own words.
-    shared.report_health().await;
-    shared.activity.send_replace(());
+/// Loads the models that sleep and are waited for.
+async fn wake(shared: Arc<Shared>) {
+    while let Some((target, wish)) = shared.warmth.wakes() {
+        let name = target.name.clone();
+        let loaded = loading::load(&shared, target, wish, By::Request, Box::new(|_| true)).await;
+        shared.warmth.woken(&name, loaded.err());
+        // Those that wait for it look again: what they find may have changed after the load's own words.
+        shared.report_health().await;
+        shared.activity.send_replace(());
+    }
 }
 
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {

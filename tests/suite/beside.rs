@@ -1,6 +1,8 @@
 //! What stands beside the contract: health, reflection, unknown services; and the default model
 //! over the socket.
 
+use std::time::Duration;
+
 use hearth_proto::v1;
 use hearth_test_support::{Daemon, Setup, default_model, text_of};
 use tonic::Code;
@@ -40,6 +42,9 @@ async fn health_follows_the_warm_model() {
         watch.message().await.unwrap().unwrap().status(),
         ServingStatus::NotServing
     );
+    // Who watches hears of changes, not of every look.
+    let again = tokio::time::timeout(Duration::from_millis(300), watch.message());
+    assert!(again.await.is_err());
     let models = health
         .check(check("hearth.v1.Models"))
         .await

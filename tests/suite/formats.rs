@@ -80,6 +80,8 @@ fn run(engine: &Engine, request: &GenerateRequest) -> (Vec<TokenOutput>, Vec<u32
 /// of log-probabilities in nats, and how many greedy tokens went astray before a narrow margin.
 fn compare(engine: &Engine, expected: &Expected, files: &ModelFiles) -> (f64, f64, usize) {
     let name = &expected.model;
+    // One at a time.
+    engine.unload();
     engine
         .load(files, &mut |_| true)
         .unwrap_or_else(|error| panic!("{name}: {error}: {:?}", std::error::Error::source(&error)));

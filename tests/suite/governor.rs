@@ -3,11 +3,12 @@
 
 mod machine;
 
+use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
 use hearth_proto::v1;
 use hearth_proto::v1::PowerLevel::{Battery, Critical, Mains, Saver};
-use hearth_test_support::{Clients, long_tests, reason, text_of};
+use hearth_test_support::{Clients, Setup, long_tests, reason, text_of};
 use machine::{LOGIND, Machine, NEW_PROFILES, OLD_PROFILES, Running, UPOWER, fifo};
 use tonic::Code;
 
@@ -434,30 +435,87 @@ async fn a_choice_by_hand_outlives_the_daemon() {
     );
 }
 
-#[tokio::test(flavor = "multi_thread")]
-async fn short_memory_sheds_and_unloads_and_calm_brings_it_all_back() {
-    let machine = Machine::without_bus();
-    let (meminfo, pressure) = (machine.path("meminfo"), machine.path("pressure"));
-    fifo(&pressure);
-    let free = |percent: u32| {
-        let part = machine.path("meminfo.part");
+/// What the daemon is told of the machine's memory.
+struct Memory {
+    meminfo: PathBuf,
+    part: PathBuf,
+    pressure: PathBuf,
+}
+
+impl Memory {
+    fn of(machine: &Machine) -> Self {
+        let memory = Self {
+            meminfo: machine.path("meminfo"),
+            part: machine.path("meminfo.part"),
+            pressure: machine.path("pressure"),
+        };
+        fifo(&memory.pressure);
+        memory.free(60);
+        memory
+    }
+
+    fn setup(&self, machine: &Machine) -> Setup {
+        machine
+            .setup()
+            .set("power_source", "none")
+            .set("memory_watch", "true")
+            .set("meminfo_file", self.meminfo.display())
+            .set("pressure_file", self.pressure.display())
+    }
+
+    /// So many per cent are free from now on.
+    fn free(&self, percent: u32) {
         let text = format!(
             "MemTotal: 16000000 kB\nMemAvailable: {} kB\n",
             percent * 160_000
         );
-        std::fs::write(&part, text).unwrap();
-        std::fs::rename(&part, &meminfo).unwrap();
-    };
-    // The kernel's event, as far as a daemon can tell.
-    let press = || std::fs::write(&pressure, "x").unwrap();
-    free(60);
-    let setup = machine
-        .setup()
-        .set("power_source", "none")
-        .set("memory_watch", "true")
-        .set("meminfo_file", meminfo.display())
-        .set("pressure_file", pressure.display());
-    let mut daemon = machine.start(setup).await;
+        std::fs::write(&self.part, text).unwrap();
+        std::fs::rename(&self.part, &self.meminfo).unwrap();
+    }
+
+    /// The kernel's event, as far as a daemon can tell.
+    fn press(&self) {
+        std::fs::write(&self.pressure, "x").unwrap();
+    }
+}
+
+/// Whether weights may not, or may, be in memory.
+fn keeps(weights: bool) -> impl Fn(&v1::DaemonStatus) -> bool {
+    move |status| status.plan.as_ref().unwrap().keep_weights == weights
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_model_that_left_in_the_middle_of_a_reply_is_loaded_by_the_next_request() {
+    let machine = Machine::without_bus();
+    let memory = Memory::of(&machine);
+    let mut daemon = machine.start(memory.setup(&machine)).await;
+    for _ in 0..2 {
+        let load = daemon.load(2, INTERACTIVE).await;
+        daemon.active(2).await;
+        memory.free(3);
+        memory.press();
+        daemon.told("short", keeps(false)).await;
+        let away =
+            |status: &v1::DaemonStatus| status.warnings.iter().any(|w| w.contains("off the GPU"));
+        daemon.told("off the GPU", away).await;
+        // Those who wait give up: it has nothing to come back for.
+        drop(load);
+        daemon
+            .told("unloaded", |status| status.model.is_none())
+            .await;
+        memory.free(60);
+        daemon.told("enough", keeps(true)).await;
+        let answer = ask(&mut daemon.clients, 3, 4).await.unwrap();
+        assert_eq!(answer.generated_tokens, 4);
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn short_memory_sheds_and_unloads_and_calm_brings_it_all_back() {
+    let machine = Machine::without_bus();
+    let memory = Memory::of(&machine);
+    let (free, press) = (|percent| memory.free(percent), || memory.press());
+    let mut daemon = machine.start(memory.setup(&machine)).await;
     let at = |level: v1::MemoryLevel| {
         move |status: &v1::DaemonStatus| status.plan.as_ref().unwrap().memory() == level
     };
@@ -499,11 +557,7 @@ async fn short_memory_sheds_and_unloads_and_calm_brings_it_all_back() {
         );
         free(60);
         daemon.told("calm", at(v1::MemoryLevel::Calm)).await;
-        daemon
-            .told("weights may come", |s| {
-                s.plan.as_ref().unwrap().keep_weights
-            })
-            .await;
+        daemon.told("weights may come", keeps(true)).await;
         assert_eq!(
             ask(&mut daemon.clients, 3, 4)
                 .await

@@ -27,6 +27,7 @@ mod privacy;
 mod pull;
 mod readers;
 mod service;
+mod several;
 mod socket;
 mod speculation;
 mod standby;

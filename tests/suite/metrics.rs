@@ -114,13 +114,13 @@ fn figure(figures: &Figures, name: &str) -> f64 {
     family.samples["{}"]
 }
 
-fn labelled(figures: &Figures, name: &str, key: &str, value: &str) -> f64 {
+fn labelled<const N: usize>(figures: &Figures, name: &str, labels: [(&str, &str); N]) -> f64 {
     let family = figures.get(name).unwrap_or_else(|| panic!("no {name}"));
-    let labels = BTreeMap::from([(key, value)]);
+    let labels = BTreeMap::from(labels);
     *family
         .samples
         .get(&format!("{labels:?}"))
-        .unwrap_or_else(|| panic!("no {name} of {value}"))
+        .unwrap_or_else(|| panic!("no {name} of {labels:?}"))
 }
 
 /// Asks with a canary everywhere that a user's text can stand.
@@ -199,7 +199,7 @@ async fn nothing_is_exported_unless_asked_for() {
 async fn the_file_follows_what_happens_and_rests_when_nothing_does() {
     let (setup, path, _dir) = exporting("metrics_file", "hearth.prom");
     let (daemon, mut clients) = Daemon::ready(setup.set("metrics_interval_s", 1)).await;
-    let ready = |figures: &Figures| labelled(figures, "hearth_state", "state", "ready") > 0.0;
+    let ready = |figures: &Figures| labelled(figures, "hearth_state", [("state", "ready")]) > 0.0;
     let figures = wait_for(&path, "ready", ready).await;
     assert_eq!(figure(&figures, "hearth_requests_total"), 0.0);
     let first = path.metadata().unwrap();
@@ -215,7 +215,8 @@ async fn the_file_follows_what_happens_and_rests_when_nothing_does() {
     assert_eq!(figure(&figures, "hearth_requests_total"), 1.0);
     assert_eq!(figure(&figures, "hearth_connections"), 1.0);
     assert!(figure(&figures, "hearth_decode_seconds_total") > 0.0);
-    let blocks = |state| labelled(&figures, "hearth_kv_blocks", "state", state);
+    let labels = |state| [("model", "tiny"), ("state", state)];
+    let blocks = |state| labelled(&figures, "hearth_kv_blocks", labels(state));
     let total = clients.status().await.model.unwrap().kv_blocks_total;
     assert_eq!(
         blocks("used") + blocks("cached") + blocks("free"),
@@ -223,7 +224,7 @@ async fn the_file_follows_what_happens_and_rests_when_nothing_does() {
     );
     let me = clients.status().await.apps[0].app.clone();
     assert_eq!(
-        labelled(&figures, "hearth_app_connections", "app", &me),
+        labelled(&figures, "hearth_app_connections", [("app", me.as_str())]),
         1.0
     );
     assert_ne!(path.metadata().unwrap().ino(), first.ino(), "another file");
@@ -241,7 +242,10 @@ async fn the_file_follows_what_happens_and_rests_when_nothing_does() {
 
     daemon.stop().await;
     let figures = parse(&fs::read_to_string(&path).unwrap());
-    assert_eq!(labelled(&figures, "hearth_state", "state", "stopped"), 1.0);
+    assert_eq!(
+        labelled(&figures, "hearth_state", [("state", "stopped")]),
+        1.0
+    );
     assert_eq!(figure(&figures, "hearth_connections"), 0.0);
     let left = fs::read_dir(path.parent().unwrap()).unwrap().count();
     assert_eq!(left, 1, "nothing lies beside it");

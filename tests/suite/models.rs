@@ -9,7 +9,11 @@ use hearth_test_support::{Clients, Daemon, Setup, reason, text_of, tiny_model};
 use hearthd::store::{Store, StoreError};
 use tonic::{Code, Status};
 
-async fn import(clients: &mut Clients, path: &Path, name: &str) -> Result<v1::ModelInfo, Status> {
+pub(crate) async fn import(
+    clients: &mut Clients,
+    path: &Path,
+    name: &str,
+) -> Result<v1::ModelInfo, Status> {
     let request = v1::ImportRequest {
         path: path.display().to_string(),
         name: name.to_owned(),
@@ -25,7 +29,7 @@ async fn import(clients: &mut Clients, path: &Path, name: &str) -> Result<v1::Mo
     Ok(model.expect("a model at the end"))
 }
 
-async fn load(clients: &mut Clients, name: &str) -> Result<v1::ModelInfo, Status> {
+pub(crate) async fn load(clients: &mut Clients, name: &str) -> Result<v1::ModelInfo, Status> {
     let request = v1::LoadRequest {
         model: name.to_owned(),
         ..Default::default()
@@ -40,7 +44,7 @@ async fn load(clients: &mut Clients, name: &str) -> Result<v1::ModelInfo, Status
     Ok(model.expect("a model at the end"))
 }
 
-async fn names(clients: &mut Clients) -> Vec<(String, v1::ModelState)> {
+pub(crate) async fn names(clients: &mut Clients) -> Vec<(String, v1::ModelState)> {
     let reply = clients
         .models
         .list(v1::ListRequest {})
@@ -295,9 +299,9 @@ fn what_a_killed_import_left_is_removed_and_links_are_not_followed() {
     assert_eq!(store.list().unwrap().len(), 1);
 }
 
-/// Two models in the store, `a` warm.
+/// Two models in the store, `a` warm; there is room for one.
 async fn two_models() -> (Daemon, Clients) {
-    let (daemon, mut clients) = Daemon::ready(Setup::empty()).await;
+    let (daemon, mut clients) = Daemon::ready(Setup::empty().set("models_max", 1)).await;
     for (name, seed) in [("a", 1), ("b", 2)] {
         let file = daemon.setup.dir().join(format!("{name}.gguf"));
         tiny_model::write(&file, seed);

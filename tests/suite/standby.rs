@@ -134,6 +134,22 @@ fn a_model_does_not_come_back_from_another_file() {
 }
 
 #[test]
+fn what_is_unloaded_while_it_is_away_leaves_an_engine_that_loads() {
+    let (engine, folder) = tiny();
+    let running = submit(&engine, &request(prompt(7), 600));
+    first_token(&running);
+    assert!(engine.suspend().unwrap());
+    assert!(engine.unload());
+    assert_eq!(reply(running).0.reason, FinishReason::Shutdown);
+    assert_eq!(engine.condition(), Condition::Well);
+    assert!(!engine.resume(&mut |_| true).unwrap(), "nothing is away");
+    let files = ModelFiles::at(&folder.path().join("tiny.gguf")).unwrap();
+    engine.load(&files, &mut |_| true).unwrap();
+    let request = request(prompt(7), 50);
+    assert_eq!(reply(submit(&engine, &request)).0.generated, 50);
+}
+
+#[test]
 fn the_engine_rests_and_goes_on() {
     let (engine, _folder) = tiny();
     let expected = reply(submit(&engine, &request(prompt(7), 300))).0.tokens;

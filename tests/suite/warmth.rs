@@ -53,8 +53,13 @@ async fn nobody_asks_and_the_next_request_loads_again() {
     let (daemon, mut clients) = Daemon::tiny().await;
     let before = ask(&mut clients).await.unwrap();
     assert_eq!(before.loadings, 0);
-    let status = clients.status().await;
-    assert!(status.model.unwrap().unloads_in.is_some(), "as the default");
+    let idle = |status: &v1::DaemonStatus| {
+        status
+            .model
+            .as_ref()
+            .is_some_and(|model| model.unloads_in.is_some())
+    };
+    clients.wait_for("idle, as the default", idle).await;
     keep_alive(&mut clients, Duration::from_millis(50))
         .await
         .unwrap();

@@ -239,7 +239,12 @@ fn model(status: &DaemonStatus, state: LifecycleState) -> Finding {
             .as_ref()
             .map(|info| info.name.clone())
             .unwrap_or_default();
-        let detail = format!("{name} is warm ({} of weights)", bytes(warm.weights_bytes));
+        let others = match status.models.len().saturating_sub(1) {
+            0 => String::new(),
+            n => format!(", and {n} more"),
+        };
+        let weights = bytes(warm.weights_bytes);
+        let detail = format!("{name} is warm ({weights} of weights){others}");
         return match warm
             .info
             .as_ref()

@@ -51,7 +51,7 @@ pub(crate) async fn run(cli: Cli, output: Output) -> Result<(), Failure> {
         Command::Ls => models::list(&global, output).await,
         Command::Show(args) => show::show(args, &global, output).await,
         Command::Load(args) => models::load(args, &global, output).await,
-        Command::Unload => models::unload(&global, output).await,
+        Command::Unload(args) => models::unload(args, &global, output).await,
         Command::Pin(args) => models::pin(args, true, &global, output).await,
         Command::Unpin(args) => models::pin(args, false, &global, output).await,
         Command::AppSocket(args) => app_socket::app_socket(args, &global, output).await,

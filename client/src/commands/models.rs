@@ -170,16 +170,22 @@ pub(crate) async fn load(args: LoadArgs, global: &Global, output: Output) -> Res
     Err(hearth::Error::Protocol("a load closes with the model").into())
 }
 
-/// Takes the warm model off the GPU.
+/// Takes a model off the GPU, or all.
 ///
 /// # Errors
-/// Those of the daemon; no model is warm.
-pub(crate) async fn unload(global: &Global, output: Output) -> Result<(), Failure> {
+/// Those of the daemon; the model is not warm, or none is.
+pub(crate) async fn unload(
+    args: OptionalNameArg,
+    global: &Global,
+    output: Output,
+) -> Result<(), Failure> {
     // A daemon that does not run has nothing to unload.
     let client = connect_to_running(global).await?;
     client
         .models()
-        .unload(v1::UnloadRequest::default())
+        .unload(v1::UnloadRequest {
+            model: args.name.unwrap_or_default(),
+        })
         .await
         .map_err(rpc)?;
     if output.json {
@@ -188,7 +194,7 @@ pub(crate) async fn unload(global: &Global, output: Output) -> Result<(), Failur
     Ok(output.line("unloaded")?)
 }
 
-/// Keeps the warm model warm without requests, or no longer so.
+/// Keeps a warm model warm without requests, or no longer so.
 ///
 /// # Errors
 /// Those of the daemon; the model is not warm.

@@ -23,6 +23,8 @@ const SEQUENCES: [&str; 10] = [
     "KV",
     "GPU-TIME",
 ];
+/// Where a sequence's model stands if several are warm.
+const MODEL_AT: usize = 4;
 const APPS: [&str; 12] = [
     "APP",
     "CONNECTIONS",
@@ -54,27 +56,52 @@ pub(crate) async fn ps(args: PsArgs, global: &Global, output: Output) -> Result<
             "no app is connected, and none has asked for anything",
         )
     } else {
-        let sequences = status.sequences.iter().map(sequence);
-        let lines = sequences.chain(status.deferred.iter().map(deferred));
-        (lines.collect(), "nothing runs and nothing waits")
+        (lines(&status), "nothing runs and nothing waits")
     };
     if rows.is_empty() {
         complain(&format!("{none}\n"));
         return Ok(());
     }
-    Ok(output.text(&text(args.apps, rows))?)
+    let table = match (args.apps, status.models.len()) {
+        (true, _) => text(&APPS, rows),
+        (false, 0 | 1) => text(&SEQUENCES, rows),
+        (false, _) => {
+            let mut head = SEQUENCES.to_vec();
+            head.insert(MODEL_AT, "MODEL");
+            text(&head, rows)
+        }
+    };
+    Ok(output.text(&table)?)
+}
+
+/// Sequences, then what waits for its time; with the model where several are warm.
+fn lines(status: &DaemonStatus) -> Vec<Vec<String>> {
+    let several = status.models.len() > 1;
+    let with_model = |model: &str, mut row: Vec<String>| {
+        if several {
+            row.insert(MODEL_AT, model.to_owned());
+        }
+        row
+    };
+    let sequences = status.sequences.iter();
+    let sequences = sequences.map(|one| with_model(&one.model, sequence(one)));
+    let deferred = status.deferred.iter();
+    let deferred = deferred.map(|one| with_model("-", self::deferred(one)));
+    sequences.chain(deferred).collect()
 }
 
 /// A table with its head.
-fn text(apps: bool, rows: Vec<Vec<String>>) -> String {
-    let (head, numbers) = if apps {
-        (&APPS[..], &[1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11][..])
-    } else {
-        (&SEQUENCES[..], &[0, 2, 5, 6, 7, 8, 9][..])
-    };
+fn text(head: &[&str], rows: Vec<Vec<String>>) -> String {
+    const WORDS: [&str; 4] = ["APP", "CLASS", "MODEL", "STATE"];
+    let numbers: Vec<usize> = head
+        .iter()
+        .enumerate()
+        .filter(|(_, name)| !WORDS.contains(name))
+        .map(|(at, _)| at)
+        .collect();
     let head = head.iter().map(|&name| name.to_owned()).collect();
     let table: Vec<Vec<String>> = std::iter::once(head).chain(rows).collect();
-    table_with_numbers(&table, numbers)
+    table_with_numbers(&table, &numbers)
 }
 
 fn sequence(sequence: &SequenceStatus) -> Vec<String> {
@@ -192,6 +219,7 @@ mod tests {
             kv_blocks: 77,
             ahead: None,
             replays: false,
+            model: "m".to_owned(),
             gpu_time: time(2, 300_000_000),
         };
         let reading = SequenceStatus {
@@ -224,7 +252,7 @@ mod tests {
         let rows = sequences.iter().map(sequence);
         let rows = rows.chain([deferred(&later)]).collect();
         assert_eq!(
-            text(false, rows),
+            text(&SEQUENCES, rows),
             "ID  APP               PID  CLASS        STATE        PROMPT  CACHED  GENERATED  KV  GPU-TIME\n \
              7  org.gnome.Notes  4711  interactive  decode         1200    1184         31  77     2.3 s\n\
              12  a                   -  utility      prefill        1200    1184          0  77     2.3 s\n\

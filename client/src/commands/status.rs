@@ -203,40 +203,44 @@ fn model_lines(status: &DaemonStatus, lines: &mut Lines) {
             .unwrap_or_default();
         lines.add("model", &format!("loading {}{percent}", loading.name));
     }
-    let Some(warm) = &status.model else {
-        if status.loading.is_none() && status.state == i32::from(LifecycleState::Ready) {
-            lines.add("model", "none is warm");
-        }
-        return;
-    };
-    let info = warm.info.clone().unwrap_or_default();
-    let stays = match json::ms(warm.unloads_in) {
-        _ if warm.pinned => " (pinned)".to_owned(),
-        Some(ms) => format!(" for {} more", duration(ms)),
-        None => String::new(),
-    };
-    lines.add(
-        "model",
-        &format!(
-            "{} ({}), warm{stays}, context {} tokens, {} activations",
-            info.name,
-            info.quantization,
-            warm.context_len,
-            json::activations(status.activations)
-        ),
-    );
-    lines.add(
-        "GPU memory",
-        &format!(
-            "{} weights, {} KV ({} of {} blocks used, {} kept), {} scratch",
-            bytes(warm.weights_bytes),
-            bytes(warm.kv_bytes),
-            warm.kv_blocks_used,
-            warm.kv_blocks_total,
-            warm.kv_blocks_cached,
-            bytes(warm.scratch_bytes)
-        ),
-    );
+    if status.models.is_empty()
+        && status.loading.is_none()
+        && status.state == i32::from(LifecycleState::Ready)
+    {
+        lines.add("model", "none is warm");
+    }
+    for (nth, warm) in status.models.iter().enumerate() {
+        let info = warm.info.clone().unwrap_or_default();
+        let stays = match json::ms(warm.unloads_in) {
+            _ if warm.pinned => " (pinned)".to_owned(),
+            Some(ms) => format!(" for {} more", duration(ms)),
+            None => String::new(),
+        };
+        // Of the others the daemon does not tell.
+        let activations = match nth {
+            0 => format!(", {} activations", json::activations(status.activations)),
+            _ => String::new(),
+        };
+        lines.add(
+            if nth == 0 { "model" } else { "beside it" },
+            &format!(
+                "{} ({}), warm{stays}, context {} tokens{activations}",
+                info.name, info.quantization, warm.context_len,
+            ),
+        );
+        lines.add(
+            "GPU memory",
+            &format!(
+                "{} weights, {} KV ({} of {} blocks used, {} kept), {} scratch",
+                bytes(warm.weights_bytes),
+                bytes(warm.kv_bytes),
+                warm.kv_blocks_used,
+                warm.kv_blocks_total,
+                warm.kv_blocks_cached,
+                bytes(warm.scratch_bytes)
+            ),
+        );
+    }
 }
 
 fn app_socket(socket: &AppSocketStatus) -> String {

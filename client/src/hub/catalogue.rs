@@ -22,7 +22,8 @@ struct Entry {
     name: String,
     repo: String,
     revision: String,
-    file: Option<String>,
+    file: String,
+    sha256: String,
     // Shown by the hub's own word before a pull; here for those who read the catalogue.
     #[serde(rename = "license")]
     _license: String,
@@ -44,14 +45,15 @@ pub(super) fn find(name: &str) -> Result<Option<Source>, HubError> {
     Ok(entry.map(|entry| Source {
         repo: entry.repo,
         revision: entry.revision,
-        file: entry.file,
+        file: Some(entry.file),
+        sha256: Some(entry.sha256),
         name: Some(entry.name),
     }))
 }
 
 #[cfg(test)]
 mod tests {
-    use super::super::names::{is_model_file, is_repo, is_revision};
+    use super::super::names::{is_commit, is_model_file, is_repo, is_sha256};
     use super::super::source::store_name;
     use super::*;
 
@@ -64,13 +66,11 @@ mod tests {
             assert_eq!(store_name(name), *name);
             let source = find(name).unwrap().unwrap();
             assert!(
-                is_repo(&source.repo) && is_revision(&source.revision),
+                is_repo(&source.repo) && is_commit(&source.revision),
                 "{name}"
             );
-            assert!(
-                source.file.is_none_or(|file| is_model_file(&file)),
-                "{name}"
-            );
+            assert!(is_model_file(&source.file.unwrap()), "{name}");
+            assert!(is_sha256(&source.sha256.unwrap()), "{name}");
         }
         assert_eq!(find("no such").unwrap(), None);
     }

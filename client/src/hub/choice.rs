@@ -162,6 +162,7 @@ mod tests {
             repo: "a/b".to_owned(),
             revision: "main".to_owned(),
             file: file.map(str::to_owned),
+            sha256: None,
             name: None,
         };
         let chosen = choose(files.collect(), &source).map_err(|error| error.to_string())?;

@@ -3,6 +3,7 @@
 use super::catalogue;
 use super::error::HubError;
 use super::names::{is_repo, is_revision};
+use super::published::{Hash, Published};
 
 /// Where a model is to come from.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -13,6 +14,8 @@ pub(crate) struct Source {
     pub(crate) revision: String,
     /// The file, or a part of its name that says which.
     pub(crate) file: Option<String>,
+    /// The SHA-256 that this file has to have, if it is of the catalogue.
+    pub(crate) sha256: Option<String>,
     /// The name in the catalogue, if it is from there.
     pub(crate) name: Option<String>,
 }
@@ -48,8 +51,29 @@ impl Source {
             repo: repo.to_owned(),
             revision: revision.to_owned(),
             file,
+            sha256: None,
             name: None,
         })
+    }
+
+    /// Holds a file that is published to what the catalogue says of its bytes.
+    ///
+    /// # Errors
+    /// The hub offers others.
+    pub(super) fn hold(&self, file: &mut Published) -> Result<(), HubError> {
+        let (Some(sha256), true) = (&self.sha256, self.file.as_ref() == Some(&file.name)) else {
+            return Ok(());
+        };
+        if let Some(Hash::Sha256(other)) = &file.hash
+            && other != sha256
+        {
+            return Err(HubError::Answer(format!(
+                "{} is not the one that the catalogue knows: its SHA-256 is {other}, and there {sha256}",
+                file.name
+            )));
+        }
+        file.hash = Some(Hash::Sha256(sha256.clone()));
+        Ok(())
     }
 }
 
@@ -98,6 +122,37 @@ mod tests {
         ] {
             assert!(Source::parse(bad).is_err(), "{bad:?}");
         }
+    }
+
+    #[test]
+    fn a_name_of_the_catalogue_stands_for_one_content() {
+        let source = Source::parse("tinyllama-1.1b-chat").unwrap();
+        let file = |name: &str, hash| Published {
+            name: name.to_owned(),
+            bytes: 1,
+            hash,
+        };
+        let name = source.file.clone().unwrap();
+        let right = Some(Hash::Sha256(source.sha256.clone().unwrap()));
+        let (sha256, git) = (
+            Hash::Sha256("0".repeat(64)),
+            Some(Hash::Git("0".repeat(40))),
+        );
+        // Whatever else the hub tells, what is fetched has to have this hash.
+        for told in [None, git, right.clone()] {
+            let mut told = file(&name, told);
+            source.hold(&mut told).unwrap();
+            assert_eq!(told.hash, right);
+        }
+        let refused = source.hold(&mut file(&name, Some(sha256.clone())));
+        assert!(refused.unwrap_err().to_string().contains(&"0".repeat(64)));
+        let mut other = file("config.json", Some(sha256.clone()));
+        source.hold(&mut other).unwrap();
+        assert_eq!(other.hash, Some(sha256));
+    }
+
+    #[test]
+    fn names_for_the_store_are_made() {
         assert_eq!(store_name("SmolLM2-Q4_K_M.gguf"), "smollm2-q4_k_m");
         assert_eq!(store_name("A B-00001-of-00003.gguf"), "a-b");
         assert_eq!(store_name("--"), "model");

@@ -22,6 +22,7 @@ pub(crate) fn status(status: &v1::DaemonStatus) -> Value {
         "warnings": status.warnings,
         "adapter": status.adapter.as_ref().map(adapter),
         "model": status.model.as_ref().map(warm_model),
+        "models": status.models.iter().map(warm_model).collect::<Vec<_>>(),
     });
     if !status.app_sockets.is_empty() {
         value["app_sockets"] = status.app_sockets.iter().map(app_socket).collect();
@@ -189,6 +190,7 @@ fn deferred(request: &v1::DeferredStatus) -> Value {
 fn sequence(sequence: &v1::SequenceStatus) -> Value {
     json!({
         "id": sequence.id,
+        "model": sequence.model,
         "app": sequence.app,
         "pid": Some(sequence.pid).filter(|pid| *pid != 0),
         "class": class(sequence.class),

@@ -1,7 +1,7 @@
 //! What a step costs in energy: the machine's meter is read while steps run, and what it counted is
 //! shared out among those who had the GPU meanwhile.
 
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use crate::scheduler::SequenceId;
@@ -27,6 +27,9 @@ pub trait EnergyMeter: std::fmt::Debug + Send + Sync {
     /// What it shows now; `None`: it failed, this time.
     fn read(&self) -> Option<MeterReading>;
 }
+
+/// Charges kept at most for sequences that somebody else settles.
+const ASIDE_MAX: usize = 64;
 
 /// Work that the meter has not been read for yet.
 #[derive(Debug)]
@@ -55,6 +58,23 @@ pub(crate) struct EnergyShares {
     worked_at: Option<Instant>,
     /// Charged already, and not told yet.
     charges: Vec<Charge>,
+    /// Told, but of a sequence of another model: by sequence, in microjoules.
+    aside: Vec<(SequenceId, u64)>,
+}
+
+/// One meter's shares, for all models that step on the GPU.
+#[derive(Clone)]
+pub(crate) struct SharedEnergy(Arc<Mutex<EnergyShares>>);
+
+impl SharedEnergy {
+    /// Shares out what `meter` counts; `None`: nothing.
+    pub(crate) fn new(meter: Option<Arc<dyn EnergyMeter>>) -> Self {
+        Self(Arc::new(Mutex::new(EnergyShares::new(meter))))
+    }
+
+    pub(crate) fn lock(&self) -> MutexGuard<'_, EnergyShares> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
 }
 
 impl EnergyShares {
@@ -68,6 +88,7 @@ impl EnergyShares {
             watts: None,
             worked_at: None,
             charges: Vec::new(),
+            aside: Vec::new(),
         }
     }
 
@@ -147,6 +168,24 @@ impl EnergyShares {
             energy_uj: microjoules(joules * (share.time.as_secs_f64() / worked_s)),
         }));
         std::mem::take(&mut self.charges)
+    }
+
+    /// Keeps a charge until the model whose sequence it is asks for it. Those of sequences that are over
+    /// make room in time.
+    pub(crate) fn set_aside(&mut self, charge: &Charge) {
+        if self.aside.len() >= ASIDE_MAX {
+            self.aside.remove(0);
+        }
+        self.aside.push((charge.id, charge.energy_uj));
+    }
+
+    /// Takes what was set aside for a sequence, in microjoules.
+    pub(crate) fn take_aside(&mut self, id: SequenceId) -> u64 {
+        let of = |(other, _): &(SequenceId, u64)| *other == id;
+        let energy_uj = self.aside.iter().filter(|row| of(row)).map(|row| row.1);
+        let energy_uj = energy_uj.sum();
+        self.aside.retain(|row| !of(row));
+        energy_uj
     }
 
     /// What a sequence used since the last reading, by the power measured last; `None`: nothing is known.
@@ -236,6 +275,24 @@ mod tests {
         // A counter that went round says nothing; the last power does.
         energy.worked(A, &app, Duration::from_millis(10), now);
         assert_eq!(energy.settle(now)[0].energy_uj, 1_000_000);
+    }
+
+    #[test]
+    fn a_charge_set_aside_is_taken_once_and_the_oldest_make_room() {
+        let mut energy = shares(vec![]);
+        let charge = |id, energy_uj| Charge {
+            id,
+            app: "a".into(),
+            energy_uj,
+        };
+        energy.set_aside(&charge(A, 5));
+        energy.set_aside(&charge(B, 7));
+        energy.set_aside(&charge(A, 6));
+        assert_eq!((energy.take_aside(A), energy.take_aside(A)), (11, 0));
+        for n in 0..ASIDE_MAX as u64 {
+            energy.set_aside(&charge(SequenceId(100 + n), 1));
+        }
+        assert_eq!(energy.take_aside(B), 0);
     }
 
     #[test]

@@ -1,8 +1,9 @@
 //! The facade: start an engine, load a model, submit requests, read its numbers.
 
+mod shared;
 mod standby;
 
-use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::atomic::Ordering;
 use std::sync::mpsc::{self, Sender};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::JoinHandle;
@@ -10,18 +11,19 @@ use std::time::{Duration, Instant};
 
 use crate::allowance::Allowance;
 use crate::chat_template::ChatTemplate;
-use crate::condition::{Condition, OnCondition};
-use crate::engine_loop::{Command, EngineLoop, limits};
+use crate::engine_loop::{Command, EngineLoop, Submission, limits};
 use crate::error::{EngineError, LoadError, SubmitError};
 use crate::event::EventSink;
 use crate::format::ModelFiles;
 use crate::gpu::Gpu;
 use crate::limits::{LOGPROBS_TOP_MAX, STOP_TEXT_BYTES_MAX, STOP_TEXTS_MAX};
 use crate::model::{ChosenKernel, ModelConfig};
-use crate::queue::Queue;
 use crate::request::{Activations, EngineConfig, GenerateRequest};
 use crate::tokenizer::Tokenizer;
-use crate::usage::{AppUsage, Ledger, Usage};
+use crate::usage::Usage;
+
+pub(crate) use self::shared::Shared;
+pub use self::shared::{EngineStats, ModelStats};
 
 /// What kind of adapter runs the model.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -61,6 +63,8 @@ pub struct AdapterInfo {
 
 /// A warm model: everything that can be asked without the GPU.
 pub struct LoadedModel {
+    /// Its number, unlike any other's since the engine's start.
+    pub id: u64,
     /// Architecture and sizes.
     pub config: ModelConfig,
     /// Its tokenizer.
@@ -112,160 +116,6 @@ pub struct LoadProgress {
     pub done_bytes: u64,
     /// Bytes of weights in all.
     pub total_bytes: u64,
-}
-
-/// The engine's counters; all since its start unless they say `now`.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub struct EngineStats {
-    /// Sequences alive now.
-    pub active_now: u32,
-    /// Requests waiting now, those that ran before and had to make room included.
-    pub queued_now: u32,
-    /// Those of them that ran before.
-    pub paused_now: u32,
-    /// Requests accepted.
-    pub requests: u64,
-    /// Sequences whose reader went away.
-    pub cancelled: u64,
-    /// Prompt tokens processed.
-    pub prompt_tokens: u64,
-    /// Tokens generated.
-    pub generated_tokens: u64,
-    /// Tokens drafted from earlier text and verified.
-    pub drafted_tokens: u64,
-    /// Those of them that held.
-    pub accepted_tokens: u64,
-    /// Steps submitted to the GPU.
-    pub steps: u64,
-    /// Time of prefill steps, in microseconds.
-    pub prefill_us: u64,
-    /// Time of decode steps, in microseconds.
-    pub decode_us: u64,
-    /// KV blocks in use now.
-    pub kv_blocks_used_now: u32,
-    /// KV blocks kept for later prompts now, not in use.
-    pub kv_blocks_cached_now: u32,
-    /// KV blocks in all.
-    pub kv_blocks_total: u32,
-    /// Prompt tokens whose KV was reused.
-    pub cached_tokens: u64,
-    /// Times a running sequence had to wait for others, with its KV or without.
-    pub preempted: u64,
-    /// Tokens computed again because their KV had been dropped.
-    pub replayed_tokens: u64,
-    /// Whether a model is in GPU memory now.
-    pub weights_resident: bool,
-    /// Times that a lost device was opened again and the model brought back.
-    pub device_rebuilds: u64,
-    /// Energy of all steps, in microjoules; 0 without a meter.
-    pub energy_uj: u64,
-}
-
-/// What the engine's thread and its handles share.
-pub(crate) struct Shared {
-    stats: Mutex<EngineStats>,
-    model: Mutex<Option<Arc<LoadedModel>>>,
-    condition: Mutex<Condition>,
-    on_condition: Mutex<Option<OnCondition>>,
-    usage: Mutex<Usage>,
-    ledger: Mutex<Ledger>,
-    busy_since: Mutex<Option<Instant>>,
-    /// [`Allowance::context_len_max`].
-    context_len_max: AtomicU32,
-    /// Requests that wait, those on their way to the thread included.
-    pub(crate) queue: Arc<Queue>,
-}
-
-impl Default for Shared {
-    fn default() -> Self {
-        Self {
-            stats: Mutex::default(),
-            model: Mutex::default(),
-            condition: Mutex::default(),
-            on_condition: Mutex::default(),
-            usage: Mutex::default(),
-            ledger: Mutex::default(),
-            busy_since: Mutex::default(),
-            context_len_max: AtomicU32::new(u32::MAX),
-            queue: Arc::default(),
-        }
-    }
-}
-
-impl Shared {
-    pub(crate) fn update(&self, change: impl FnOnce(&mut EngineStats)) {
-        change(&mut self.stats.lock().unwrap_or_else(PoisonError::into_inner));
-    }
-
-    fn stats(&self) -> EngineStats {
-        let stats = *self.stats.lock().unwrap_or_else(PoisonError::into_inner);
-        EngineStats {
-            queued_now: self.queue.waiting() + stats.paused_now,
-            ..stats
-        }
-    }
-
-    pub(crate) fn set_model(&self, model: Option<Arc<LoadedModel>>) {
-        *self.model.lock().unwrap_or_else(PoisonError::into_inner) = model;
-    }
-
-    fn model(&self) -> Option<Arc<LoadedModel>> {
-        self.model
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .clone()
-    }
-
-    /// Notes how the engine is, and tells who wants to know.
-    pub(crate) fn set_condition(&self, condition: Condition) {
-        let mut present = self
-            .condition
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner);
-        if *present == condition {
-            return;
-        }
-        present.clone_from(&condition);
-        drop(present);
-        let listener = self
-            .on_condition
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner);
-        if let Some(tell) = &*listener {
-            tell(&condition);
-        }
-    }
-
-    fn condition(&self) -> Condition {
-        self.condition
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .clone()
-    }
-
-    pub(crate) fn set_usage(&self, usage: Usage) {
-        *self.usage.lock().unwrap_or_else(PoisonError::into_inner) = usage;
-    }
-
-    /// Notes that the thread begins a turn, or that it sleeps (`None`).
-    pub(crate) fn set_busy_since(&self, since: Option<Instant>) {
-        *self
-            .busy_since
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner) = since;
-    }
-
-    /// Changes an app's account.
-    pub(crate) fn account(&self, app: &Arc<str>, change: impl FnOnce(&mut AppUsage)) {
-        let mut ledger = self.ledger.lock().unwrap_or_else(PoisonError::into_inner);
-        ledger.change(app, change);
-    }
-
-    /// All accounts, without what is so only now.
-    pub(crate) fn accounts(&self) -> Vec<AppUsage> {
-        let ledger = self.ledger.lock().unwrap_or_else(PoisonError::into_inner);
-        ledger.accounts()
-    }
 }
 
 /// A running engine. Dropping it stops its thread; streams still alive end with `Shutdown`.
@@ -324,12 +174,13 @@ impl Engine {
         commands.send(command).map_err(|_| EngineError::Stopped)
     }
 
-    /// Loads a model from a GGUF file, in the place of the one that is loaded. Blocks; `progress`
-    /// is called on the calling thread and cancels the load by returning false. Sequences of the
-    /// former model end with `Shutdown` first.
+    /// Loads a model beside those that are loaded. Blocks; `progress` is called on the calling thread and
+    /// cancels the load by returning false. Sequences of other models go on meanwhile; models that are away
+    /// from the GPU are brought back first. The first model has its KV cache made smaller where memory is
+    /// short; one beside others is loaded as a whole or not at all.
     ///
     /// # Errors
-    /// See [`LoadError`]. After an error no model is loaded.
+    /// See [`LoadError`]. After an error the models are loaded that were before.
     pub fn load(
         &self,
         files: &ModelFiles,
@@ -343,15 +194,29 @@ impl Engine {
         })
     }
 
-    /// Unloads the model and frees its memory; sequences end with `Shutdown`. False: none was loaded.
+    /// Unloads all models and frees their memory; sequences end with `Shutdown`. False: none was loaded.
     pub fn unload(&self) -> bool {
-        let (reply, answer) = mpsc::channel();
-        self.send(Command::Unload { reply }).is_ok() && answer.recv().unwrap_or(false)
+        self.unload_some(None)
     }
 
-    /// The model that is warm now.
+    /// Unloads one model and frees its memory; its sequences end with `Shutdown`. False: it was not loaded.
+    pub fn unload_model(&self, model: &LoadedModel) -> bool {
+        self.unload_some(Some(model.id))
+    }
+
+    fn unload_some(&self, model: Option<u64>) -> bool {
+        let (reply, answer) = mpsc::channel();
+        self.send(Command::Unload { model, reply }).is_ok() && answer.recv().unwrap_or(false)
+    }
+
+    /// The models that are loaded, those loaded last at the end.
+    pub fn models(&self) -> Vec<Arc<LoadedModel>> {
+        self.shared.models()
+    }
+
+    /// The model that was loaded last.
     pub fn model(&self) -> Option<Arc<LoadedModel>> {
-        self.shared.model()
+        self.shared.models().pop()
     }
 
     /// Longest context of a request of `model` that is submitted now, in tokens: the model's own, or
@@ -361,8 +226,7 @@ impl Engine {
         model.context_len.min(allowed).max(1)
     }
 
-    /// Queues one request. Events go to `sink`, from the engine's thread, until `Event::End`.
-    /// Returns how many requests are ahead of it.
+    /// Queues one request to the model that was loaded last; see [`Engine::submit_to`].
     ///
     /// # Errors
     /// See [`SubmitError`]; nothing was queued then and the sink is dropped unused.
@@ -372,18 +236,36 @@ impl Engine {
         sink: Box<dyn EventSink>,
     ) -> Result<u32, SubmitError> {
         let model = self.model().ok_or(SubmitError::NoModel)?;
+        self.submit_to(&model, request, sink)
+    }
+
+    /// Queues one request to a model. Events go to `sink`, from the engine's thread, until `Event::End`.
+    /// Returns how many requests are ahead of it, whatever their model.
+    ///
+    /// # Errors
+    /// See [`SubmitError`]; nothing was queued then and the sink is dropped unused.
+    pub fn submit_to(
+        &self,
+        model: &Arc<LoadedModel>,
+        request: GenerateRequest,
+        sink: Box<dyn EventSink>,
+    ) -> Result<u32, SubmitError> {
+        if !self.models().iter().any(|loaded| loaded.id == model.id) {
+            return Err(SubmitError::NoModel);
+        }
+        let model = Arc::clone(model);
         let context_len = self.context_len(&model);
         check(&request, &model, context_len)?;
         let app = &request.caller.app;
         let queue = &self.shared.queue;
         let (place, before) = queue.join(app, self.queue_max, self.app_queue_max)?;
-        self.send(Command::Submit {
-            request: Box::new(request),
+        self.send(Command::Submit(Box::new(Submission {
+            request,
             model,
             context_len,
             sink,
             place,
-        })
+        })))
         .map_err(|_| SubmitError::Stopped)?;
         Ok(before)
     }
@@ -397,28 +279,25 @@ impl Engine {
         let _ = self.send(Command::Allow(allowance));
     }
 
-    /// The counters now.
+    /// The counters now, over all models.
     pub fn stats(&self) -> EngineStats {
         self.shared.stats()
+    }
+
+    /// A model's part of what is so now; nothing if it is not loaded.
+    pub fn stats_of(&self, model: &LoadedModel) -> ModelStats {
+        self.shared.stats_of(model.id)
     }
 
     /// Since when the engine's thread is at its present turn or command; `None` while it sleeps. A
     /// thread that hangs in the driver shows by this. Loads are long commands, not hangs.
     pub fn busy_since(&self) -> Option<Instant> {
-        *self
-            .shared
-            .busy_since
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
+        self.shared.busy_since()
     }
 
     /// Who runs what now, as of at most a step ago.
     pub fn usage(&self) -> Usage {
-        self.shared
-            .usage
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .clone()
+        self.shared.usage()
     }
 
     /// Stops admitting, lets live sequences finish for at most `drain`, ends the rest with

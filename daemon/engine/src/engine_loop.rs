@@ -1,8 +1,10 @@
-//! The one thread that owns the GPU: takes commands, runs the warm model, and sleeps when there is
+//! The one thread that owns the GPU: takes commands, runs the warm models, and sleeps when there is
 //! nothing to do.
 
+mod inbox;
 mod loading;
 mod recovery;
+mod warm_models;
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
@@ -10,42 +12,39 @@ use std::sync::atomic::AtomicBool;
 use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender};
 use std::time::{Duration, Instant};
 
-use self::loading::Origin;
+use self::inbox::Inbox;
 pub(crate) use self::loading::limits;
 use self::recovery::Away;
+pub(crate) use self::warm_models::Submission;
+use self::warm_models::WarmModels;
 use crate::allowance::Allowance;
+use crate::condition::Condition;
+use crate::energy::SharedEnergy;
 use crate::engine::{LoadProgress, LoadedModel, Shared};
 use crate::error::{EngineError, LoadError};
-use crate::event::{EventSink, FinishReason};
+use crate::event::FinishReason;
 use crate::format::ModelFiles;
 use crate::gpu::{Drivers, Gpu, Identity};
-use crate::limits::REST_POLL;
-use crate::queue::QueuePlace;
-use crate::request::{EngineConfig, GenerateRequest};
-use crate::running::Running;
-use crate::sequence::Sequence;
+use crate::request::EngineConfig;
 use crate::survival::Survival;
-use crate::usage::Usage;
-
-/// How often a reader that stalls is looked at while nothing else goes on.
-const STALL_POLL: Duration = Duration::from_millis(20);
-/// How often callers that went away are looked for while nothing may run.
-const WAITING_POLL: Duration = Duration::from_secs(1);
 
 /// What the engine's thread is told.
 pub(crate) enum Command {
-    /// Load a model in the place of the present one.
+    /// Load a model beside the others.
     Load {
         files: ModelFiles,
         progress: Sender<LoadProgress>,
         cancelled: Arc<AtomicBool>,
         reply: Sender<Result<Arc<LoadedModel>, LoadError>>,
     },
-    /// Free the present model.
-    Unload { reply: Sender<bool> },
-    /// Take the present model off the GPU, and keep its sequences.
+    /// Free the model of this number; `None`: all.
+    Unload {
+        model: Option<u64>,
+        reply: Sender<bool>,
+    },
+    /// Take all models off the GPU, and keep their sequences.
     Suspend { reply: Sender<bool> },
-    /// Put it back.
+    /// Put them back.
     Resume {
         progress: Sender<LoadProgress>,
         cancelled: Arc<AtomicBool>,
@@ -57,14 +56,8 @@ pub(crate) enum Command {
     Wake,
     /// Compute the canary.
     CheckCanary { reply: Sender<bool> },
-    /// Run a request that was checked against `model` and `context_len`.
-    Submit {
-        request: Box<GenerateRequest>,
-        model: Arc<LoadedModel>,
-        context_len: u32,
-        sink: Box<dyn EventSink>,
-        place: QueuePlace,
-    },
+    /// Run a request.
+    Submit(Box<Submission>),
     /// Use no more than this.
     Allow(Allowance),
     /// Finish within `drain`, then stop.
@@ -80,12 +73,13 @@ pub(crate) struct EngineLoop {
     /// The drivers, loaded once: loading them anew costs memory that some do not give back.
     drivers: Option<Drivers>,
     config: EngineConfig,
-    commands: Receiver<Command>,
+    inbox: Inbox,
     shared: Arc<Shared>,
-    running: Option<Running>,
-    /// Where the present model came from.
-    origin: Option<Origin>,
-    /// Why the present model is not on the GPU, if it is not.
+    models: WarmModels,
+    /// Models so far.
+    loaded: u64,
+    energy: SharedEnergy,
+    /// Why the models are not on the GPU, if they are not.
     away: Option<Away>,
     /// Nothing is submitted to the GPU.
     quiet: bool,
@@ -94,10 +88,7 @@ pub(crate) struct EngineLoop {
     careful: bool,
     /// When the thread's own work panicked last.
     panicked_at: Option<Instant>,
-    allowance: Allowance,
     stopping: Option<(Instant, Sender<()>)>,
-    /// The last turn found nothing to do: readers have to take their events first.
-    stuck: bool,
 }
 
 impl EngineLoop {
@@ -113,18 +104,17 @@ impl EngineLoop {
             drivers: Some(gpu.drivers.clone()),
             gpu: Some(gpu),
             survival: Survival::new(config.recovery.clone()),
+            energy: SharedEnergy::new(config.meter.clone()),
             config,
-            commands,
+            inbox: Inbox::new(commands),
+            models: WarmModels::new(Arc::clone(&shared)),
             shared,
-            running: None,
-            origin: None,
+            loaded: 0,
             away: None,
             quiet: false,
             careful: false,
             panicked_at: None,
-            allowance: Allowance::default(),
             stopping: None,
-            stuck: false,
         }
     }
 
@@ -133,7 +123,7 @@ impl EngineLoop {
         while self.take_commands() && !self.is_drained() {
             self.guarded(Self::turn);
         }
-        self.drop_model(FinishReason::Shutdown);
+        self.drop_models(FinishReason::Shutdown);
         if let Some((_, reply)) = self.stopping.take() {
             // The caller may have stopped waiting.
             let _ = reply.send(());
@@ -148,9 +138,8 @@ impl EngineLoop {
         }
         if catch_unwind(AssertUnwindSafe(|| self.panicked())).is_err() {
             // Not even the bookkeeping can be put in order: what is left of the model goes.
-            tracing::error!("a bug: the engine cannot mend its model; it is unloaded");
-            self.shared.set_model(None);
-            crate::gpu::bury((self.running.take(), self.gpu.take()));
+            tracing::error!("a bug: the engine cannot mend its models; they are unloaded");
+            crate::gpu::bury((self.models.take_all(), self.gpu.take()));
         }
     }
 
@@ -165,24 +154,21 @@ impl EngineLoop {
             self.rebuild();
             return;
         }
-        let Some(running) = &mut self.running else {
-            return;
-        };
         match &self.gpu {
             Some(gpu) if self.away.is_none() && !self.quiet => {
-                match running.turn(gpu, &self.shared) {
-                    Ok(done) => self.stuck = !done,
-                    Err(error) => self.lost(&error),
+                if let Err(error) = self.models.turn(gpu) {
+                    self.lost(&error);
                 }
             }
-            _ => running.turn_away(&self.shared),
+            _ => self.models.turn_away(),
         }
     }
 
     fn is_drained(&self) -> bool {
-        self.stopping.as_ref().is_some_and(|(until, _)| {
-            self.running.as_ref().is_none_or(Running::is_idle) || Instant::now() >= *until
-        })
+        let over = |until: Instant| self.models.is_idle() || Instant::now() >= until;
+        self.stopping
+            .as_ref()
+            .is_some_and(|(until, _)| over(*until))
     }
 
     /// How long to wait for a command before the next turn; `None`: for as long as it takes.
@@ -190,29 +176,17 @@ impl EngineLoop {
         let now = Instant::now();
         let from_now = |at: Instant| at.saturating_duration_since(now);
         let stop = self.stopping.as_ref().map(|(until, _)| from_now(*until));
-        let live = self.running.as_ref().filter(|running| !running.is_idle());
         let waits = if self.away.is_some() || self.quiet {
-            let look = live.map(|running| running.next_deadline(now).min(REST_POLL));
             let again = match self.away {
                 Some(Away::Lost { next_try }) if !self.quiet => Some(from_now(next_try)),
                 _ => None,
             };
+            let look = self.models.pause_away(now);
             [look, again].into_iter().flatten().min()
         } else {
-            live.map(|running| self.pause(running, now).unwrap_or_default())
+            self.models.pause(now)
         };
         [waits, stop].into_iter().flatten().min()
-    }
-
-    /// How long the thread may sleep though there are sequences: it rests between steps, or readers have
-    /// to take their events first, or nothing that waits may run now.
-    fn pause(&self, running: &Running, now: Instant) -> Option<Duration> {
-        match running.rest(now) {
-            Some(rest) => Some(rest),
-            None if !self.stuck => None,
-            None if running.nobody_runs() => Some(running.next_deadline(now).min(WAITING_POLL)),
-            None => Some(STALL_POLL),
-        }
     }
 
     /// Takes the commands that wait; sleeps for one if there is no work. False: no handle is left.
@@ -222,14 +196,7 @@ impl EngineLoop {
             self.shared.set_busy_since(None);
         }
         loop {
-            let command = match patience {
-                None => self
-                    .commands
-                    .recv()
-                    .map_err(|_| RecvTimeoutError::Disconnected),
-                Some(time) => self.commands.recv_timeout(time),
-            };
-            match command {
+            match self.inbox.next(patience) {
                 Ok(command) => self.guarded(|engine| engine.obey(command)),
                 Err(RecvTimeoutError::Timeout) => return true,
                 Err(RecvTimeoutError::Disconnected) => return false,
@@ -251,10 +218,8 @@ impl EngineLoop {
             } => {
                 let _ = reply.send(self.load(&files, &progress, &cancelled));
             }
-            Command::Unload { reply } => {
-                let loaded = self.running.is_some();
-                self.drop_model(FinishReason::Shutdown);
-                let _ = reply.send(loaded);
+            Command::Unload { model, reply } => {
+                let _ = reply.send(self.unload(model));
             }
             Command::Suspend { reply } => {
                 let _ = reply.send(self.suspend());
@@ -274,19 +239,11 @@ impl EngineLoop {
             Command::CheckCanary { reply } => {
                 let _ = reply.send(self.check_canary());
             }
-            Command::Submit {
-                request,
-                model,
-                context_len,
-                sink,
-                place,
-            } => self.submit(*request, &model, context_len, sink, place),
-            Command::Allow(allowance) => {
-                self.allowance = allowance;
-                if let Some(running) = &mut self.running {
-                    running.allow(allowance);
-                }
+            Command::Submit(submission) if self.stopping.is_some() => {
+                submission.end(FinishReason::Shutdown);
             }
+            Command::Submit(submission) => self.models.submit(*submission),
+            Command::Allow(allowance) => self.models.allow(allowance),
             Command::Shutdown { drain, reply } => self.begin_shutdown(drain, reply),
         }
     }
@@ -295,71 +252,73 @@ impl EngineLoop {
         self.quiet = false;
         let suspended = matches!(self.away, Some(Away::Suspended));
         if suspended {
-            // Nobody will bring it back.
-            self.drop_model(FinishReason::Shutdown);
-        } else if let Some(running) = &mut self.running {
-            running.end_waiting(FinishReason::Shutdown);
-            // What runs may finish, and soon: it would wait for better times otherwise.
-            running.allow(Allowance::default());
+            // Nobody will bring them back.
+            self.drop_models(FinishReason::Shutdown);
+        } else {
+            self.models.end_waiting();
         }
         self.stopping = Some((Instant::now() + drain, reply));
     }
 
-    fn submit(
-        &mut self,
-        request: GenerateRequest,
-        model: &Arc<LoadedModel>,
-        context_len: u32,
-        sink: Box<dyn EventSink>,
-        place: QueuePlace,
-    ) {
-        match &mut self.running {
-            Some(running) if Arc::ptr_eq(&running.model, model) && self.stopping.is_none() => {
-                self.shared.update(|stats| stats.requests += 1);
-                running.submit(request, context_len, sink, place, &self.shared);
-                self.stuck = false;
-            }
-            // The model went away between the check and now.
-            _ => {
-                let model = Arc::clone(model);
-                let mut sequence = Sequence::new(request, model, context_len, sink, place);
-                sequence.end(FinishReason::Shutdown, None);
-            }
+    /// Frees a model, or all. False: there is none such.
+    fn unload(&mut self, model: Option<u64>) -> bool {
+        let meant = |id: u64| model.is_none_or(|meant| meant == id);
+        let (gone, stay): (Vec<_>, Vec<_>) = self
+            .models
+            .iter()
+            .map(|warm| warm.running.model.id)
+            .partition(|id| meant(*id));
+        if gone.is_empty() {
+            return false;
         }
+        if stay.is_empty() {
+            self.drop_models(FinishReason::Shutdown);
+            return true;
+        }
+        drop(self.models.remove(model, FinishReason::Shutdown));
+        if let (Some(gpu), None) = (&self.gpu, self.away)
+            // What it had is freed when nothing that was submitted uses it any more.
+            && let Err(error) = gpu.wait(None)
+        {
+            self.lost(&error);
+        }
+        crate::memory::give_back();
+        true
     }
 
-    /// Ends all sequences and gives the model's memory back.
-    fn drop_model(&mut self, reason: FinishReason) {
-        self.shared.set_model(None);
-        self.origin = None;
-        self.away = None;
-        if let Some(mut running) = self.running.take() {
-            running.end_all(reason);
-            let remains = running.leave(&self.shared);
-            drop(running);
+    /// Ends all sequences and gives the models' memory back.
+    fn drop_models(&mut self, reason: FinishReason) {
+        let failed = matches!(self.shared.condition(), Condition::Failed { .. });
+        if self.away.take().is_some() && !failed {
+            // Nothing waits to be brought back any more.
+            self.shared.set_condition(self.well());
+        }
+        if !self.models.is_empty() {
+            let remains = self.models.remove(None, reason);
             self.close(remains);
-            self.shared.update(|stats| {
-                stats.active_now = 0;
-                stats.paused_now = 0;
-                stats.kv_blocks_used_now = 0;
-                stats.kv_blocks_cached_now = 0;
-                stats.kv_blocks_total = 0;
-            });
-            self.shared.set_usage(Usage {
-                apps: self.shared.accounts(),
-                sequences: Vec::new(),
-            });
         }
     }
 
     /// The device, opened again if it is not open.
     fn open(&mut self) -> Result<&Gpu, EngineError> {
-        let sound = self.gpu.take().filter(|gpu| gpu.check().is_ok());
-        let gpu = match sound {
+        if let Some(Err(error)) = self.gpu.as_ref().map(Gpu::check) {
+            if self.is_at_work() {
+                // The models that are on it come back by themselves.
+                self.lost(&error);
+                return Err(error);
+            }
+            self.gpu = None;
+        }
+        let gpu = match self.gpu.take() {
             Some(gpu) => gpu,
             None => Gpu::reopen(&self.adapter, self.drivers.take(), &self.config)?,
         };
         self.drivers = Some(gpu.drivers.clone());
         Ok(self.gpu.insert(gpu))
+    }
+
+    /// Whether there are models on the GPU.
+    fn is_at_work(&self) -> bool {
+        !self.models.is_empty() && self.away.is_none()
     }
 }

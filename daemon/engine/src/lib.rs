@@ -1,7 +1,7 @@
 //! The Hearth engine: loads one Llama model onto the GPU and generates tokens from it.
 //!
 //! It knows no gRPC, no sockets and no async runtime. Callers [`Engine::start`] it, [`Engine::load`]
-//! a model, [`Engine::submit`] requests with an [`EventSink`] each, and read [`Engine::stats`].
+//! models, [`Engine::submit`] requests with an [`EventSink`] each, and read [`Engine::stats`].
 //! One thread of the engine's own owns the GPU; everything else here is bookkeeping around it.
 
 mod allowance;
@@ -39,7 +39,7 @@ pub use allowance::Allowance;
 pub use condition::{Condition, OnCondition};
 pub use energy::{EnergyMeter, MeterReading};
 pub use engine::{
-    AdapterInfo, AdapterKind, Engine, EngineStats, KvNeed, LoadProgress, LoadedModel,
+    AdapterInfo, AdapterKind, Engine, EngineStats, KvNeed, LoadProgress, LoadedModel, ModelStats,
 };
 pub use error::{EngineError, LoadError, SubmitError};
 pub use event::{

@@ -12,22 +12,24 @@ mod steps;
 
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
+pub(crate) use self::away::Remains;
 use self::report::Told;
 use self::resident::Resident;
 use self::steps::StepUnderWay;
 use crate::allowance::Allowance;
-use crate::energy::EnergyShares;
+use crate::energy::SharedEnergy;
 use crate::engine::{LoadedModel, Shared};
+use crate::engine_loop::Submission;
 use crate::error::EngineError;
-use crate::event::{EventSink, FinishReason};
+use crate::event::FinishReason;
 use crate::gpu::{Gpu, Readback};
 use crate::kv_cache::KvCache;
 use crate::model::Forward;
 use crate::prefill_pace::PrefillPace;
-use crate::queue::QueuePlace;
-use crate::request::{EngineConfig, GenerateRequest, Speculation};
+use crate::request::{EngineConfig, Speculation};
 use crate::scheduler::{Move, Scheduler, SequenceId, Shares};
 use crate::sequence::Sequence;
 use crate::speculation::StepCosts;
@@ -52,7 +54,6 @@ pub(crate) struct Running {
     sequences: BTreeMap<SequenceId, Sequence>,
     under_way: VecDeque<StepUnderWay>,
     spare_readbacks: Vec<Readback>,
-    next_id: u64,
     ring: u32,
     pace: PrefillPace,
     prefix_cache: bool,
@@ -63,7 +64,7 @@ pub(crate) struct Running {
     /// What the last step took.
     last_step: Duration,
     told: Told,
-    energy: EnergyShares,
+    energy: SharedEnergy,
     allowance: Allowance,
     /// The pace that was allowed for the last step.
     pace_now: f32,
@@ -71,11 +72,37 @@ pub(crate) struct Running {
     rest_until: Option<Instant>,
     /// The device was lost often: steps are small and go one at a time.
     careful: bool,
+    /// Another model steps on the same GPU.
+    shares_gpu: bool,
+}
+
+/// What steps of one model leave for the others on the same GPU.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Trace {
+    /// When its last step was done.
+    last_done: Instant,
+    /// The end of the rest that the allowed pace asks for.
+    rest_until: Option<Instant>,
+}
+
+impl Trace {
+    /// The later of two.
+    pub(crate) fn after(self, other: Self) -> Self {
+        Self {
+            last_done: self.last_done.max(other.last_done),
+            rest_until: self.rest_until.max(other.rest_until),
+        }
+    }
 }
 
 impl Running {
     /// Starts with no sequences.
-    pub(crate) fn new(model: Arc<LoadedModel>, forward: Forward, config: &EngineConfig) -> Self {
+    pub(crate) fn new(
+        model: Arc<LoadedModel>,
+        forward: Forward,
+        config: &EngineConfig,
+        energy: SharedEnergy,
+    ) -> Self {
         let limits = forward.limits();
         let shares = Shares {
             slots: limits.slots,
@@ -93,7 +120,6 @@ impl Running {
             sequences: BTreeMap::new(),
             under_way: VecDeque::new(),
             spare_readbacks: Vec::new(),
-            next_id: 0,
             ring: 0,
             prefix_cache: config.prefix_cache,
             speculation: config.speculation,
@@ -102,12 +128,33 @@ impl Running {
             last_done: now,
             last_step: Duration::ZERO,
             told: Told::default(),
-            energy: EnergyShares::new(config.meter.clone()),
+            energy,
             allowance: Allowance::default(),
             pace_now: 1.0,
             rest_until: None,
             careful: false,
+            shares_gpu: false,
         }
+    }
+
+    /// What its steps leave for others.
+    pub(crate) fn trace(&self) -> Trace {
+        Trace {
+            last_done: self.last_done,
+            rest_until: self.rest_until,
+        }
+    }
+
+    /// Goes on after steps of others: their time is not its own, and their rest is.
+    pub(crate) fn follow(&mut self, trace: Trace) {
+        self.last_done = self.last_done.max(trace.last_done);
+        self.rest_until = self.rest_until.max(trace.rest_until);
+        self.shares_gpu = true;
+    }
+
+    /// Has the GPU to itself.
+    pub(crate) fn alone(&mut self) {
+        self.shares_gpu = false;
     }
 
     /// Uses no more than this from the next turn on.
@@ -170,17 +217,16 @@ impl Running {
         self.started.elapsed()
     }
 
-    /// Takes a request that was checked against this model.
-    pub(crate) fn submit(
-        &mut self,
-        request: GenerateRequest,
-        context_len: u32,
-        sink: Box<dyn EventSink>,
-        place: QueuePlace,
-        shared: &Shared,
-    ) {
-        let id = SequenceId(self.next_id);
-        self.next_id += 1;
+    /// Takes a request for this model.
+    pub(crate) fn submit(&mut self, submission: Submission, shared: &Shared) {
+        let Submission {
+            request,
+            model,
+            context_len,
+            sink,
+            place,
+        } = submission;
+        let id = SequenceId(shared.sequences.fetch_add(1, Ordering::Relaxed));
         let app = Arc::clone(&request.caller.app);
         let prompt_tokens = u64::try_from(request.prompt.len()).unwrap_or(0);
         shared.account(&app, |account| {
@@ -188,7 +234,7 @@ impl Running {
             account.prompt_tokens += prompt_tokens;
         });
         let class = request.class;
-        let sequence = Sequence::new(request, Arc::clone(&self.model), context_len, sink, place);
+        let sequence = Sequence::new(request, model, context_len, sink, place);
         self.scheduler.submit(id, app, class, self.now());
         self.sequences.insert(id, sequence);
         self.told.line_changed();
@@ -220,7 +266,9 @@ impl Running {
     }
 
     fn steps_ahead(&self) -> usize {
-        if self.is_slowed() {
+        // The other model's step keeps the GPU busy meanwhile, and results are taken in the order of
+        // submission, so that each step's time is told from the other's.
+        if self.is_slowed() || self.shares_gpu {
             return 1;
         }
         let most = if self.sequences.len() > 1 {

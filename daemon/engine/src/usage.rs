@@ -38,6 +38,8 @@ pub struct AppUsage {
 pub struct SequenceUsage {
     /// Its number, unlike any other's since the engine's start.
     pub id: u64,
+    /// Number of the model that it runs on.
+    pub model: u64,
     /// Whose it is.
     pub app: Arc<str>,
     /// The caller's process, where it is known.
@@ -124,7 +126,12 @@ impl Ledger {
         account.energy_uj += old.energy_uj;
     }
 
-    /// All accounts, without what is so only now.
+    /// Apps with an account, in order.
+    pub(crate) fn names(&self) -> Vec<Arc<str>> {
+        self.apps.keys().cloned().collect()
+    }
+
+    /// All accounts in order of names, without what is so only now.
     pub(crate) fn accounts(&self) -> Vec<AppUsage> {
         self.apps
             .values()

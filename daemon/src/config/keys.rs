@@ -24,7 +24,7 @@ pub(super) fn all() -> impl Iterator<Item = &'static Key> {
 }
 
 /// The settings but the governor's, in the order of `hearthd --help`.
-static KEYS: [Key; 27] = [
+static KEYS: [Key; 28] = [
     Key {
         name: "socket",
         variable: Some("HEARTH_SOCKET"),
@@ -39,6 +39,11 @@ static KEYS: [Key; 27] = [
         name: "model",
         variable: Some("HEARTH_MODEL"),
         apply: set_model,
+    },
+    Key {
+        name: "models_max",
+        variable: Some("HEARTH_MODELS_MAX"),
+        apply: set_models_max,
     },
     Key {
         name: "adapter",
@@ -255,6 +260,11 @@ fn set_queue_max(config: &mut Config, value: &str) -> Result<(), &'static str> {
 
 fn set_app_queue_max(config: &mut Config, value: &str) -> Result<(), &'static str> {
     config.engine.app_queue_max = number(value, 0, 65_536, "from 0 to 65536")?;
+    Ok(())
+}
+
+fn set_models_max(config: &mut Config, value: &str) -> Result<(), &'static str> {
+    config.models_max = number(value, 1, 16, "from 1 to 16")?;
     Ok(())
 }
 

@@ -35,7 +35,7 @@ use crate::limits::SIGNALS_WAITING_MAX;
 #[cfg(target_os = "linux")]
 use crate::limits::{BUS_RETRY_MAX, BUS_RETRY_MIN};
 use crate::state::Shared;
-pub(crate) use memory::{MemoryEvent, free_bytes};
+pub(crate) use memory::{MemoryEvent, free_bytes, stays_calm};
 pub(crate) use plan::{Base, MemoryLevel, Plan, PowerLevel};
 pub(crate) use signals::PowerMode;
 use signals::{Battery, Profile};

@@ -147,9 +147,13 @@ impl Task {
 
     /// Decides, makes the decision known, and says when to go on if nothing happens.
     fn step(&mut self) -> Option<Instant> {
-        if let Some(warm) = self.shared.warm() {
-            let model = &warm.model;
-            self.readings.model_bytes = model.weights_bytes + model.kv_bytes + model.scratch_bytes;
+        let models = self.shared.models();
+        if !models.is_empty() {
+            let bytes = models.iter().map(|warm| {
+                let model = &warm.model;
+                model.weights_bytes + model.kv_bytes + model.scratch_bytes
+            });
+            self.readings.model_bytes = bytes.sum();
         }
         let engine = self.shared.engine();
         let kind = engine.map(|engine| engine.adapter().kind);

@@ -89,7 +89,9 @@ impl Family {
 pub(super) fn families(status: &v1::DaemonStatus) -> Vec<Family> {
     let mut families = of_daemon(status);
     families.extend(of_queue(&status.queue.unwrap_or_default()));
-    families.extend(status.model.iter().flat_map(of_model));
+    if !status.models.is_empty() {
+        families.extend(of_models(&status.models));
+    }
     families.extend(of_counters(&status.counters.unwrap_or_default()));
     families.extend(of_apps(&status.apps));
     families
@@ -145,38 +147,45 @@ fn of_queue(queue: &v1::Queue) -> Vec<Family> {
     ]
 }
 
-fn of_model(warm: &v1::WarmModel) -> Vec<Family> {
-    let info = warm.info.clone().unwrap_or_default();
-    let labels = vec![
-        ("name", info.name),
-        ("architecture", info.architecture),
-        ("quantization", info.quantization),
-    ];
-    let part = |name: &str, bytes: u64| (vec![("part", name.to_owned())], bytes.into());
-    let blocks = |state: &str, n: u32| (vec![("state", state.to_owned())], n.into());
-    let (used, cached) = (warm.kv_blocks_used, warm.kv_blocks_cached);
-    let free = warm
-        .kv_blocks_total
-        .saturating_sub(used.saturating_add(cached));
+fn of_models(models: &[v1::WarmModel]) -> Vec<Family> {
+    let (mut infos, mut contexts, mut memory, mut kv_blocks) = (vec![], vec![], vec![], vec![]);
+    for warm in models {
+        let info = warm.info.clone().unwrap_or_default();
+        let model = ("model", info.name.clone());
+        let with = |key, value: &str| vec![model.clone(), (key, value.to_owned())];
+        infos.push((
+            vec![
+                ("name", info.name),
+                ("architecture", info.architecture),
+                ("quantization", info.quantization),
+            ],
+            1_u32.into(),
+        ));
+        contexts.push((vec![model.clone()], warm.context_len.into()));
+        for (part, bytes) in [
+            ("weights", warm.weights_bytes),
+            ("kv", warm.kv_bytes),
+            ("scratch", warm.scratch_bytes),
+        ] {
+            memory.push((with("part", part), bytes.into()));
+        }
+        let (used, cached) = (warm.kv_blocks_used, warm.kv_blocks_cached);
+        let taken = used.saturating_add(cached);
+        for (state, blocks) in [
+            ("used", used),
+            ("cached", cached),
+            ("free", warm.kv_blocks_total.saturating_sub(taken)),
+        ] {
+            kv_blocks.push((with("state", state), blocks.into()));
+        }
+    }
     vec![
-        gauge("model_info", "The warm model.", 1_u32).samples(vec![(labels, 1_u32.into())]),
-        gauge(
-            "context_tokens",
-            "Longest context of a sequence.",
-            warm.context_len,
-        ),
-        gauge("gpu_memory", "GPU memory of the warm model.", 0_u32)
+        gauge("model_info", "A warm model.", 1_u32).samples(infos),
+        gauge("context_tokens", "Longest context of a sequence.", 0_u32).samples(contexts),
+        gauge("gpu_memory", "GPU memory of a warm model.", 0_u32)
             .unit(Unit::Bytes)
-            .samples(vec![
-                part("weights", warm.weights_bytes),
-                part("kv", warm.kv_bytes),
-                part("scratch", warm.scratch_bytes),
-            ]),
-        gauge("kv_blocks", "Blocks of the KV cache.", 0_u32).samples(vec![
-            blocks("used", used),
-            blocks("cached", cached),
-            blocks("free", free),
-        ]),
+            .samples(memory),
+        gauge("kv_blocks", "Blocks of a model's KV cache.", 0_u32).samples(kv_blocks),
     ]
 }
 

@@ -131,12 +131,16 @@ mod tests {
                 }),
                 ..Default::default()
             }),
-            model: Some(v1::WarmModel {
+            models: vec![v1::WarmModel {
+                info: Some(v1::ModelInfo {
+                    name: "m".to_owned(),
+                    ..Default::default()
+                }),
                 kv_blocks_total: 10,
                 kv_blocks_used: 3,
                 kv_blocks_cached: 2,
                 ..Default::default()
-            }),
+            }],
             apps: vec![v1::AppStatus {
                 app: "a\"b\\c\nd".to_owned(),
                 generated_tokens: u64::MAX,
@@ -164,7 +168,7 @@ mod tests {
             "hearth_generated_tokens_total 7",
             "# TYPE hearth_decode_seconds_total counter",
             "hearth_decode_seconds_total 2.5",
-            "hearth_kv_blocks{state=\"free\"} 5",
+            "hearth_kv_blocks{model=\"m\",state=\"free\"} 5",
             "hearth_state{state=\"ready\"} 1",
             "hearth_state{state=\"draining\"} 0",
             "hearth_build_info{version=\"1.2.3\"} 1",

@@ -47,8 +47,8 @@ pub(super) async fn start(
         tokio::spawn(wait_and_submit(shared, job, replies, None));
         return Ok(Box::pin(ReceiverStream::new(stream)));
     }
-    let in_flight = InFlight::new(&shared);
-    match shared.available(&job.model)? {
+    let mut in_flight = InFlight::new(&shared);
+    match shared.available(&job.model, Some(&mut in_flight))? {
         Availability::Warm(warm) => Ok(Box::pin(submit(shared, warm, job, None, in_flight).await?)),
         Availability::Loading => {
             let (replies, stream) = mpsc::channel(16);
@@ -101,7 +101,7 @@ async fn wait_for_start(
     replies: &mpsc::Sender<Result<GenerationEvent, Status>>,
     in_flight: Option<InFlight>,
 ) -> Result<(Arc<Warm>, Option<Duration>, InFlight), Status> {
-    let in_flight = match in_flight {
+    let mut in_flight = match in_flight {
         Some(in_flight) => in_flight,
         None => {
             let deadline = job.settings.request.deadline;
@@ -110,7 +110,7 @@ async fn wait_for_start(
             deferral::wait(shared, who, job.settings.start_when, deadline).await?
         }
     };
-    let (warm, waited) = wait_for_model(shared, job, replies).await?;
+    let (warm, waited) = wait_for_model(shared, job, &mut in_flight, replies).await?;
     Ok((warm, waited, in_flight))
 }
 
@@ -118,6 +118,7 @@ async fn wait_for_start(
 async fn wait_for_model(
     shared: &Shared,
     job: &Job,
+    in_flight: &mut InFlight,
     replies: &mpsc::Sender<Result<GenerationEvent, Status>>,
 ) -> Result<(Arc<Warm>, Option<Duration>), Status> {
     let begun = Instant::now();
@@ -127,7 +128,7 @@ async fn wait_for_model(
     let mut waited = false;
     loop {
         let phase = life.borrow_and_update().clone();
-        if let Availability::Warm(warm) = shared.available(&job.model)? {
+        if let Availability::Warm(warm) = shared.available(&job.model, Some(in_flight))? {
             return Ok((warm, waited.then(|| begun.elapsed())));
         }
         waited = true;
@@ -203,19 +204,12 @@ async fn submit(
         truncation,
         meter: shared.meter.clone(),
     };
-    // The model may have changed while its tokenizer was at work: its tokens would mean nothing.
-    if engine
-        .model()
-        .is_none_or(|now| !Arc::ptr_eq(&now, &warm.model))
-    {
-        return Err(status::loading());
-    }
     if keep_alive.is_some() {
-        shared.warmth.set_keep_alive(keep_alive);
+        warm.stay.change(|wish| wish.keep_alive = keep_alive);
     }
     let (sink, events) = sink::channel(Some(in_flight));
     engine
-        .submit(request, Box::new(sink))
+        .submit_to(&warm.model, request, Box::new(sink))
         .map_err(|error| status::of_submit(&error, field))?;
     shared.activity.send_replace(());
     Ok(Generation {

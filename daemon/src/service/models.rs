@@ -17,9 +17,11 @@ use super::options::keep_alive;
 use super::show::{show_stored, show_warm};
 use super::{Replies, blocking};
 use crate::limits::{ORIGIN_TEXT_BYTES_MAX, RETRY_DELAY};
+use crate::loading::By;
 use crate::state::{Shared, Warm};
 use crate::status::{self, bad_field, fault, not_in_this_version, of_store};
 use crate::store::{Manifest, Origin, StoreError, StoredFile};
+use crate::warmth::Wish;
 use crate::{access, loading, wire};
 
 /// Least time between two messages of progress.
@@ -36,7 +38,7 @@ impl ModelsService {
     }
 
     fn state_of(&self, name: &str) -> v1::ModelState {
-        if self.shared.warm().is_some_and(|warm| warm.name == name) {
+        if !name.is_empty() && self.shared.warm(name).is_some() {
             return v1::ModelState::Warm;
         }
         match self.shared.lifecycle.now().loading {
@@ -48,17 +50,16 @@ impl ModelsService {
 
 impl ModelsService {
     fn set_pin(&self, asked: &str, pinned: bool) -> Result<(), Status> {
-        let warm = self.shared.warm();
-        let Some(warm) = warm.filter(|warm| asked.is_empty() || asked == warm.name) else {
+        let Some(warm) = self.shared.warm(asked) else {
             let message = match asked {
                 "" => "no model is warm; `hearth load NAME` warms one".to_owned(),
                 asked => format!("model `{asked}` is not warm; `hearth load {asked}` warms it"),
             };
             return Err(fault(Code::FailedPrecondition, "NO_MODEL", message).status());
         };
-        self.shared.warmth.pin(pinned);
+        warm.stay.change(|wish| wish.pinned = pinned);
         self.shared.activity.send_replace(());
-        tracing::info!(model = warm.name, pinned, "the pin of the warm model");
+        tracing::info!(model = warm.name, pinned, "the pin of a warm model");
         Ok(())
     }
 }
@@ -102,12 +103,10 @@ impl Models for ModelsService {
             .iter()
             .map(|model| wire::stored_model(model, self.state_of(&model.name)))
             .collect();
-        if let Some(warm) = self.shared.warm()
-            && warm.manifest.is_none()
-        {
-            models.push(warm.info());
-            models.sort_by(|a, b| a.name.cmp(&b.name));
-        }
+        let outside = self.shared.models().into_iter();
+        let outside = outside.filter(|warm| warm.manifest.is_none());
+        models.extend(outside.map(|warm| warm.info()));
+        models.sort_by(|a, b| a.name.cmp(&b.name));
         Ok(Response::new(v1::ListResponse { models }))
     }
 
@@ -121,11 +120,8 @@ impl Models for ModelsService {
             false => Response::new(reply),
         };
         let asked = request.into_inner().model;
-        let warm = self.shared.warm();
-        if let Some(warm) = &warm
-            && (asked.is_empty() || asked == warm.name)
-        {
-            return Ok(view(show_warm(warm)));
+        if let Some(warm) = self.shared.warm(&asked) {
+            return Ok(view(show_warm(&warm)));
         }
         if asked.is_empty() {
             return Err(status::no_model(None));
@@ -196,17 +192,23 @@ impl Models for ModelsService {
         })
         .await?
         .ok_or_else(|| status::no_model(Some("the store does not hold exactly one")))?;
-        if let Some(warm) = self.shared.warm()
-            && warm.name == target.name
-            && warm.path == target.path
-        {
-            self.shared.warmth.set_keep_alive(keep_alive);
+        let chosen = self.shared.warmth.choice();
+        if let Some(warm) = loading::already(&self.shared, &target) {
+            warm.stay.change(|wish| {
+                wish.keep_alive = keep_alive;
+                wish.chosen = chosen;
+            });
             self.shared.activity.send_replace(());
             let _ = replies.try_send(Ok(load_done(&warm)));
             return Ok(Response::new(Box::pin(ReceiverStream::new(stream))));
         }
         let shared = Arc::clone(&self.shared);
-        tokio::spawn(load(shared, target, keep_alive, replies));
+        let wish = Wish {
+            pinned: false,
+            keep_alive,
+            chosen,
+        };
+        tokio::spawn(load(shared, target, wish, replies));
         Ok(Response::new(Box::pin(ReceiverStream::new(stream))))
     }
 
@@ -322,7 +324,7 @@ async fn import(
 async fn load(
     shared: Arc<Shared>,
     target: loading::Target,
-    keep_alive: Option<Duration>,
+    wish: Wish,
     replies: mpsc::Sender<Result<v1::LoadResponse, Status>>,
 ) {
     use v1::load_response::Event;
@@ -338,8 +340,7 @@ async fn load(
         }
         !progress_to.is_closed()
     });
-    let wish = Some(loading::Wish { keep_alive });
-    let reply = loading::load(&shared, target, wish, on_progress)
+    let reply = loading::load(&shared, target, wish, By::Person, on_progress)
         .await
         .map(|warm| load_done(&warm));
     let _ = replies.send(reply).await;

@@ -57,9 +57,10 @@ pub(crate) fn class(class: Class) -> v1::Class {
     }
 }
 
-/// A sequence.
-pub(crate) fn sequence(sequence: SequenceUsage) -> v1::SequenceStatus {
+/// A sequence, with its model's name.
+pub(crate) fn sequence(model: String, sequence: SequenceUsage) -> v1::SequenceStatus {
     v1::SequenceStatus {
+        model,
         id: sequence.id,
         app: sequence.app.to_string(),
         pid: sequence.pid.unwrap_or(0),
@@ -105,6 +106,7 @@ mod tests {
     fn a_sequence_keeps_its_numbers_and_who_runs_is_nobodys_next() {
         let usage = SequenceUsage {
             id: 3,
+            model: 1,
             app: "notes".into(),
             pid: None,
             class: Class::Background,
@@ -116,9 +118,9 @@ mod tests {
             replays: true,
             gpu_time: Duration::from_secs(1),
         };
-        let running = sequence(usage.clone());
+        let running = sequence("m".to_owned(), usage.clone());
         assert_eq!((running.id, running.pid, running.ahead), (3, 0, None));
-        assert!(running.replays);
+        assert!(running.replays && running.model == "m");
         assert_eq!(running.class(), v1::Class::Background);
         assert_eq!(
             (
@@ -128,11 +130,12 @@ mod tests {
             ),
             (100, 64, 5)
         );
-        let waiting = sequence(SequenceUsage {
+        let more = SequenceUsage {
             ahead: Some(0),
             pid: Some(9),
             ..usage
-        });
+        };
+        let waiting = sequence(String::new(), more);
         assert_eq!((waiting.pid, waiting.ahead), (9, Some(0)));
     }
 }

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use hearth_proto::v1;
-use hearth_test_support::hub::{FakeHub, REPO, TOKEN, Twist, answer};
+use hearth_test_support::hub::{FakeHub, HubFile, REPO, TOKEN, Twist, answer};
 use hearth_test_support::{Clients, Daemon, Setup};
 use tokio::sync::Semaphore;
 
@@ -133,6 +133,42 @@ async fn a_hub_that_nobody_vouches_for_is_not_talked_to() {
         outcome.stderr
     );
     assert!(hub.asked().is_empty());
+    daemon.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_name_of_the_catalogue_is_given_no_other_bytes() {
+    let (daemon, _) = Daemon::ready(Setup::empty()).await;
+    let dir = tempfile::tempdir().unwrap();
+    // At the right commit there is a file of the right name, and it is a model.
+    let catalogue = include_str!("../../../client/data/catalogue.json");
+    let catalogue: serde_json::Value = serde_json::from_str(catalogue).unwrap();
+    let known = catalogue["models"].as_array().unwrap();
+    let known = known
+        .iter()
+        .find(|known| known["name"] == "llama3.2-1b-instruct");
+    let text = |key: &str| known.unwrap()[key].as_str().unwrap().to_owned();
+    let file = HubFile::large(&text("file"), tiny(dir.path()).bytes);
+    let (commit, offered) = (text("revision"), file.sha256());
+    let path = format!("/api/models/{}/revision/{commit}?blobs=true", text("repo"));
+    let twist: Twist = Box::new(move |asked, facts, out| {
+        if asked.path == path {
+            let mut told = facts.listing();
+            told["sha"] = commit.as_str().into();
+            answer(out, 200, &[], told.to_string().as_bytes());
+        }
+        asked.path == path
+    });
+    let hub = FakeHub::start(dir.path(), vec![file], Duration::ZERO, twist);
+    let environment = hub.environment(dir.path());
+    let args = ["pull", "--yes", "llama3.2-1b-instruct"];
+    let outcome = run(hearth(&daemon, &environment, &args)).await;
+    assert_eq!(outcome.code, Some(1), "{}", outcome.stderr);
+    for part in ["the catalogue", &offered, &text("sha256")] {
+        assert!(outcome.stderr.contains(part), "{}", outcome.stderr);
+    }
+    assert_eq!(hub.asked().len(), 1, "nothing is fetched");
+    assert!(names_in(&daemon, "blobs").is_empty());
     daemon.stop().await;
 }
 

@@ -3,8 +3,8 @@
 
 use std::io;
 
-use minijinja::value::{Kwargs, Value};
-use minijinja::{AutoEscape, Environment, Error, ErrorKind};
+use minijinja::value::{Kwargs, Value, from_args};
+use minijinja::{AutoEscape, Environment, Error, ErrorKind, State};
 use serde::Serialize as _;
 
 use super::clock::strftime_now;
@@ -27,7 +27,7 @@ pub(super) fn environment() -> Environment<'static> {
     env.set_fuel(Some(TEMPLATE_FUEL));
     env.set_recursion_limit(TEMPLATE_RECURSION_MAX);
     env.set_auto_escape_callback(|_| AutoEscape::None);
-    env.set_unknown_method_callback(minijinja_contrib::pycompat::unknown_method_callback);
+    env.set_unknown_method_callback(method);
     env.add_function(
         "raise_exception",
         |message: String| -> Result<Value, Error> {
@@ -38,6 +38,8 @@ pub(super) fn environment() -> Environment<'static> {
     env.add_function("strftime_now", |format: &str| strftime_now(format));
     env.add_filter("tojson", to_json);
     env.add_filter("indent", indent);
+    env.add_filter("join", join);
+    env.add_filter("replace", replace);
     // They take sizes from the template and allocate by them, whatever the fuel.
     for filter in ["format", "batch", "slice"] {
         env.remove_filter(filter);
@@ -106,6 +108,58 @@ fn indent(
         out.push_str(line);
     }
     Ok(out)
+}
+
+/// Python's methods of strings and other values.
+fn method(state: &State, value: &Value, name: &str, args: &[Value]) -> Result<Value, Error> {
+    match (value.as_str(), name) {
+        (Some(text), "join") => {
+            let (items,): (&Value,) = from_args(args)?;
+            return join(items, Some(text)).map(Value::from);
+        }
+        (Some(text), "replace") => {
+            let (from, to, _): (&str, &str, Option<i32>) = from_args(args)?;
+            check_replaced(text, from, to)?;
+        }
+        _ => {}
+    }
+    minijinja_contrib::pycompat::unknown_method_callback(state, value, name, args)
+}
+
+/// Jinja's `join`, bounded: joins of joins multiply.
+fn join(items: &Value, joiner: Option<&str>) -> Result<String, Error> {
+    let mut out = String::new();
+    for (number, item) in items.try_iter()?.enumerate() {
+        if number > 0 {
+            out.push_str(joiner.unwrap_or_default());
+        }
+        match item.as_str() {
+            Some(text) => out.push_str(text),
+            None => out.push_str(&item.to_string()),
+        }
+        check_length(out.len())?;
+    }
+    Ok(out)
+}
+
+/// Jinja's `replace`, bounded for the same reason.
+fn replace(text: &str, from: &str, to: &str) -> Result<String, Error> {
+    check_replaced(text, from, to)?;
+    Ok(text.replace(from, to))
+}
+
+fn check_replaced(text: &str, from: &str, to: &str) -> Result<(), Error> {
+    let added = text.matches(from).count().saturating_mul(to.len());
+    check_length(text.len().saturating_add(added))
+}
+
+/// Refuses texts that no prompt has room for.
+fn check_length(bytes: usize) -> Result<(), Error> {
+    if bytes > TEMPLATE_OUTPUT_BYTES_MAX {
+        let message = format!("a text has over {TEMPLATE_OUTPUT_BYTES_MAX} bytes");
+        return Err(Error::new(ErrorKind::InvalidOperation, message));
+    }
+    Ok(())
 }
 
 /// JSON with a space after commas and colons.

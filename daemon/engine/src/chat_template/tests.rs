@@ -284,3 +284,22 @@ proptest! {
         }
     }
 }
+
+#[test]
+fn texts_are_joined_and_replaced_within_bounds() {
+    let source = "{{ ['a', 1] | join(', ') }} {{ 'ab' | join('-') }} {{ '+'.join(['a', 2]) }} \
+                  {{ 'aba'.replace('a', 'xy') }} {{ 'aba'.replace('a', 'xy', 1) }} {{ 'aba' | replace('b', '') }}";
+    let text = compile(source).render(&[], true).unwrap();
+    assert_eq!(text, "a, 1 a-b a+2 xybxy xyba aa");
+    // Each alone is a short text; together they multiply.
+    let long = "x".repeat(3000);
+    for source in [
+        format!("{{{{ '{long}' | join('{long}') | length }}}}"),
+        format!("{{{{ '{long}'.join(['', '', '{long}' | list] * 1000) | length }}}}"),
+        format!("{{{{ '{long}' | replace('', '{long}') | length }}}}"),
+        format!("{{{{ '{long}'.replace('x', '{long}') | length }}}}"),
+    ] {
+        let error = compile(&source).render(&[], true).unwrap_err();
+        assert!(matches!(error, TemplateError::Render { .. }), "{error}");
+    }
+}

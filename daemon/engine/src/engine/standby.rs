@@ -1,10 +1,11 @@
 //! The engine's facade for what happens around a model at work: it leaves the GPU and comes back, rests
 //! while the machine sleeps, and tells how it is.
 
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::{self, Receiver, Sender};
-use std::sync::{Arc, PoisonError};
 
+use super::shared::lock;
 use super::{Engine, LoadProgress};
 use crate::condition::{Condition, OnCondition};
 use crate::engine_loop::Command;
@@ -12,7 +13,7 @@ use crate::error::{EngineError, LoadError};
 use crate::limits::QUIESCE_MAX;
 
 impl Engine {
-    /// Takes the model off the GPU, and gives the device and its memory back. The step under way is
+    /// Takes all models off the GPU, and gives the device and its memory back. The step under way is
     /// finished first. Sequences stay, those that run too, and go on after [`Engine::resume`] as if nothing
     /// had happened; until then, new requests wait, and deadlines and cancels hold. Blocks. False: there is
     /// no model.
@@ -25,11 +26,11 @@ impl Engine {
         answer.recv().map_err(|_| EngineError::Stopped)
     }
 
-    /// Brings the model back from the file that it was loaded from. Blocks; `progress` as in
+    /// Brings them back from the files that they were loaded from. Blocks; `progress` as in
     /// [`Engine::load`]. False: there is none that is away.
     ///
     /// # Errors
-    /// See [`LoadError`]; the model stays away, and may be tried again.
+    /// See [`LoadError`]; they stay away, and it may be tried again.
     pub fn resume(
         &self,
         progress: &mut dyn FnMut(LoadProgress) -> bool,
@@ -98,10 +99,6 @@ impl Engine {
 
     /// Has every change of the condition told to `listener`, in the place of the one before.
     pub fn on_condition(&self, listener: OnCondition) {
-        *self
-            .shared
-            .on_condition
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner) = Some(listener);
+        *lock(&self.shared.on_condition) = Some(listener);
     }
 }

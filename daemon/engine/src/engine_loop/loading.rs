@@ -7,11 +7,11 @@ use std::sync::mpsc::Sender;
 use std::time::{Duration, Instant, SystemTime};
 
 use super::EngineLoop;
+use super::recovery::Away;
 use crate::chat_template::ChatTemplate;
 use crate::condition::Condition;
 use crate::engine::{AdapterInfo, LoadProgress, LoadedModel};
 use crate::error::{EngineError, LoadError};
-use crate::event::FinishReason;
 use crate::format::{Checkpoint, FormatError, ModelFiles};
 use crate::gpu::OutOfMemory;
 use crate::kv_cache::BLOCK_LEN;
@@ -33,6 +33,7 @@ const KV_BYTES_FOR_ONE_MAX: u64 = 2 << 30;
 const CANCEL_POLL: Duration = Duration::from_millis(20);
 
 /// Where a warm model came from, and what must be the same when it is loaded again.
+#[derive(Clone)]
 pub(super) struct Origin {
     pub(super) files: ModelFiles,
     pub(super) marks: Vec<FileMark>,
@@ -104,26 +105,42 @@ impl EngineLoop {
         progress: &Sender<LoadProgress>,
         cancelled: &AtomicBool,
     ) -> Result<Arc<LoadedModel>, LoadError> {
-        self.drop_model(FinishReason::Shutdown);
-        // Somebody wants it tried anew.
-        self.survival.forget();
-        self.set_careful(false);
-        self.shared.set_condition(Condition::Well);
+        let watcher = Watcher {
+            progress,
+            cancelled,
+        };
+        if self.models.is_empty() {
+            // Somebody wants it tried anew.
+            self.survival.forget();
+            self.set_careful(false);
+            self.shared.set_condition(Condition::Well);
+        } else if let Some(away) = self.away {
+            match away {
+                Away::Suspended => self.bring_back(&watcher)?,
+                Away::Lost { .. } => self.rebuild(),
+            }
+            if self.away.is_some() {
+                let problem = "it is lost, and what was on it comes first".to_owned();
+                return Err(EngineError::Device(problem).into());
+            }
+        }
         let (checkpoint, marks) = open_files(files)?;
         let config = ModelConfig::of(&checkpoint)?;
         let tokenizer = Tokenizer::of(&checkpoint)?;
         let chat_template = ChatTemplate::of(&checkpoint)?;
         let engine = self.config.clone();
         let wanted = limits(&self.open()?.info, &engine, &config);
-        let floor = KV_TOKENS_MIN.min(wanted.context_len);
-        let watcher = Watcher {
-            progress,
-            cancelled,
+        let floor = match self.models.is_empty() {
+            true => KV_TOKENS_MIN.min(wanted.context_len),
+            // Whoever loads it beside others can have one of them make room.
+            false => u32::MAX,
         };
         let (forward, canary, chunk) =
             self.bring_up_patiently(&checkpoint, &config, (wanted, floor), &engine, &watcher)?;
         let limits = forward.limits().clone();
+        self.loaded += 1;
         let model = Arc::new(LoadedModel {
+            id: self.loaded,
             tokenizer,
             chat_template,
             context_len: limits.context_len,
@@ -143,17 +160,15 @@ impl EngineLoop {
             context_len = model.context_len,
             "model loaded"
         );
-        self.shared.update(|stats| {
-            stats.kv_blocks_total = limits.kv_blocks;
-            stats.weights_resident = true;
-        });
-        self.origin = Some(Origin {
+        let origin = Origin {
             files: files.clone(),
             marks,
             limits,
             canary,
-        });
-        self.put_to_work(Arc::clone(&model), forward);
+        };
+        let energy = self.energy.clone();
+        let running = Running::new(Arc::clone(&model), forward, &self.config, energy);
+        self.models.add(running, origin);
         Ok(model)
     }
 
@@ -175,6 +190,13 @@ impl EngineLoop {
             let Err(LoadError::Engine(error @ EngineError::Device(_))) = loaded else {
                 return loaded;
             };
+            if !self.models.is_empty() {
+                // The others come back first, by themselves.
+                if self.is_at_work() {
+                    self.lost(&error);
+                }
+                return Err(error.into());
+            }
             self.close(());
             tries += 1;
             match self.survival.failed(Instant::now()) {
@@ -184,14 +206,6 @@ impl EngineLoop {
         }
     }
 
-    fn put_to_work(&mut self, model: Arc<LoadedModel>, forward: Forward) {
-        let mut running = Running::new(Arc::clone(&model), forward, &self.config);
-        running.allow(self.allowance);
-        running.set_careful(self.careful);
-        self.running = Some(running);
-        self.shared.set_model(Some(model));
-    }
-
     /// A fresh pass's canary and prefill chunk.
     fn prove(
         &mut self,
@@ -199,7 +213,12 @@ impl EngineLoop {
         config: &ModelConfig,
     ) -> Result<(Forward, Canary, u32), LoadError> {
         let most = self.config.prefill_chunk;
-        let gpu = self.open()?;
+        self.open()?;
+        let Some(gpu) = &self.gpu else {
+            unreachable!("it was opened just now");
+        };
+        // What is timed is not to wait for the steps of others.
+        self.models.finish(gpu)?;
         super::recovery::sound(move || {
             let chunk = prefill_chunk(gpu, &forward, config, most)?;
             let canary = Canary::compute(gpu, &forward, config, 0)?;
@@ -211,7 +230,7 @@ impl EngineLoop {
 
     /// Loads the weights and records the passes. If memory is short, the KV cache is halved until it
     /// holds no more than `floor` tokens.
-    pub(super) fn bring_up(
+    fn bring_up(
         &mut self,
         checkpoint: &Checkpoint,
         config: &ModelConfig,
@@ -219,8 +238,58 @@ impl EngineLoop {
         engine: &EngineConfig,
         watcher: &Watcher<'_>,
     ) -> Result<Forward, LoadError> {
+        loop {
+            let loaded = self.try_up(checkpoint, config, limits.clone(), engine, watcher);
+            let Err(refused @ LoadError::OutOfMemory { .. }) = loaded else {
+                return loaded;
+            };
+            // Whatever the attempt has taken goes before the next.
+            self.give_room();
+            let kv_bytes = limits.kv_bytes(config);
+            let Some(smaller) = smaller(&limits, floor) else {
+                return Err(refused);
+            };
+            limits = smaller;
+            tracing::warn!(
+                kv_bytes,
+                kv_bytes_next = limits.kv_bytes(config),
+                "GPU memory is short: trying a smaller KV cache"
+            );
+        }
+    }
+
+    /// Gives back what a load left that did not find room: the device itself, unless models are at work on
+    /// it. These survive the load's want of memory, and if the device does not, they come back.
+    fn give_room(&mut self) {
+        if !self.is_at_work() {
+            self.close(());
+            return;
+        }
+        let Some(gpu) = &self.gpu else { return };
+        if let Err(error) = gpu.wait(None) {
+            self.leave_device(&error, false);
+        }
+        crate::memory::give_back();
+    }
+
+    /// One attempt. Models at work go on meanwhile.
+    pub(super) fn try_up(
+        &mut self,
+        checkpoint: &Checkpoint,
+        config: &ModelConfig,
+        limits: ForwardLimits,
+        engine: &EngineConfig,
+        watcher: &Watcher<'_>,
+    ) -> Result<Forward, LoadError> {
         let total_bytes: u64 = checkpoint.tensors().iter().map(|t| t.bytes).sum();
-        let shared = Arc::clone(&self.shared);
+        let needed_bytes = total_bytes + limits.kv_bytes(config);
+        self.open()?;
+        let others = self.is_at_work() && !self.quiet;
+        let Some(gpu) = &self.gpu else {
+            unreachable!("it was opened just now");
+        };
+        let (models, inbox, shared) = (&mut self.models, &mut self.inbox, &self.shared);
+        let mut trouble = None;
         let mut report = |done_bytes| {
             shared.set_busy_since(Some(Instant::now()));
             // Nobody may be listening to the progress any more; the flag alone cancels.
@@ -228,39 +297,45 @@ impl EngineLoop {
                 done_bytes,
                 total_bytes,
             });
-            !watcher.is_gone()
+            if others {
+                let turn = super::recovery::sound(|| {
+                    inbox.serve(models);
+                    models.turn(gpu)
+                });
+                trouble = match turn {
+                    Ok(Ok(())) => None,
+                    Ok(Err(error)) => Some((error, false)),
+                    Err(panicked) => Some((panicked, true)),
+                };
+            }
+            !watcher.is_gone() && trouble.is_none()
         };
-        loop {
-            let gpu = self.open()?;
-            let load = || {
-                let source = WeightSource::File(checkpoint);
-                Forward::load(gpu, source, config, limits.clone(), engine, &mut report)
-            };
-            let loaded = super::recovery::sound(|| gpu.allocating(load));
-            let granted_bytes = match loaded {
-                Ok(Ok(Ok(forward))) => {
-                    gpu.check()?;
-                    return Ok(forward);
-                }
-                Ok(Err(OutOfMemory { granted_bytes })) => granted_bytes,
-                Ok(Ok(Err(LoadError::OutOfMemory { granted_bytes, .. }))) => granted_bytes,
-                Ok(Ok(Err(_))) | Err(_) if gpu.is_out_of_memory() => None,
-                Ok(Ok(Err(error))) => return Err(error),
-                Err(error) => return Err(error.into()),
-            };
-            // Whatever the attempt has taken goes before the next.
-            self.close(());
-            let kv_bytes = limits.kv_bytes(config);
-            limits = smaller(&limits, floor).ok_or(LoadError::OutOfMemory {
-                needed_bytes: total_bytes + kv_bytes,
-                granted_bytes,
-            })?;
-            tracing::warn!(
-                kv_bytes,
-                kv_bytes_next = limits.kv_bytes(config),
-                "GPU memory is short: trying a smaller KV cache"
-            );
+        let load = || {
+            let source = WeightSource::File(checkpoint);
+            Forward::load(gpu, source, config, limits, engine, &mut report)
+        };
+        let loaded = super::recovery::sound(|| gpu.allocating(load));
+        if let Some((error, panicked)) = trouble {
+            if panicked {
+                self.panicked();
+            }
+            return Err(error.into());
         }
+        let granted_bytes = match loaded {
+            Ok(Ok(Ok(forward))) => {
+                gpu.check()?;
+                return Ok(forward);
+            }
+            Ok(Err(OutOfMemory { granted_bytes })) => granted_bytes,
+            Ok(Ok(Err(LoadError::OutOfMemory { granted_bytes, .. }))) => granted_bytes,
+            Ok(Ok(Err(_))) | Err(_) if gpu.is_out_of_memory() => None,
+            Ok(Ok(Err(error))) => return Err(error),
+            Err(error) => return Err(error.into()),
+        };
+        Err(LoadError::OutOfMemory {
+            needed_bytes,
+            granted_bytes,
+        })
     }
 }
 

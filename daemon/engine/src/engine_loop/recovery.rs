@@ -1,5 +1,5 @@
-//! What becomes of the model when its device is lost, when memory runs out, when our own code panics, and
-//! when somebody asks it to leave the GPU for a while.
+//! What becomes of the models when their device is lost, when memory runs out, when our own code panics,
+//! and when somebody asks them to leave the GPU for a while.
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::atomic::AtomicBool;
@@ -7,22 +7,22 @@ use std::sync::mpsc::{self, Sender};
 use std::time::Instant;
 
 use super::EngineLoop;
-use super::loading::{Watcher, open_files, smaller};
+use super::loading::{Watcher, open_files};
 use crate::condition::Condition;
 use crate::engine::LoadProgress;
 use crate::error::{EngineError, LoadError};
 use crate::event::FinishReason;
 use crate::gpu::{Gpu, bury};
-use crate::model::Canary;
+use crate::model::{Canary, Forward};
 use crate::request::EngineConfig;
 use crate::survival::Verdict;
 
-/// Why a model is not on the GPU.
+/// Why the models are not on the GPU.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Away {
-    /// It was asked to leave.
+    /// They were asked to leave.
     Suspended,
-    /// Its device was lost.
+    /// Their device was lost.
     Lost {
         /// When to open it again.
         next_try: Instant,
@@ -42,27 +42,26 @@ impl EngineLoop {
         crate::memory::give_back();
     }
 
-    /// The device failed.
+    /// The device failed. If it was for want of memory, there will be less KV.
     pub(super) fn lost(&mut self, error: &EngineError) {
+        let short = self.gpu.as_ref().is_some_and(Gpu::is_out_of_memory);
+        self.leave_device(error, short);
+    }
+
+    /// Gives the device up, and notes when it is opened again; `shrink`: with less KV.
+    pub(super) fn leave_device(&mut self, error: &EngineError, shrink: bool) {
         let reason = match self.gpu.as_ref().and_then(Gpu::fault) {
             Some(fault) => fault,
             None => error.to_string(),
         };
-        let out_of_memory = self.gpu.as_ref().is_some_and(Gpu::is_out_of_memory);
         tracing::error!(reason, "the GPU failed");
-        let Some(running) = &mut self.running else {
-            self.close(());
-            return;
-        };
-        let remains = running.leave(&self.shared);
-        let context_len = running.model.context_len;
+        let remains = self.models.leave();
         self.close(remains);
-        if out_of_memory
-            && let Some(origin) = &mut self.origin
-            && let Some(limits) = smaller(&origin.limits, context_len)
-        {
-            tracing::warn!(blocks = limits.kv_blocks, "the KV cache will be smaller");
-            origin.limits = limits;
+        if self.models.is_empty() {
+            return;
+        }
+        if shrink {
+            self.models.shrink();
         }
         self.failed(reason);
     }
@@ -77,7 +76,7 @@ impl EngineLoop {
                     self.drivers = None;
                 }
                 let ms = delay.as_millis();
-                tracing::warn!(ms, "the model will be brought back after this time");
+                tracing::warn!(ms, "what was on it will be brought back after this time");
                 self.away = Some(Away::Lost {
                     next_try: now + delay,
                 });
@@ -88,13 +87,16 @@ impl EngineLoop {
     }
 
     fn give_up(&mut self, reason: String) {
-        tracing::error!(reason, "the GPU does not come back; the model is unloaded");
+        tracing::error!(
+            reason,
+            "the GPU does not come back; nothing is loaded any more"
+        );
         // First, so that nobody whose reply ends finds the condition of before.
         self.shared.set_condition(Condition::Failed { reason });
-        self.drop_model(FinishReason::Fault);
+        self.drop_models(FinishReason::Fault);
     }
 
-    /// Opens the device again, and brings the model back onto it.
+    /// Opens the device again, and brings the models back onto it.
     pub(super) fn rebuild(&mut self) {
         let begun = Instant::now();
         let (progress, _unheard) = mpsc::channel();
@@ -106,12 +108,12 @@ impl EngineLoop {
         match self.bring_back(&watcher) {
             Ok(()) => {
                 let ms = begun.elapsed().as_millis();
-                tracing::info!(ms, "the GPU is back, and the model on it");
+                tracing::info!(ms, "the GPU is back, and what was on it");
                 self.shared.update(|stats| stats.device_rebuilds += 1);
             }
             Err(error) => {
                 let reason = reason_of(&error);
-                tracing::error!(reason, "the model cannot be brought back");
+                tracing::error!(reason, "what was on the GPU cannot be brought back");
                 match error {
                     LoadError::Engine(_) | LoadError::OutOfMemory { .. } => self.failed(reason),
                     // The file is what is wrong: another try finds it the same.
@@ -121,60 +123,60 @@ impl EngineLoop {
         }
     }
 
-    /// The same file on the same adapter; the canary must come out the same.
-    fn bring_back(&mut self, watcher: &Watcher<'_>) -> Result<(), LoadError> {
-        let (Some(origin), Some(running)) = (&self.origin, &self.running) else {
-            return Ok(());
-        };
-        let model = running.model.clone();
-        let (expected, limits) = (origin.canary, origin.limits.clone());
-        let (checkpoint, marks) = open_files(&origin.files)?;
-        if marks != origin.marks {
-            return Err(LoadError::FileChanged);
-        }
-        let engine = EngineConfig {
-            settled_kernels: Some(model.chosen_kernels.clone()),
-            ..self.config.clone()
-        };
-        let brought = self
-            .bring_up(
-                &checkpoint,
-                &model.config,
-                (limits, model.context_len),
-                &engine,
-                watcher,
-            )
-            .and_then(|forward| {
-                let gpu = self.open()?;
-                let found = sound(|| Canary::compute(gpu, &forward, &model.config, 0))??;
-                forward.clear_blocks(gpu, &model.config, &[0]);
-                gpu.wait(None)?;
-                if found != expected {
-                    return Err(wrong_canary().into());
-                }
-                Ok(forward)
-            });
-        let forward = match brought {
-            Ok(forward) => forward,
-            Err(error) => {
-                self.close(());
+    /// The same files on the same adapter; each canary must come out the same. If memory is short, the
+    /// largest KV cache is halved, as long as one can be.
+    pub(super) fn bring_back(&mut self, watcher: &Watcher<'_>) -> Result<(), LoadError> {
+        let forwards = loop {
+            let brought = self.bring_all(watcher);
+            let Err(error) = brought else { break brought? };
+            self.close(());
+            let short = matches!(error, LoadError::OutOfMemory { .. });
+            if !short || !self.models.shrink() {
                 return Err(error);
             }
         };
-        if let Some(origin) = &mut self.origin {
-            origin.limits = forward.limits().clone();
-        }
-        if let Some(running) = &mut self.running {
-            running.come_back(forward, &self.shared);
+        for (warm, forward) in self.models.iter_mut().zip(forwards) {
+            warm.running.come_back(forward, &self.shared);
         }
         self.away = None;
-        self.stuck = false;
+        self.models.go_on();
         self.shared.set_condition(self.well());
         Ok(())
     }
 
+    /// A pass for each model, in their order.
+    fn bring_all(&mut self, watcher: &Watcher<'_>) -> Result<Vec<Forward>, LoadError> {
+        let wanted: Vec<_> = self
+            .models
+            .iter()
+            .map(|warm| (warm.running.model.clone(), warm.origin.clone()))
+            .collect();
+        let mut forwards = Vec::with_capacity(wanted.len());
+        for (model, origin) in wanted {
+            let (checkpoint, marks) = open_files(&origin.files)?;
+            if marks != origin.marks {
+                return Err(LoadError::FileChanged);
+            }
+            let engine = EngineConfig {
+                settled_kernels: Some(model.chosen_kernels.clone()),
+                ..self.config.clone()
+            };
+            let forward =
+                self.try_up(&checkpoint, &model.config, origin.limits, &engine, watcher)?;
+            let gpu = self.open()?;
+            let found = sound(|| Canary::compute(gpu, &forward, &model.config, 0))??;
+            forward.clear_blocks(gpu, &model.config, &[0]);
+            gpu.wait(None)?;
+            if found != origin.canary {
+                return Err(wrong_canary().into());
+            }
+            forwards.push(forward);
+        }
+        Ok(forwards)
+    }
+
     /// The condition of a model that answers.
-    fn well(&self) -> Condition {
+    pub(super) fn well(&self) -> Condition {
         match self.careful {
             true => Condition::Careful,
             false => Condition::Well,
@@ -188,33 +190,31 @@ impl EngineLoop {
         }
         self.careful = careful;
         tracing::warn!(careful, "steps are small while the GPU is lost often");
-        if let Some(running) = &mut self.running {
-            running.set_careful(careful);
-            if self.away.is_none() {
-                self.shared.set_condition(self.well());
-            }
+        self.models.set_careful(careful);
+        if self.is_at_work() {
+            self.shared.set_condition(self.well());
         }
     }
 
-    /// Takes the model off the GPU. False: there is none.
+    /// Takes the models off the GPU. False: there are none.
     pub(super) fn suspend(&mut self) -> bool {
-        let Some(running) = &mut self.running else {
+        if self.models.is_empty() {
             return false;
-        };
-        if let (Some(gpu), None) = (&self.gpu, self.away)
-            && let Err(error) = running.finish(gpu, &self.shared)
-        {
-            tracing::warn!(%error, "the last steps before the model leaves are lost");
         }
-        let remains = running.leave(&self.shared);
+        if let (Some(gpu), None) = (&self.gpu, self.away)
+            && let Err(error) = self.models.finish(gpu)
+        {
+            tracing::warn!(%error, "the last steps before the models leave are lost");
+        }
+        let remains = self.models.leave();
         self.close(remains);
         self.away = Some(Away::Suspended);
         self.shared.set_condition(Condition::Suspended);
-        tracing::info!("the model has left the GPU");
+        tracing::info!("all models have left the GPU");
         true
     }
 
-    /// Puts a suspended model back. False: there is none, or it is on the GPU.
+    /// Puts them back. False: there are none, or they are on the GPU.
     pub(super) fn resume(
         &mut self,
         progress: &Sender<LoadProgress>,
@@ -227,33 +227,38 @@ impl EngineLoop {
             progress,
             cancelled,
         })?;
-        tracing::info!("the model is back on the GPU");
+        tracing::info!("all models are back on the GPU");
         Ok(true)
     }
 
     /// Leaves the GPU idle until `Wake`.
     pub(super) fn quiesce(&mut self) {
         self.quiet = true;
-        if let (Some(gpu), Some(running), None) = (&self.gpu, &mut self.running, self.away)
-            && let Err(error) = running.finish(gpu, &self.shared)
+        if let (Some(gpu), None) = (&self.gpu, self.away)
+            && let Err(error) = self.models.finish(gpu)
         {
             self.lost(&error);
         }
     }
 
-    /// Computes the canary again. False: it came out wrong, and the model is brought back anew.
+    /// Computes the canaries again. False: one came out wrong, and the models are brought back anew.
     pub(super) fn check_canary(&mut self) -> bool {
-        let (Some(gpu), Some(running), Some(origin)) = (&self.gpu, &mut self.running, &self.origin)
-        else {
+        let Some(gpu) = &self.gpu else {
             return true;
         };
-        let error = match running.canary(gpu, &self.shared) {
-            Ok(found) if found == origin.canary => return true,
-            Ok(_) => wrong_canary(),
-            Err(error) => error,
-        };
-        self.lost(&error);
-        false
+        let shared = &self.shared;
+        let wrong =
+            self.models
+                .iter_mut()
+                .find_map(|warm| match warm.running.canary(gpu, shared) {
+                    Ok(found) if found == warm.origin.canary => None,
+                    Ok(_) => Some(wrong_canary()),
+                    Err(error) => Some(error),
+                });
+        if let Some(error) = &wrong {
+            self.lost(error);
+        }
+        wrong.is_none()
     }
 
     /// The thread's own work panicked: a bug of ours, or a library's way to report a lost device.
@@ -271,9 +276,9 @@ impl EngineLoop {
         if bug {
             self.panicked_at = Some(now);
         }
-        if let Some(running) = &mut self.running {
+        for warm in self.models.iter_mut() {
             // What panics twice may be one of the sequences, nobody knows which.
-            running.mend(&self.shared, bug && again);
+            warm.running.mend(bug && again);
         }
         if self.away.is_none() {
             let what = "a bug: the engine's thread panicked".to_owned();

@@ -24,6 +24,7 @@ mod repack_tests;
 mod row_source;
 mod scratch;
 mod self_check;
+mod spread;
 mod step;
 mod synthetic;
 mod tuner;

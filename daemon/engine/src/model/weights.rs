@@ -1,10 +1,13 @@
-//! Weight matrices in GPU memory: read from the file, repacked and uploaded in bounded pieces, cut in
-//! row shards below the binding limit.
+//! Weight matrices in GPU memory: read from the file, repacked and uploaded in bounded pieces by a few
+//! threads, cut in row shards below the binding limit.
+
+use std::num::NonZero;
 
 use hearth_shaders::{ActivationFormat, WeightFormat};
 
 use super::repack::{self, BLOCK, PlaneRow};
 use super::row_source::{PutRow, RowSource, common_order};
+use super::spread::spread;
 use super::synthetic::{Patterns, RandomWeights};
 use crate::error::{EngineError, LoadError};
 use crate::format::{Checkpoint, FormatError, TensorInfo};
@@ -13,8 +16,10 @@ use crate::gpu::{self, Buffer, Gpu, Plane, PlaneShape};
 /// Rows of a shard are a multiple of this, so that no rotation pair and no block of 32 gate and up
 /// pairs is cut.
 const SHARD_ROWS: u64 = 64;
-/// Source bytes read at a time.
+/// Source bytes that a thread reads at a time.
 const PIECE_BYTES: u64 = 4 << 20;
+/// Threads that unpack weights: each holds two pieces of them at most.
+const LOAD_THREADS_MAX: usize = 4;
 
 /// A run of rows of one format in buffers of its own.
 pub(crate) struct Part {
@@ -293,11 +298,14 @@ impl<'a> WeightLoader<'a> {
         let batch = (PIECE_BYTES / row_bytes)
             .max(1)
             .next_multiple_of(SHARD_ROWS);
-        let mut at = 0;
-        while at < rows {
+        let unpack = |piece: u64| -> Result<Piece, LoadError> {
+            let at = piece * batch;
             let count = batch.min(rows - at);
-            let mut quant_bytes = vec![0; as_usize(count * quant_row)];
-            let mut meta_bytes = vec![0; as_usize(count * meta_row)];
+            let mut made = Piece {
+                quants: vec![0; as_usize(count * quant_row)],
+                metas: vec![0; as_usize(count * meta_row)],
+                source_bytes: 0,
+            };
             for row_run in source_runs(&tensors, how, first + at, count) {
                 let source = &sources[row_run.source];
                 let plane = |row: usize| {
@@ -311,20 +319,31 @@ impl<'a> WeightLoader<'a> {
                     &mut |row, put: &PutRow<'_>| {
                         let (quants, metas) = plane(row);
                         put(PlaneRow {
-                            quants: &mut quant_bytes[quants..][..as_usize(quant_row)],
-                            metas: &mut meta_bytes[metas..][..as_usize(meta_row)],
+                            quants: &mut made.quants[quants..][..as_usize(quant_row)],
+                            metas: &mut made.metas[metas..][..as_usize(meta_row)],
                         });
                     },
                 )?;
                 let tensor = source.tensor;
-                self.advance(tensor.bytes / tensor.rows() * row_run.count)?;
+                made.source_bytes += tensor.bytes / tensor.rows() * row_run.count;
             }
-            part.quants.upload(self.gpu, at, &quant_bytes)?;
-            part.metas.upload(self.gpu, at, &meta_bytes)?;
-            at += count;
-        }
-        Ok(())
+            Ok(made)
+        };
+        let threads = std::thread::available_parallelism().map_or(1, NonZero::get);
+        let threads = threads.min(LOAD_THREADS_MAX);
+        spread(rows.div_ceil(batch), threads, unpack, |piece, made| {
+            part.quants.upload(self.gpu, piece * batch, &made.quants)?;
+            part.metas.upload(self.gpu, piece * batch, &made.metas)?;
+            self.advance(made.source_bytes)
+        })
     }
+}
+
+/// Rows on their way: what goes into the planes, and how much of the source it was.
+struct Piece {
+    quants: Vec<u8>,
+    metas: Vec<u8>,
+    source_bytes: u64,
 }
 
 fn file_tensor<'a>(checkpoint: &'a Checkpoint, name: &str) -> &'a TensorInfo {

@@ -57,10 +57,7 @@ impl Running {
             self.scheduler.pause(*id, now);
         }
         self.told.line_changed();
-        shared.update(|stats| {
-            stats.replayed_tokens += lost;
-            stats.weights_resident = false;
-        });
+        shared.update(|stats| stats.replayed_tokens += lost);
         self.report(shared);
         remains
     }
@@ -74,13 +71,12 @@ impl Running {
         self.last_step = Duration::ZERO;
         self.rest_until = None;
         self.allow(self.allowance);
-        shared.update(|stats| stats.weights_resident = true);
         self.report(shared);
     }
 
     /// Goes on after a panic in the middle of its work: of what it noted it believes the sequences'
     /// tokens alone, and of these only what is whole. Others end with `Fault`, and with `all` every one.
-    pub(crate) fn mend(&mut self, shared: &Shared, all: bool) {
+    pub(crate) fn mend(&mut self, all: bool) {
         self.scheduler = Scheduler::new(self.shares.clone());
         self.told = Told::default();
         self.allow(self.allowance);
@@ -97,7 +93,6 @@ impl Running {
         for id in unsound {
             self.end_unsound(id);
         }
-        shared.update(|stats| stats.active_now = 0);
     }
 
     fn end_unsound(&mut self, id: SequenceId) {

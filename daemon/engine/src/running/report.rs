@@ -1,14 +1,13 @@
-//! What the engine tells of itself while it works: counters, who runs what, places in the line.
+//! What a model at work tells of itself: counters, who runs what, places in the line.
 
 use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use super::Running;
-use crate::engine::Shared;
-use crate::prefix_cache::Scope;
+use crate::engine::{ModelStats, Shared};
 use crate::sequence::Sequence;
-use crate::usage::{SequenceUsage, Usage};
+use crate::usage::SequenceUsage;
 
 /// Least time between two looks at the line, and between two reports of many sequences.
 const INTERVAL: Duration = Duration::from_millis(100);
@@ -36,19 +35,18 @@ fn is_due(last: Option<Instant>, now: Instant) -> bool {
 
 impl Running {
     /// Brings the numbers that others see up to date, and tells those who wait where they stand.
-    pub(super) fn report(&mut self, shared: &Shared) {
+    pub(crate) fn report(&mut self, shared: &Shared) {
         let now = Instant::now();
         let running = u32::try_from(self.scheduler.running().count()).unwrap_or(u32::MAX);
         let paused = |s: &&Sequence| s.slot.is_none() && s.has_started();
         let paused = self.sequences.values().filter(paused).count();
-        let paused = u32::try_from(paused).unwrap_or(u32::MAX);
-        shared.update(|stats| {
-            stats.active_now = running;
-            stats.paused_now = paused;
-            stats.kv_blocks_used_now = self.kv.used();
-            stats.kv_blocks_cached_now = self.kv.cached();
-            stats.kv_blocks_total = self.kv.total();
-        });
+        let stats = ModelStats {
+            active: running,
+            paused: u32::try_from(paused).unwrap_or(u32::MAX),
+            kv_blocks_used: self.kv.used(),
+            kv_blocks_cached: self.kv.cached(),
+            kv_blocks_total: self.kv.total(),
+        };
         if self.told.line_changed && is_due(self.told.line_at, now) {
             self.told.line_changed = false;
             self.told.line_at = Some(now);
@@ -58,59 +56,48 @@ impl Running {
                 }
             }
         }
-        if self.sequences.len() <= FEW || is_due(self.told.usage_at, now) {
+        let all = self.sequences.len() <= FEW || is_due(self.told.usage_at, now);
+        let told = all.then(|| (self.sequences_now(), self.kept_now(shared)));
+        if all {
             self.told.usage_at = Some(now);
-            shared.set_usage(self.usage(shared));
         }
+        shared.report(self.model.id, |report| {
+            report.stats = stats;
+            if let Some((sequences, kept)) = told {
+                report.sequences = sequences;
+                report.kept = kept;
+            }
+        });
     }
 
-    fn usage(&self, shared: &Shared) -> Usage {
-        let line: HashMap<_, u32> = self
-            .scheduler
-            .line(self.now())
-            .into_iter()
-            .zip(0..)
-            .collect();
-        let mut usage = Usage {
-            apps: shared.accounts(),
-            sequences: Vec::with_capacity(self.sequences.len()),
-        };
-        let at: HashMap<Arc<str>, usize> = usage
-            .apps
-            .iter()
-            .enumerate()
-            .map(|(at, account)| (Arc::clone(&account.app), at))
-            .collect();
-        for (id, sequence) in &self.sequences {
-            let kv_blocks = sequence.table.held();
-            let caller = &sequence.request.caller;
-            let ahead = line.get(id).copied();
-            if let Some(&at) = at.get(&caller.app) {
-                let account = &mut usage.apps[at];
-                account.kv_blocks_now += kv_blocks;
-                match ahead {
-                    Some(_) => account.waiting_now += 1,
-                    None => account.active_now += 1,
-                }
-            }
-            usage.sequences.push(SequenceUsage {
-                id: id.0,
-                app: Arc::clone(&caller.app),
-                pid: caller.pid,
-                class: sequence.request.class,
-                prompt_tokens: sequence.prompt_tokens(),
-                cached_tokens: sequence.cached_tokens,
-                generated_tokens: sequence.generated(),
-                kv_blocks,
-                ahead,
-                replays: sequence.computes_again(),
-                gpu_time: sequence.gpu_time,
-            });
+    /// KV blocks kept for each app's later prompts.
+    fn kept_now(&self, shared: &Shared) -> Vec<(Arc<str>, u32)> {
+        if self.kv.cached() == 0 {
+            return Vec::new();
         }
-        for account in &mut usage.apps {
-            let scope = Scope::App(Arc::clone(&account.app));
-            account.kv_blocks_cached_now = self.kv.cached_of(&scope);
-        }
-        usage
+        let kept = |(app, scope)| (app, self.kv.cached_of(&scope));
+        let apps = shared.scopes().into_iter().map(kept);
+        apps.filter(|(_, kept)| *kept > 0).collect()
+    }
+
+    fn sequences_now(&self) -> Vec<SequenceUsage> {
+        let line = self.scheduler.line(self.now());
+        let line: HashMap<_, u32> = line.into_iter().zip(0..).collect();
+        let sequences = self.sequences.iter();
+        let row = sequences.map(|(id, sequence)| SequenceUsage {
+            id: id.0,
+            model: self.model.id,
+            app: Arc::clone(&sequence.request.caller.app),
+            pid: sequence.request.caller.pid,
+            class: sequence.request.class,
+            prompt_tokens: sequence.prompt_tokens(),
+            cached_tokens: sequence.cached_tokens,
+            generated_tokens: sequence.generated(),
+            kv_blocks: sequence.table.held(),
+            ahead: line.get(id).copied(),
+            replays: sequence.computes_again(),
+            gpu_time: sequence.gpu_time,
+        });
+        row.collect()
     }
 }

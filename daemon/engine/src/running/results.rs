@@ -92,20 +92,23 @@ impl Running {
 
     /// Charges the energy that the meter counted, and notes what it still has to count.
     fn settle_energy(&mut self, shared: &Shared, step: &StepUnderWay) {
-        if !self.energy.has_meter() {
+        let mut energy = self.energy.lock();
+        if !energy.has_meter() {
             return;
         }
-        for charge in self.energy.settle(self.last_done) {
+        for charge in energy.settle(self.last_done) {
             shared.update(|stats| stats.energy_uj += charge.energy_uj);
             shared.account(&charge.app, |account| account.energy_uj += charge.energy_uj);
-            if let Some(sequence) = self.sequences.get_mut(&charge.id) {
-                sequence.energy_settled_uj += charge.energy_uj;
+            match self.sequences.get_mut(&charge.id) {
+                Some(sequence) => sequence.energy_settled_uj += charge.energy_uj,
+                None => energy.set_aside(&charge),
             }
         }
         for part in &step.parts {
             if let Some(sequence) = self.sequences.get_mut(&part.id) {
+                sequence.energy_settled_uj += energy.take_aside(part.id);
                 let settled = sequence.energy_settled_uj;
-                let outstanding = self.energy.outstanding_uj(part.id);
+                let outstanding = energy.outstanding_uj(part.id);
                 sequence.energy_uj = outstanding.map(|more| settled + more);
             }
         }
@@ -123,8 +126,8 @@ impl Running {
                 sequence.steps_under_way -= 1;
             }
             shared.account(&part.app, |account| account.gpu_time += share);
-            self.energy
-                .worked(part.id, &part.app, share, self.last_done);
+            let mut energy = self.energy.lock();
+            energy.worked(part.id, &part.app, share, self.last_done);
         }
         self.settle_energy(shared, step);
         shared.update(|stats| match step.parts[0].step {

@@ -138,7 +138,7 @@ impl Running {
         parts: Vec<Part>,
         begun_at: Instant,
     ) -> Result<(), EngineError> {
-        self.energy.step_begins(begun_at);
+        self.energy.lock().step_begins(begun_at);
         let input = self.input(&parts);
         self.forward.write_step(gpu, &input);
         let mut encoder = gpu.device.create_command_encoder(&Default::default());

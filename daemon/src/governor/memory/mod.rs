@@ -100,6 +100,26 @@ pub(crate) fn free_bytes(settings: &Governor) -> Option<u64> {
     Some(bytes)
 }
 
+/// Whether memory stays above its first level with `bytes` less of it; where nobody tells, that is taken
+/// for granted. Blocks for a moment.
+pub(crate) fn stays_calm(settings: &Governor, bytes: u64) -> bool {
+    let Some(free) = free(settings).filter(|_| settings.memory_watch) else {
+        return true;
+    };
+    free.after(bytes) >= settings.memory_some_percent
+}
+
+impl Free {
+    /// What can still be had, in per cent, when `bytes` of it are taken.
+    #[expect(
+        clippy::cast_precision_loss,
+        reason = "the share of so many bytes is wanted to a per cent"
+    )]
+    fn after(&self, bytes: u64) -> f64 {
+        self.percent - bytes as f64 / self.total_bytes as f64 * 100.0
+    }
+}
+
 /// A share of a total that is not zero.
 #[expect(
     clippy::cast_precision_loss,
@@ -125,6 +145,14 @@ mod tests {
         let free = meminfo(RECORDED).unwrap();
         assert!((free.percent - 12.5).abs() < 1e-9);
         assert_eq!(free.total_bytes, 16_000_000 * 1024);
+    }
+
+    #[test]
+    fn what_a_model_takes_is_a_part_of_all() {
+        let free = meminfo(RECORDED).unwrap();
+        assert!((free.after(0) - 12.5).abs() < 1e-9);
+        assert!((free.after(1_600_000 * 1024) - 2.5).abs() < 1e-9);
+        assert!(free.after(u64::MAX) < 0.0);
     }
 
     #[test]
