@@ -37,7 +37,7 @@ fn hostile() -> Vec<String> {
          {% set a.x = [a.x, a.x] %}{% set b.x = [b.x, b.x] %}{% endfor %}{{ a.x == b.x }}"
             .to_owned(),
         // As deep as fuel allows, for whoever frees it.
-        "{% set s = namespace(x=[]) %}{% for i in range(100000) %}{% set s.x = [s.x] %}{% endfor %}\
+        "{% set s = namespace(x=[]) %}{% for i in range(30000) %}{% set s.x = [s.x] %}{% endfor %}\
          {{ s.x | string | length }}"
             .to_owned(),
         "{% set s = namespace(x='x') %}{% for i in range(64) %}{% set y %}{{ s.x }}{{ s.x }}\

@@ -87,8 +87,13 @@ pub const TOKENIZER_PIECE_BYTES_MAX: usize = 1 << 20;
 pub const TEMPLATE_BYTES_MAX: usize = 256 << 10;
 /// Longest tag of a chat template, texts in quotes not counted, in bytes.
 pub const TEMPLATE_TAG_CHARS_MAX: usize = 2048;
-/// Instructions a chat template may run.
-pub const TEMPLATE_FUEL: u64 = 2_000_000;
+/// Instructions a chat template may run, however many messages there are.
+pub const TEMPLATE_FUEL_MAX: u64 = 2_000_000;
+/// Instructions a chat template may run without a message: one may go over a list, so that they are
+/// not for the asking.
+pub const TEMPLATE_FUEL_BASE: u64 = 200_000;
+/// Instructions a chat template may run for each message besides.
+pub const TEMPLATE_FUEL_PER_MESSAGE: u64 = 2_000;
 /// Deepest nesting of macros in a chat template.
 pub const TEMPLATE_RECURSION_MAX: usize = 64;
 /// Most messages of a conversation.

@@ -8,7 +8,10 @@ use minijinja::{AutoEscape, Environment, Error, ErrorKind, State};
 use serde::Serialize as _;
 
 use super::clock::strftime_now;
-use crate::limits::{TEMPLATE_FUEL, TEMPLATE_OUTPUT_BYTES_MAX, TEMPLATE_RECURSION_MAX};
+use crate::limits::{
+    TEMPLATE_FUEL_BASE, TEMPLATE_FUEL_MAX, TEMPLATE_FUEL_PER_MESSAGE, TEMPLATE_OUTPUT_BYTES_MAX,
+    TEMPLATE_RECURSION_MAX,
+};
 
 /// Widest indentation that a template may ask for, in spaces.
 const INDENT_MAX: usize = 256;
@@ -24,7 +27,7 @@ pub(super) fn environment() -> Environment<'static> {
     env.set_trim_blocks(true);
     env.set_lstrip_blocks(true);
     env.set_debug(false);
-    env.set_fuel(Some(TEMPLATE_FUEL));
+    env.set_fuel(Some(fuel(0)));
     env.set_recursion_limit(TEMPLATE_RECURSION_MAX);
     env.set_auto_escape_callback(|_| AutoEscape::None);
     env.set_unknown_method_callback(method);
@@ -45,6 +48,15 @@ pub(super) fn environment() -> Environment<'static> {
         env.remove_filter(filter);
     }
     env
+}
+
+/// Instructions that a template may run over so many messages.
+pub(super) fn fuel(messages: usize) -> u64 {
+    let messages = u64::try_from(messages).unwrap_or(u64::MAX);
+    messages
+        .saturating_mul(TEMPLATE_FUEL_PER_MESSAGE)
+        .saturating_add(TEMPLATE_FUEL_BASE)
+        .min(TEMPLATE_FUEL_MAX)
 }
 
 /// Python's `json.dumps` without ASCII escapes, as Hugging Face's `tojson` gives it.

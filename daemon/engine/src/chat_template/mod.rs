@@ -17,7 +17,7 @@ use std::sync::OnceLock;
 use minijinja::{Environment, Error, ErrorKind, context};
 use serde::{Deserialize, Serialize};
 
-use self::environment::{Bounded, Raised, environment};
+use self::environment::{Bounded, Raised, environment, fuel};
 use crate::format::{Checkpoint, FormatError};
 use crate::limits::{
     TEMPLATE_BYTES_MAX, TEMPLATE_MESSAGES_MAX, TEMPLATE_OUTPUT_BYTES_MAX, TEMPLATE_TAG_CHARS_MAX,
@@ -285,8 +285,9 @@ impl ChatTemplate {
         messages: &[ChatMessage<'_>],
         add_generation_prompt: bool,
     ) -> Result<String, TemplateError> {
-        let template = self
-            .environment()?
+        let mut env = self.environment()?.clone();
+        env.set_fuel(Some(fuel(messages.len())));
+        let template = env
             .get_template(NAME)
             .map_err(|error| self.explain(&error))?;
         let mut out = Bounded::default();

@@ -199,6 +199,16 @@ fn refusals_give_the_templates_own_words() {
 fn limits_hold() {
     let forever = "{% for a in range(10000) %}{% for b in range(10000) %}{% set x = a %}{% endfor %}{% endfor %}";
     assert!(matches!(failure(forever, &[]), TemplateError::OutOfFuel));
+    // As much as a conversation of its length needs, and some more.
+    let over_all = "{% for a in messages %}{% for b in messages %}{% if a.role != b.role %}x{% endif %}{% endfor %}{% endfor %}";
+    assert_eq!(
+        compile(over_all).render(&[user("x"); 100], true).unwrap(),
+        ""
+    );
+    assert!(matches!(
+        failure(over_all, &[user("x"); 1000]),
+        TemplateError::OutOfFuel
+    ));
     let long = "{% for a in range(5000) %}{{ messages[0].content }}{% endfor %}";
     assert!(matches!(
         failure(long, &[user(&"x".repeat(1000))]),
