@@ -157,8 +157,9 @@ pub const WATCHDOG_TURN_PERIODS: u32 = 4;
 pub const WATCHDOG_LOAD_PERIODS: u32 = 20;
 /// Memory of one rendering of a chat template beyond what the renderer has, in bytes.
 pub const RENDER_HEAP_BYTES_MAX: usize = 256 << 20;
-/// CPU time of one rendering of a chat template, in seconds.
-pub const RENDER_CPU_SECONDS_MAX: u64 = 2;
+/// CPU time of one rendering of a chat template, in seconds. Others wait behind it; the longest
+/// conversations take a tenth of it.
+pub const RENDER_CPU_SECONDS_MAX: u64 = 1;
 /// How long one rendering of a chat template may take, whatever else the machine does,
 pub const RENDER_TIME_MAX: Duration = Duration::from_secs(10);
 /// and how much later the renderer that says so counts as gone.

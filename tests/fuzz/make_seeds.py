@@ -10,6 +10,8 @@ from pathlib import Path
 
 HERE = Path(__file__).parent
 FIXTURES = HERE.parent / "oracle/formats/fixtures"
+# Of a piece, at the top of a tokenizer.model: field 1, its length next.
+PIECES_TAG = 0x0A
 TEMPLATES = [
     "{% for m in messages %}{{ m.role ~ ': ' ~ m.content }}\n{% endfor %}",
     "{{ bos_token }}{% if messages[0]['role'] == 'system' %}{% set s = messages[0]['content'].strip() %}{% endif %}"
@@ -72,6 +74,25 @@ def folder_seeds():
     put("folder", "index", b"\0".join([(folder / "config.json").read_bytes(), header_of(parts[0]), index, header_of(parts[1])]))
 
 
+def shrunk_pieces(data, count):
+    """Returns a tokenizer.model with its first pieces alone."""
+    kept, at, pieces = b"", 0, 0
+    while at < len(data):
+        begin, tag, size, shift = at, data[at], 0, 0
+        at += 1
+        while True:
+            size |= (data[at] & 127) << shift
+            shift += 7
+            at += 1
+            if data[at - 1] < 128:
+                break
+        at += size
+        pieces += tag == PIECES_TAG
+        if tag != PIECES_TAG or pieces <= count:
+            kept += data[begin:at]
+    return kept
+
+
 def main():
     """Writes all seeds."""
     gguf_seeds()
@@ -80,6 +101,9 @@ def main():
         text = (FIXTURES / name / "tokenizer.json").read_text(encoding="utf-8")
         config = (FIXTURES / name / "tokenizer_config.json").read_bytes()
         put("tokenizer", name, shrunk_tokenizer(text) + b"\0" + config)
+    pieces = (FIXTURES.parent.parent / "pieces.model").read_bytes()
+    for count in [5, 262, 318]:
+        put("pieces", f"first_{count}", bytes([count & 3]) + shrunk_pieces(pieces, count))
     for i, template in enumerate(TEMPLATES):
         put("template", f"template_{i}", template.encode() + b"\0Hello <|im_end|>")
     for kind in range(3):

@@ -6,6 +6,9 @@
 //! SCRIPT, if given, is run by `sh` every 20 s with the number of the turn: it may squeeze memory or
 //! change what the daemon takes for the battery. Where that unloads the model, memory comes and goes with
 //! the weights, so it is compared at like states: with the model warm for some seconds, and without it.
+//!
+//! Before it begins, every block of the KV cache is used once. On a software adapter that memory is the
+//! process's own and comes when it is first written, whenever that is; it would look like growth.
 
 #![allow(clippy::print_stdout, reason = "its output is its purpose")]
 
@@ -20,6 +23,10 @@ type Outcome<T> = Result<T, Box<dyn std::error::Error + Send + Sync>>;
 
 /// Clients at work at once.
 const WORKERS: u64 = 6;
+/// Tokens of a block of the KV cache.
+const KV_BLOCK_TOKENS: u32 = 16;
+/// Tokens that each sequence generates when the KV cache is filled.
+const FILL_GENERATED: u32 = 256;
 const SAMPLE: Duration = Duration::from_secs(2);
 const TURN: Duration = Duration::from_secs(20);
 /// How long a state must have held before memory is compared.
@@ -98,6 +105,39 @@ async fn one(client: &Client, random: &mut Random, fates: &Fates) -> Result<(), 
         }
     }
     count(&fates.wrong);
+    Ok(())
+}
+
+/// Uses every block of the KV cache: as many sequences as may run, each with its share of the blocks, of
+/// which the last ones are generated, so that none has ended when the others begin.
+async fn fill_kv_cache(client: &Client) -> Outcome<()> {
+    let status = client.status().await?;
+    let model = status.model.ok_or("no model is warm")?;
+    let slots = status.plan.ok_or("no plan")?.slots.max(1);
+    let share = model.kv_blocks_total / slots * KV_BLOCK_TOKENS;
+    let share = share.min(model.context_len);
+    let filling = (0..slots).map(|slot| {
+        let prompt = share.saturating_sub(FILL_GENERATED).max(1);
+        let ids = (0..prompt).map(|i| 300 + (slot * 7919 + i * 131) % 40_000);
+        let request = v1::GenerateRequest {
+            input: Some(Input::Tokens(v1::TokenIds { ids: ids.collect() })),
+            options: Some(v1::GenerationOptions {
+                max_tokens: Some(FILL_GENERATED - 1),
+                ignore_eos: true,
+                ..Default::default()
+            }),
+            ..Default::default()
+        };
+        let client = client.clone();
+        tokio::spawn(async move {
+            let mut events = client.generate(request).await?;
+            while events.next().await?.is_some() {}
+            Ok::<(), Error>(())
+        })
+    });
+    for filled in filling.collect::<Vec<_>>() {
+        filled.await??;
+    }
     Ok(())
 }
 
@@ -275,6 +315,12 @@ async fn main() -> Outcome<()> {
     let minutes: u64 = args.next().map_or(Ok(30), |text| text.parse())?;
     let script = args.next();
     let client = Client::connect().await?;
+    let begun = Instant::now();
+    fill_kv_cache(&client).await?;
+    println!(
+        "the KV cache was used whole once, in {:.0} s",
+        begun.elapsed().as_secs_f64()
+    );
     let until = Instant::now() + Duration::from_secs(60 * minutes);
     let fates = Arc::new(Fates::default());
     let workers: Vec<_> = (0..WORKERS)

@@ -10,7 +10,7 @@ seconds=${FUZZ_SECONDS:-60}
 # Any that cargo-fuzz knows; all but `none` need a nightly toolchain. The code is safe Rust and the
 # targets count memory themselves, so `none` is the default: it is several times faster.
 sanitizer=${FUZZ_SANITIZER:-none}
-[ $# -gt 0 ] || set -- gguf folder groups tokenizer template
+[ $# -gt 0 ] || set -- gguf folder groups tokenizer pieces template
 
 "$root/tests/setup/setup.sh" fuzz
 PATH=$PATH:${CARGO_HOME:-$HOME/.cargo}/bin
@@ -18,7 +18,7 @@ export PATH
 cd "$root/tests/fuzz"
 python3 make_seeds.py
 for name in "$@"; do
-    [ -d "seeds/$name" ] || fail "no fuzz target is called $name" "gguf, folder, groups, tokenizer or template"
+    [ -d "seeds/$name" ] || fail "no fuzz target is called $name" "gguf, folder, groups, tokenizer, pieces or template"
     say "fuzzing $name: $runs inputs or $seconds s"
     mkdir -p "corpus/$name"
     cargo fuzz run --fuzz-dir . --sanitizer "$sanitizer" "$name" "corpus/$name" "seeds/$name" -- \

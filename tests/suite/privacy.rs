@@ -14,7 +14,7 @@ use std::process::Command;
 
 use hearth_proto::v1;
 use hearth_proto::v1::generate_request::Input;
-use hearth_test_support::{Clients, Process, Setup, long_tests, text_of};
+use hearth_test_support::{Clients, Layer, Process, Setup, long_tests, text_of};
 use rustix::process::Signal;
 use tonic::Status;
 
@@ -43,7 +43,7 @@ impl Seen {
         }
     }
 
-    fn start(&self, setup: &Setup, level: &str) -> Process {
+    fn start(&self, setup: &Setup, level: &str, layer: &Layer) -> Process {
         std::fs::create_dir(self.metrics_file.parent().unwrap()).unwrap();
         let mode = std::os::unix::fs::PermissionsExt::from_mode(0o700);
         std::fs::set_permissions(self.metrics_file.parent().unwrap(), mode).unwrap();
@@ -53,6 +53,7 @@ impl Seen {
             command.arg("--metrics-file").arg(&self.metrics_file);
             command.arg("--metrics-socket").arg(&self.metrics_socket);
             command.stderr(log.try_clone().unwrap()).stdout(log);
+            layer.hand_on(command);
         })
     }
 
@@ -254,15 +255,24 @@ async fn send(number: usize, clients: &mut Clients, told: &mut String) {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn no_word_of_a_prompt_is_seen_by_others() {
+    let name = "privacy::no_word_of_a_prompt_is_seen_by_others";
+    let Some(layer) = Layer::here(name) else {
+        return;
+    };
     let each = if long_tests() { 2000 } else { 60 };
     for (turn, level) in LEVELS.into_iter().enumerate() {
         let setup = Setup::tiny();
         let mut seen = Seen::of(&setup);
-        let process = seen.start(&setup, level);
+        layer.rest();
+        let process = seen.start(&setup, level, &layer);
         let mut clients = Clients::connect(&process.socket).await;
         clients.wait_ready().await;
         let numbers = turn * each..(turn + 1) * each;
+        // The GPU is lost on the way, too.
+        layer.lose_at_submit(20);
         seen.send(numbers, &process.socket).await;
+        let counters = clients.status().await.counters.unwrap();
+        assert_eq!(counters.device_rebuilds, 1);
         // One more is at work when the daemon ends, by its own will or not.
         let mut stream = clients.endless(CANARY, 1500).await;
         stream.message().await.unwrap().unwrap();

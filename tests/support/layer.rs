@@ -54,6 +54,12 @@ impl Layer {
         None
     }
 
+    /// Has the layer in a daemon of its own process take the same cues. Those given before it starts are
+    /// for it too: let it [`rest`](Self::rest) first.
+    pub fn hand_on(&self, command: &mut Command) {
+        command.env(CUE, &self.cue);
+    }
+
     /// Loses the device at its `n`-th submission from now.
     pub fn lose_at_submit(&self, n: u64) {
         self.cue("submit", n);

@@ -2,7 +2,7 @@
 
 use super::error::HubError;
 use super::limits::{FILE_BYTES_MAX, FILES_MAX};
-use super::names::{INDEX, is_side_file};
+use super::names::{INDEX, is_read, is_side_file};
 use super::published::Published;
 use super::source::Source;
 
@@ -61,7 +61,11 @@ fn safetensors<'a>(files: &'a [Published], wanted: Option<&str>) -> Vec<&'a Publ
         None => weights().collect(),
     };
     if !chosen.is_empty() {
-        let beside = |file: &&Published| is_side_file(&file.name) || sharded && file.name == INDEX;
+        let names = || files.iter().map(|file| file.name.as_str());
+        let beside = |file: &&Published| {
+            is_side_file(&file.name) && is_read(&file.name, names())
+                || sharded && file.name == INDEX
+        };
         chosen.extend(files.iter().filter(beside));
     }
     chosen
@@ -208,6 +212,19 @@ mod tests {
         let whole = with(&["model.safetensors", "consolidated.safetensors", "x.gguf"]);
         let want = ["config.json", "model.safetensors", "tokenizer.json"];
         assert_eq!(chosen(&whole, None).unwrap(), want);
+        let pieces = ["tokenizer.model", "added_tokens.json", "model.safetensors"];
+        let both = chosen(&with(&pieces), None).unwrap();
+        assert_eq!(
+            both,
+            [
+                "added_tokens.json",
+                "config.json",
+                "model.safetensors",
+                "tokenizer.json"
+            ]
+        );
+        let alone = [&side[..1], &pieces].concat();
+        assert_eq!(chosen(&alone, None).unwrap().len(), alone.len());
         let sharded = with(&[
             INDEX,
             "model-00001-of-00002.safetensors",

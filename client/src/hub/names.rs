@@ -2,12 +2,14 @@
 
 use super::limits::{FILE_NAME_BYTES_MAX, LICENSE_CHARS_MAX};
 
-/// The json and template files that a model of safetensors may have beside its weights.
-const SIDE_FILES: [&str; 8] = [
+/// The files that a model of safetensors may have beside its weights.
+const SIDE_FILES: [&str; 10] = [
     "config.json",
     "generation_config.json",
     "tokenizer.json",
+    "tokenizer.model",
     "tokenizer_config.json",
+    "added_tokens.json",
     "special_tokens_map.json",
     "chat_template.jinja",
     "quantize_config.json",
@@ -54,6 +56,12 @@ fn is_plain(name: &str) -> bool {
 /// Whether it is a side file of a model of safetensors.
 pub(super) fn is_side_file(name: &str) -> bool {
     SIDE_FILES.contains(&name)
+}
+
+/// Whether a model that has all of `names` reads the one: `tokenizer.model` says nothing that
+/// `tokenizer.json` does not.
+pub(super) fn is_read<'a>(name: &str, mut names: impl Iterator<Item = &'a str>) -> bool {
+    name != "tokenizer.model" || names.all(|name| name != "tokenizer.json")
 }
 
 /// Whether it names a repository: `ORG/NAME`, each as the hub allows them.

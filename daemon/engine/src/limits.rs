@@ -60,9 +60,12 @@ pub const GGUF_HEADER_BYTES_MAX: u64 = 64 << 20;
 pub const HUB_CONFIG_BYTES_MAX: u64 = 1 << 20;
 /// `tokenizer_config.json`,
 pub const HUB_TOKENIZER_CONFIG_BYTES_MAX: u64 = 8 << 20;
-/// and `tokenizer.json`;
+/// `tokenizer.json`,
 pub const HUB_TOKENIZER_BYTES_MAX: u64 = 64 << 20;
-/// in it, each description of how text is cut and what is put around it,
+/// and `tokenizer.model`, of which each two bytes may take 32 of memory, twice those of the largest
+/// that are published;
+pub const HUB_PIECES_BYTES_MAX: u64 = 8 << 20;
+/// in `tokenizer.json`, each description of how text is cut and what is put around it,
 pub const HUB_PIPELINE_BYTES_MAX: u64 = 256 << 10;
 /// and most added tokens.
 pub const HUB_ADDED_TOKENS_MAX: usize = 65_536;

@@ -181,6 +181,29 @@ pub fn tokenizer(data: &[u8]) {
     });
 }
 
+/// A folder's tokenizer.model. The first byte tells how tokenizer_config.json has text begin.
+pub fn pieces(data: &[u8]) {
+    let Some((first, pieces)) = data.split_first() else {
+        return;
+    };
+    let config = format!(
+        r#"{{"legacy":{},"add_prefix_space":{},"added_tokens_decoder":{{"319":{{"content":"<pad>"}}}}}}"#,
+        first & 1 == 1,
+        first & 2 == 0,
+    );
+    memory::within(MEMORY_MAX, || {
+        let names: [(&str, &[u8]); 4] = [
+            ("config.json", groups::PLAIN_CONFIG.as_bytes()),
+            ("model.safetensors", b"{}"),
+            ("tokenizer.model", pieces),
+            ("tokenizer_config.json", config.as_bytes()),
+        ];
+        if let Some(checkpoint) = open(&names) {
+            examine(&checkpoint);
+        }
+    });
+}
+
 /// A chat template and, behind a zero byte, a message.
 pub fn template(data: &[u8]) {
     let mut parts = data.splitn(2, |byte| *byte == 0);
@@ -188,8 +211,9 @@ pub fn template(data: &[u8]) {
     let text = String::from_utf8_lossy(parts.next().unwrap_or(TEXT.as_bytes()));
     memory::within(MEMORY_MAX, || {
         if let Ok(template) = ChatTemplate::new(&source, "<s>", "</s>") {
-            render(&template, "user", &text);
-            render(&template, "assistant", "");
+            // One conversation an input, as the daemon bounds the time of one.
+            let role = if text.is_empty() { "assistant" } else { "user" };
+            render(&template, role, &text);
         }
     });
 }

@@ -7,12 +7,14 @@ use std::path::{Path, PathBuf};
 use super::FormatError;
 use crate::limits::MODEL_FILES_MAX;
 
-/// The json and template files that a model of safetensors may have beside its weights.
-pub const SIDE_FILES: [&str; 9] = [
+/// The files that a model of safetensors may have beside its weights.
+pub const SIDE_FILES: [&str; 11] = [
     "config.json",
     "generation_config.json",
     "tokenizer.json",
+    "tokenizer.model",
     "tokenizer_config.json",
+    "added_tokens.json",
     "special_tokens_map.json",
     "chat_template.jinja",
     "quantize_config.json",
@@ -59,6 +61,10 @@ impl ModelFiles {
                     limit: u64::try_from(MODEL_FILES_MAX).unwrap_or(u64::MAX),
                 });
             }
+        }
+        // It says nothing that tokenizer.json does not.
+        if names.iter().any(|name| name == "tokenizer.json") {
+            names.retain(|name| name != "tokenizer.model");
         }
         names.sort();
         let has = |end: &str| names.iter().any(|name| name.ends_with(end));
@@ -114,7 +120,7 @@ impl ModelFiles {
     }
 }
 
-/// Tells whether a file of this name can be part of a model: weights or known json and template files.
+/// Tells whether a file of this name can be part of a model: weights or known files beside them.
 /// A name that leads elsewhere cannot.
 pub fn is_model_file(name: &str) -> bool {
     if name.starts_with('.') || name.contains(['/', '\\', '\0']) {

@@ -13,8 +13,8 @@ use super::hub::{self, HubFiles};
 use super::metadata::Metadata;
 use super::{FormatError, Stored, TensorInfo, safetensors};
 use crate::limits::{
-    GGUF_TENSORS_MAX, HUB_CONFIG_BYTES_MAX, HUB_INDEX_BYTES_MAX, HUB_TOKENIZER_BYTES_MAX,
-    HUB_TOKENIZER_CONFIG_BYTES_MAX,
+    GGUF_TENSORS_MAX, HUB_CONFIG_BYTES_MAX, HUB_INDEX_BYTES_MAX, HUB_PIECES_BYTES_MAX,
+    HUB_TOKENIZER_BYTES_MAX, HUB_TOKENIZER_CONFIG_BYTES_MAX,
 };
 
 const INDEX: &str = "model.safetensors.index.json";
@@ -37,6 +37,8 @@ pub(super) fn read(files: Vec<(String, File)>) -> Result<Parts, FormatError> {
         config: take(hub::CONFIG, HUB_CONFIG_BYTES_MAX)?.ok_or_else(missing)?,
         generation_config: take(hub::GENERATION_CONFIG, HUB_CONFIG_BYTES_MAX)?,
         tokenizer: take(hub::TOKENIZER, HUB_TOKENIZER_BYTES_MAX)?,
+        pieces: take(hub::PIECES, HUB_PIECES_BYTES_MAX)?,
+        added_tokens: take(hub::ADDED_TOKENS, HUB_CONFIG_BYTES_MAX)?,
         tokenizer_config: take(hub::TOKENIZER_CONFIG, HUB_TOKENIZER_CONFIG_BYTES_MAX)?,
         chat_template: take(hub::CHAT_TEMPLATE, HUB_CONFIG_BYTES_MAX)?,
     })?;
@@ -99,7 +101,7 @@ fn counting(
             .collect());
     };
     let index: Index = serde_json::from_slice(&bytes).map_err(|error| {
-        FormatError::Json {
+        FormatError::Unsound {
             problem: clip(&error.to_string()),
         }
         .in_file(INDEX)
@@ -160,7 +162,7 @@ fn text(
 fn older_scheme(side: &mut HashMap<String, File>) -> Result<Option<hub::Scheme>, FormatError> {
     for name in ["quantize_config.json", "quant_config.json"] {
         if let Some(bytes) = text(side, name, HUB_CONFIG_BYTES_MAX)? {
-            let config = serde_json::from_slice(&bytes).map_err(|error| FormatError::Json {
+            let config = serde_json::from_slice(&bytes).map_err(|error| FormatError::Unsound {
                 problem: clip(&error.to_string()),
             });
             return config

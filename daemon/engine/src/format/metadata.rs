@@ -38,6 +38,7 @@ pub(super) enum Entry {
     Str(String),
     StrArray(StrArray),
     I32Array(Vec<i32>),
+    F32Array(Vec<f32>),
 }
 
 /// An array of strings, kept as one text and the ends of its pieces.
@@ -162,6 +163,9 @@ impl Metadata {
                 Entry::StrArray(array) => Value::StrArray(array),
                 Entry::I32Array(all) => {
                     Value::RawArray(5, all.into_iter().flat_map(i32::to_le_bytes).collect())
+                }
+                Entry::F32Array(all) => {
+                    Value::RawArray(6, all.into_iter().flat_map(f32::to_le_bytes).collect())
                 }
             };
             if all.values.insert(key.clone(), value).is_some() {

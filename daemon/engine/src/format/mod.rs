@@ -112,9 +112,9 @@ pub enum FormatError {
         /// What is allowed.
         allowed: &'static str,
     },
-    /// A json file that cannot be parsed.
+    /// A file beside the weights that cannot be parsed.
     #[error("not valid: {problem}")]
-    Json {
+    Unsound {
         /// What is wrong, and where.
         problem: String,
     },

@@ -299,6 +299,9 @@ proptest! {
     }
 }
 
+const CONFIG: &str = r#"{"architectures": ["LlamaForCausalLM"], "hidden_size": 64,
+    "intermediate_size": 128, "num_hidden_layers": 1, "num_attention_heads": 2}"#;
+
 /// A published `tokenizer.json` and what lies beside it, where set-up puts them.
 fn published(name: &str) -> Checkpoint {
     let folder = std::env::var_os("HEARTH_TOKENIZERS").map_or_else(
@@ -311,10 +314,8 @@ fn published(name: &str) -> Checkpoint {
             panic!("{}: {error}: run `make setup`", path.display());
         })
     };
-    let config = r#"{"architectures": ["LlamaForCausalLM"], "hidden_size": 64,
-        "intermediate_size": 128, "num_hidden_layers": 1, "num_attention_heads": 2}"#;
     Checkpoint::of_hub(HubFiles {
-        config: config.as_bytes().to_vec(),
+        config: CONFIG.as_bytes().to_vec(),
         tokenizer: Some(read("tokenizer.json")),
         tokenizer_config: Some(read("tokenizer_config.json")),
         ..HubFiles::default()
@@ -324,10 +325,13 @@ fn published(name: &str) -> Checkpoint {
 
 /// Holds a tokenizer against the oracle's ids of all strings.
 fn equals_the_oracle(name: &str, tokenizer: &Tokenizer) {
+    equals(&oracle("tokenizer_ids.json")[name], name, tokenizer);
+}
+
+fn equals(wanted: &Value, name: &str, tokenizer: &Tokenizer) {
     let fixture = oracle("tokenizer_ids.json");
     let texts = fixture["strings"].as_array().unwrap();
     assert!(texts.len() >= 500);
-    let wanted = &fixture[name];
     assert_eq!(wanted["plain"].as_array().unwrap().len(), texts.len());
     for (index, text) in texts.iter().enumerate() {
         let text = text.as_str().unwrap();
@@ -402,6 +406,19 @@ fn a_sentencepiece_vocabulary_equals_the_oracle() {
         .metadata("tokenizer.ggml.tokens", MetaValue::StrArray(tokens))
         .metadata("tokenizer.ggml.token_type", MetaValue::I32Array(types));
     equals_the_oracle("llama2", &build(&writer));
+}
+
+#[test]
+fn a_tokenizer_model_equals_sentencepiece() {
+    let model = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("../../tests/oracle/pieces.model");
+    let checkpoint = Checkpoint::of_hub(HubFiles {
+        config: CONFIG.as_bytes().to_vec(),
+        pieces: Some(std::fs::read(model).unwrap()),
+        ..HubFiles::default()
+    });
+    let tokenizer = Tokenizer::of(&checkpoint.unwrap()).unwrap();
+    equals(&oracle("pieces.json")["pieces"], "pieces", &tokenizer);
+    assert_eq!(tokenizer.end_tokens(), [2]);
 }
 
 #[test]

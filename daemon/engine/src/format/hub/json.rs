@@ -24,7 +24,7 @@ impl Object {
         let Unique(value) = serde_json::from_slice(bytes).map_err(unsound)?;
         match value {
             Value::Object(fields) => Ok(Self { fields, prefix: "" }),
-            _ => Err(FormatError::Json {
+            _ => Err(FormatError::Unsound {
                 problem: "the file is not an object".to_owned(),
             }),
         }
@@ -158,7 +158,7 @@ pub(super) fn unsound(error: serde_json::Error) -> FormatError {
     let text = error.to_string();
     let place = format!(" at line {} column {}", error.line(), error.column());
     let problem = text.strip_suffix(&place).unwrap_or(&text);
-    FormatError::Json {
+    FormatError::Unsound {
         problem: format!("{}{place}", clip(problem)),
     }
 }

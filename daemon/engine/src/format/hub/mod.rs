@@ -1,4 +1,4 @@
-//! The json files of a model in Hugging Face's layout, said in GGUF's words: metadata keys and values
+//! The files beside the weights of a model in Hugging Face's layout, said in GGUF's words: metadata keys and values
 //! as a GGUF file of the same model has them. Reads bytes, opens nothing; knows no tensor.
 
 mod config;
@@ -8,6 +8,9 @@ mod json;
 mod pipeline;
 mod rope;
 mod scheme;
+mod sentencepiece;
+#[cfg(test)]
+mod sentencepiece_tests;
 mod tensors;
 #[cfg(test)]
 mod tests;
@@ -17,8 +20,9 @@ mod tokenizer_json;
 mod tokenizer_tests;
 mod vocabulary;
 
+use self::sentencepiece::Pieces;
 use self::tokenizer_config::TokenizerConfig;
-use self::tokenizer_json::TokenizerFile;
+use self::tokenizer_json::{AddedToken, TokenizerFile};
 use super::FormatError;
 use super::metadata::Entry;
 
@@ -30,17 +34,25 @@ pub(super) const CONFIG: &str = "config.json";
 pub(super) const GENERATION_CONFIG: &str = "generation_config.json";
 pub(super) const TOKENIZER: &str = "tokenizer.json";
 pub(super) const TOKENIZER_CONFIG: &str = "tokenizer_config.json";
+pub(super) const PIECES: &str = "tokenizer.model";
+pub(super) const ADDED_TOKENS: &str = "added_tokens.json";
 pub(super) const CHAT_TEMPLATE: &str = "chat_template.jinja";
 
-/// The contents of a model's json and template files.
+/// The contents of the files beside a model's weights.
 #[derive(Default)]
 pub(crate) struct HubFiles {
     /// `config.json`.
     pub(crate) config: Vec<u8>,
     /// `generation_config.json`.
     pub(crate) generation_config: Option<Vec<u8>>,
-    /// `tokenizer.json`; without it the model has no tokenizer.
+    /// `tokenizer.json`.
     pub(crate) tokenizer: Option<Vec<u8>>,
+    /// `tokenizer.model`, which counts where there is no `tokenizer.json`; without both the model has no
+    /// tokenizer.
+    pub(crate) pieces: Option<Vec<u8>>,
+    /// `added_tokens.json`, which counts with `tokenizer.model` where `tokenizer_config.json` says nothing
+    /// of added tokens.
+    pub(crate) added_tokens: Option<Vec<u8>>,
     /// `tokenizer_config.json`.
     pub(crate) tokenizer_config: Option<Vec<u8>>,
     /// `chat_template.jinja`.
@@ -84,16 +96,25 @@ pub(super) fn metadata(files: HubFiles) -> Result<HubMetadata, FormatError> {
         let more = tokenizer_config::end_tokens(bytes);
         eos.extend(more.map_err(|error| error.in_file(GENERATION_CONFIG))?);
     }
+    let around = vocabulary::Around {
+        tokenizer_config: &tokenizer_config,
+        vocab_size: config.vocab_size,
+        bos: &config.bos,
+        eos: &eos,
+    };
     if let Some(bytes) = files.tokenizer {
-        let around = vocabulary::Around {
-            tokenizer_config: &tokenizer_config,
-            vocab_size: config.vocab_size,
-            bos: &config.bos,
-            eos: &eos,
-        };
         let translated = TokenizerFile::parse(bytes)
             .and_then(|file| vocabulary::entries(file, &around))
             .map_err(|error| error.in_file(TOKENIZER))?;
+        entries.extend(translated);
+    } else if let Some(bytes) = files.pieces {
+        let added = added_tokens(
+            files.tokenizer_config.as_deref(),
+            files.added_tokens.as_deref(),
+        )?;
+        let translated = Pieces::parse(bytes, added)
+            .and_then(|pieces| vocabulary::entries_of_pieces(pieces, &around))
+            .map_err(|error| error.in_file(PIECES))?;
         entries.extend(translated);
     }
     Ok(HubMetadata {
@@ -101,4 +122,22 @@ pub(super) fn metadata(files: HubFiles) -> Result<HubMetadata, FormatError> {
         quantization: config.quantization,
         tied_output: config.tied_output,
     })
+}
+
+/// The tokens that are added to a vocabulary of pieces.
+fn added_tokens(
+    tokenizer_config: Option<&[u8]>,
+    older: Option<&[u8]>,
+) -> Result<Vec<AddedToken>, FormatError> {
+    let added = match tokenizer_config {
+        Some(bytes) => tokenizer_config::added_tokens(bytes)
+            .map_err(|error| error.in_file(TOKENIZER_CONFIG))?,
+        None => Vec::new(),
+    };
+    match older {
+        Some(bytes) if added.is_empty() => {
+            tokenizer_config::older_added_tokens(bytes).map_err(|error| error.in_file(ADDED_TOKENS))
+        }
+        _ => Ok(added),
+    }
 }

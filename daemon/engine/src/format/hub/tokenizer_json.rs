@@ -77,7 +77,7 @@ pub(super) struct AddedToken {
 }
 
 /// The model: what merges.
-#[derive(Deserialize)]
+#[derive(Default, Deserialize)]
 pub(super) struct Model {
     /// Missing in old files, all of which hold BPE.
     #[serde(rename = "type")]

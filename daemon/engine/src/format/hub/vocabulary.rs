@@ -1,9 +1,10 @@
-//! The vocabulary of `tokenizer.json` in GGUF's words: every id's token and its type, merges, and the
-//! tokens that begin and end texts.
+//! The vocabulary of `tokenizer.json` or `tokenizer.model` in GGUF's words: every id's token and its
+//! type, merges or scores, and the tokens that begin and end texts.
 
 use ahash::AHashMap;
 
 use super::pipeline::{self, Pipeline};
+use super::sentencepiece::Pieces;
 use super::tokenizer_config::TokenizerConfig;
 use super::tokenizer_json::{AddedToken, Model, TokenizerFile};
 use crate::format::FormatError;
@@ -30,7 +31,7 @@ pub(super) struct Around<'a> {
     pub(super) eos: &'a [u32],
 }
 
-/// Translates the file.
+/// Translates `tokenizer.json`.
 pub(super) fn entries(
     file: TokenizerFile,
     around: &Around<'_>,
@@ -44,43 +45,47 @@ pub(super) fn entries(
     )?;
     let template = pipeline::around(&file.post_processor)?;
     let mut words = Words::default();
-    match pipeline {
-        Pipeline::Bytes { pre, nfc } => {
-            words.add("tokenizer.ggml.model", Entry::Str("gpt2".to_owned()));
-            words.add("tokenizer.ggml.pre", Entry::Str(pre.to_owned()));
-            let whole = Entry::Bool(file.model.ignore_merges);
-            words.add("hearth.tokenizer.ignore_merges", whole);
-            if nfc {
-                words.add("hearth.tokenizer.normalizer", Entry::Str("nfc".to_owned()));
-            }
-        }
-        Pipeline::Spaces { prefix } => {
-            if file.model.ignore_merges {
-                return Err(unsupported("model.ignore_merges", "true"));
-            }
-            words.add("tokenizer.ggml.model", Entry::Str("llama".to_owned()));
-            let prefixed = Entry::Bool(prefix != "never");
-            words.add("tokenizer.ggml.add_space_prefix", prefixed);
-            let prefix = Entry::Str(prefix.to_owned());
-            words.add("hearth.tokenizer.space_prefix", prefix);
-        }
-    }
+    words.pipeline(pipeline, &file.model)?;
     let table = Table::of(&file, around.vocab_size)?;
-    table.stripping(&file.added_tokens, &mut words);
-    table.ends(&template, around, &mut words)?;
-    if let Some(unknown) = &file.model.unk_token
-        && let Some(id) = table.by_text.get(unknown.as_str())
-    {
-        words.add(
-            "tokenizer.ggml.unknown_token_id",
-            Entry::Int(u64::from(*id)),
-        );
-    }
-    let (tokens, types) = table.tokens(&file);
-    words.add("tokenizer.ggml.tokens", Entry::StrArray(tokens));
-    words.add("tokenizer.ggml.token_type", Entry::I32Array(types));
-    let merges = Entry::StrArray(file.model.merges.0);
-    words.add("tokenizer.ggml.merges", merges);
+    table.say(&file, &template, around, &mut words)?;
+    words.add(
+        "tokenizer.ggml.merges",
+        Entry::StrArray(file.model.merges.0),
+    );
+    Ok(words.0)
+}
+
+/// Translates `tokenizer.model`. Text begins with the token for that, as in Hugging Face's code, unless
+/// `tokenizer_config.json` says otherwise.
+pub(super) fn entries_of_pieces(
+    pieces: Pieces,
+    around: &Around<'_>,
+) -> Result<Vec<(String, Entry)>, FormatError> {
+    let config = around.tokenizer_config;
+    let named = |of: &Option<String>, piece: &Option<String>| of.clone().or_else(|| piece.clone());
+    let tokenizer_config = TokenizerConfig {
+        bos_token: named(&config.bos_token, &pieces.bos),
+        eos_token: named(&config.eos_token, &pieces.eos),
+        add_bos_token: config.add_bos_token.or(Some(true)),
+        add_eos_token: config.add_eos_token,
+        ..TokenizerConfig::default()
+    };
+    let around = Around {
+        tokenizer_config: &tokenizer_config,
+        ..*around
+    };
+    let mut words = Words::default();
+    words.pipeline(pieces.pipeline(config), &pieces.file.model)?;
+    let table = Table::of(&pieces.file, around.vocab_size)?;
+    let mut scores = pieces.scores;
+    scores.resize(table.types.len(), f32::MIN);
+    table.say(
+        &pieces.file,
+        &pipeline::Around::default(),
+        &around,
+        &mut words,
+    )?;
+    words.add("tokenizer.ggml.scores", Entry::F32Array(scores));
     Ok(words.0)
 }
 
@@ -91,6 +96,32 @@ struct Words(Vec<(String, Entry)>);
 impl Words {
     fn add(&mut self, key: &str, value: Entry) {
         self.0.push((key.to_owned(), value));
+    }
+
+    /// How text is cut and spelled.
+    fn pipeline(&mut self, pipeline: Pipeline, model: &Model) -> Result<(), FormatError> {
+        match pipeline {
+            Pipeline::Bytes { pre, nfc } => {
+                self.add("tokenizer.ggml.model", Entry::Str("gpt2".to_owned()));
+                self.add("tokenizer.ggml.pre", Entry::Str(pre.to_owned()));
+                let whole = Entry::Bool(model.ignore_merges);
+                self.add("hearth.tokenizer.ignore_merges", whole);
+                if nfc {
+                    self.add("hearth.tokenizer.normalizer", Entry::Str("nfc".to_owned()));
+                }
+            }
+            Pipeline::Spaces { prefix } => {
+                if model.ignore_merges {
+                    return Err(unsupported("model.ignore_merges", "true"));
+                }
+                self.add("tokenizer.ggml.model", Entry::Str("llama".to_owned()));
+                let prefixed = Entry::Bool(prefix != "never");
+                self.add("tokenizer.ggml.add_space_prefix", prefixed);
+                let prefix = Entry::Str(prefix.to_owned());
+                self.add("hearth.tokenizer.space_prefix", prefix);
+            }
+        }
+        Ok(())
     }
 }
 
@@ -238,6 +269,28 @@ impl<'a> Table<'a> {
         Ok(())
     }
 
+    /// Says all that it knows.
+    fn say(
+        self,
+        file: &TokenizerFile,
+        template: &pipeline::Around,
+        around: &Around<'_>,
+        words: &mut Words,
+    ) -> Result<(), FormatError> {
+        self.stripping(&file.added_tokens, words);
+        self.ends(template, around, words)?;
+        if let Some(unknown) = &file.model.unk_token
+            && let Some(id) = self.by_text.get(unknown.as_str())
+        {
+            let id = Entry::Int(u64::from(*id));
+            words.add("tokenizer.ggml.unknown_token_id", id);
+        }
+        let (tokens, types) = self.tokens(file);
+        words.add("tokenizer.ggml.tokens", Entry::StrArray(tokens));
+        words.add("tokenizer.ggml.token_type", Entry::I32Array(types));
+        Ok(())
+    }
+
     /// All tokens in order of their ids, and their types.
     fn tokens(self, file: &TokenizerFile) -> (StrArray, Vec<i32>) {
         let mut tokens = StrArray::default();
@@ -356,7 +409,7 @@ impl<'a> Table<'a> {
 }
 
 /// Tells whether a token stands for one byte: `<0x0A>`.
-fn is_byte(text: &str) -> bool {
+pub(super) fn is_byte(text: &str) -> bool {
     let digits = text
         .strip_prefix("<0x")
         .and_then(|rest| rest.strip_suffix('>'));
