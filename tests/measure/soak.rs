@@ -7,8 +7,9 @@
 //! change what the daemon takes for the battery. Where that unloads the model, memory comes and goes with
 //! the weights, so it is compared at like states: with the model warm for some seconds, and without it.
 //!
-//! Before it begins, every block of the KV cache is used once. On a software adapter that memory is the
-//! process's own and comes when it is first written, whenever that is; it would look like growth.
+//! Before it begins, every slot and every block of the KV cache is used once. On a software adapter the
+//! memory of buffers is the process's own and comes when it is first written, whenever that is: it would
+//! look like growth.
 
 #![allow(clippy::print_stdout, reason = "its output is its purpose")]
 
@@ -25,8 +26,6 @@ type Outcome<T> = Result<T, Box<dyn std::error::Error + Send + Sync>>;
 const WORKERS: u64 = 6;
 /// Tokens of a block of the KV cache.
 const KV_BLOCK_TOKENS: u32 = 16;
-/// Tokens that each sequence generates when the KV cache is filled.
-const FILL_GENERATED: u32 = 256;
 const SAMPLE: Duration = Duration::from_secs(2);
 const TURN: Duration = Duration::from_secs(20);
 /// How long a state must have held before memory is compared.
@@ -108,22 +107,21 @@ async fn one(client: &Client, random: &mut Random, fates: &Fates) -> Result<(), 
     Ok(())
 }
 
-/// Uses every block of the KV cache: as many sequences as may run, each with its share of the blocks, of
-/// which the last ones are generated, so that none has ended when the others begin.
-async fn fill_kv_cache(client: &Client) -> Outcome<()> {
-    let status = client.status().await?;
-    let model = status.model.ok_or("no model is warm")?;
-    let slots = status.plan.ok_or("no plan")?.slots.max(1);
-    let share = model.kv_blocks_total / slots * KV_BLOCK_TOKENS;
-    let share = share.min(model.context_len);
-    let filling = (0..slots).map(|slot| {
-        let prompt = share.saturating_sub(FILL_GENERATED).max(1);
-        let ids = (0..prompt).map(|i| 300 + (slot * 7919 + i * 131) % 40_000);
+/// Prompts of `length` tokens, one for each seed, all at once, each answered with `generated` tokens.
+async fn ask_at_once(
+    client: &Client,
+    seeds: std::ops::Range<u32>,
+    length: u32,
+    generated: u32,
+) -> Outcome<()> {
+    let asked = seeds.map(|seed| {
+        let ids = (0..length).map(|i| 300 + (seed * 7919 + i * 131) % 40_000);
         let request = v1::GenerateRequest {
             input: Some(Input::Tokens(v1::TokenIds { ids: ids.collect() })),
             options: Some(v1::GenerationOptions {
-                max_tokens: Some(FILL_GENERATED - 1),
+                max_tokens: Some(generated),
                 ignore_eos: true,
+                logprobs: Some(1),
                 ..Default::default()
             }),
             ..Default::default()
@@ -135,10 +133,26 @@ async fn fill_kv_cache(client: &Client) -> Outcome<()> {
             Ok::<(), Error>(())
         })
     });
-    for filled in filling.collect::<Vec<_>>() {
-        filled.await??;
+    for answered in asked.collect::<Vec<_>>() {
+        answered.await??;
     }
     Ok(())
+}
+
+/// Uses what memory the daemon has set aside for its work: every slot at once, with log-probabilities, which
+/// come by buffers of their own, and every block of the KV cache, by prompts that are kept for later ones, so that each takes other blocks. Returns how many blocks
+/// are kept at the end, and how many there are.
+async fn fill(client: &Client) -> Outcome<(u32, u32)> {
+    let status = client.status().await?;
+    let model = status.model.ok_or("no model is warm")?;
+    let slots = status.plan.ok_or("no plan")?.slots.max(1);
+    ask_at_once(client, 1000..1000 + slots, 16, 128).await?;
+    let share = (model.kv_blocks_total / slots * KV_BLOCK_TOKENS).min(model.context_len - 1);
+    for prompt in 0..model.kv_blocks_total * KV_BLOCK_TOKENS / share {
+        ask_at_once(client, prompt..prompt + 1, share, 1).await?;
+    }
+    let filled = client.status().await?.model.ok_or("no model is warm")?;
+    Ok((filled.kv_blocks_cached, filled.kv_blocks_total))
 }
 
 async fn work(seed: u64, until: Instant, fates: Arc<Fates>) -> Outcome<()> {
@@ -316,9 +330,9 @@ async fn main() -> Outcome<()> {
     let script = args.next();
     let client = Client::connect().await?;
     let begun = Instant::now();
-    fill_kv_cache(&client).await?;
+    let (cached, blocks) = fill(&client).await?;
     println!(
-        "the KV cache was used whole once, in {:.0} s",
+        "{cached} of {blocks} KV blocks were used before it began, in {:.0} s",
         begun.elapsed().as_secs_f64()
     );
     let until = Instant::now() + Duration::from_secs(60 * minutes);

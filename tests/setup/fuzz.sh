@@ -22,7 +22,7 @@ for name in "$@"; do
     say "fuzzing $name: $runs inputs or $seconds s"
     mkdir -p "corpus/$name"
     cargo fuzz run --fuzz-dir . --sanitizer "$sanitizer" "$name" "corpus/$name" "seeds/$name" -- \
-        -runs="$runs" -max_total_time="$seconds" -timeout=1 -rss_limit_mb=256 -max_len=32768 \
+        -runs="$runs" -max_total_time="$seconds" -timeout=1 -rss_limit_mb=1024 -max_len=32768 \
         -verbosity=0 -print_final_stats=1 ||
         fail "$name failed on an input" "the input is in tests/fuzz/artifacts/$name"
 done

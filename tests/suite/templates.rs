@@ -46,6 +46,9 @@ fn hostile() -> Vec<String> {
         "{% macro f(n) %}{{ f(n + 1) }}{{ f(n + 2) }}{% endmacro %}{{ f(0) }}".to_owned(),
         "{{ ('x' * 100000) | replace('x', 'x' * 100000) }}".to_owned(),
     ];
+    // A namespace that holds itself: whoever walks through it needs a stack without end.
+    let walks = ["{{ s }}", "{{ s ~ 1 }}", "{{ s | tojson }}"];
+    all.extend(walks.map(|walk| format!("{{% set s = namespace() %}}{{% set s.x = [s] %}}{walk}")));
     let expressions = [
         "range(10**9) | list | length",
         "range(10**9) | join('x')",

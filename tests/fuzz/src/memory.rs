@@ -4,10 +4,14 @@
 #![expect(unsafe_code, reason = "an allocator is unsafe to write")]
 
 use std::alloc::{GlobalAlloc, Layout, System};
-use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering::Relaxed};
 
 static LIVE: AtomicUsize = AtomicUsize::new(0);
 static LIMIT: AtomicUsize = AtomicUsize::new(usize::MAX);
+static ENDS_QUIETLY: AtomicBool = AtomicBool::new(false);
+
+/// How a process exits that wanted too much, and ends quietly.
+pub(super) const EXIT_TOO_MUCH: i32 = 86;
 
 /// The system's allocator, counted.
 pub(super) struct Counting;
@@ -19,9 +23,18 @@ pub(super) fn within(most: usize, f: impl FnOnce()) {
     LIMIT.store(usize::MAX, Relaxed);
 }
 
+/// From now on too much memory is this process's exit, and no failure of its input.
+pub(super) fn end_quietly() {
+    ENDS_QUIETLY.store(true, Relaxed);
+}
+
 fn grow(bytes: usize) {
     let live = LIVE.fetch_add(bytes, Relaxed).saturating_add(bytes);
     if live > LIMIT.load(Relaxed) {
+        if ENDS_QUIETLY.load(Relaxed) {
+            // SAFETY: it ends the process and runs nothing.
+            unsafe { libc::_exit(EXIT_TOO_MUCH) }
+        }
         LIMIT.store(usize::MAX, Relaxed);
         eprintln!("{live} bytes are live: more than an input may take");
         std::process::abort();

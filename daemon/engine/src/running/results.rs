@@ -275,12 +275,30 @@ impl Running {
     }
 }
 
-/// A readback of at least `bytes`, used before if there is one.
+/// A readback of at least `bytes`, used before if there is one. There are never more of them than steps
+/// were under way at once: where none is large enough, a larger one takes a spare one's place.
 pub(super) fn take_readback(spare: &mut Vec<Readback>, gpu: &Gpu, bytes: u64) -> Readback {
-    match spare.iter().position(|r| r.bytes() >= bytes) {
-        Some(at) => spare.swap_remove(at),
+    let sizes: Vec<u64> = spare.iter().map(Readback::bytes).collect();
+    match spare_for(&sizes, bytes) {
+        Some((at, true)) => spare.swap_remove(at),
+        Some((at, false)) => {
+            drop(spare.swap_remove(at));
+            Readback::new(gpu, bytes)
+        }
         None => Readback::new(gpu, bytes),
     }
+}
+
+/// Which of the spare ones is for `bytes`, and whether it is large enough: the smallest that is, else the
+/// largest, so that small ones stay for small steps.
+fn spare_for(sizes: &[u64], bytes: u64) -> Option<(usize, bool)> {
+    let sized = || sizes.iter().enumerate();
+    let enough = sized().filter(|(_, size)| **size >= bytes);
+    let enough = enough.min_by_key(|(_, size)| **size);
+    let largest = || sized().max_by_key(|(_, size)| **size);
+    enough
+        .map(|(at, _)| (at, true))
+        .or_else(|| largest().map(|(at, _)| (at, false)))
 }
 
 /// The tokens that each part sampled; with their log-probabilities where logits came along.
@@ -312,4 +330,32 @@ fn token_outputs(raw: &[u8], parts: &[Part], vocab: usize) -> Vec<Vec<TokenOutpu
         all.push(tokens);
     }
     all
+}
+
+#[cfg(test)]
+mod tests {
+    use super::spare_for;
+
+    #[test]
+    fn readbacks_grow_in_place_and_small_steps_take_small_ones() {
+        assert_eq!(spare_for(&[], 64), None);
+        assert_eq!(spare_for(&[4096, 64, 1024], 64), Some((1, true)));
+        assert_eq!(spare_for(&[4096, 64, 1024], 65), Some((2, true)));
+        assert_eq!(spare_for(&[4096, 64, 1024], 4097), Some((0, false)));
+        // Two steps under way at most, of any sizes: two readbacks, each as large as the largest.
+        let mut spare = vec![];
+        let mut out = vec![];
+        for rows in [1, 3, 1, 2, 8, 1, 1, 5, 8, 7, 1, 6] {
+            let bytes = match spare_for(&spare, rows) {
+                Some((at, enough)) => spare.swap_remove(at).max(if enough { 0 } else { rows }),
+                None => rows,
+            };
+            out.push(bytes);
+            if out.len() == 2 {
+                spare.push(out.remove(0));
+            }
+        }
+        assert!(spare.len() + out.len() <= 2, "{spare:?} {out:?}");
+        assert!(spare.iter().chain(&out).all(|size| *size <= 8));
+    }
 }
